@@ -1,0 +1,175 @@
+"""What a data set is: classes, palette, mean pixel, ignore label, tiles."""
+
+import dataclasses
+
+import numpy as np
+
+from dilax.datasets import scenes
+
+RGB = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """Facts about a data set that networks, metrics and pictures need.
+
+    Attributes:
+        name: for messages and tables.
+        classes: class names in the order of the train ids 0, 1, ….
+        palette: one RGB colour a class.
+        mean: the mean pixel (B, G, R) on the 0..255 scale, subtracted from the input.
+        ignore_label: label of pixels that count nowhere, on disk and in memory.
+        tile: (height, width) in pixels of a tile as the network takes it, margins
+            included; None makes the whole image one tile.
+        scale: images are resized by this factor on their way into the network.
+            Accuracy is measured at the images' own resolution all the same.
+        label_map: (id on disk, train id) pairs where they differ; other ids on disk are
+            errors. Empty: ids on disk are train ids.
+        context_classes: classes that look alike and only their surroundings tell apart.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    mean: tuple[float, float, float]
+    ignore_label: int = 255
+    tile: tuple[int, int] | None = None
+    scale: float = 1.0
+    label_map: tuple[tuple[int, int], ...] = ()
+    context_classes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.classes)
+
+    def label_table(self) -> np.ndarray:
+        """(256,) int16: train id or ignore label of each id on disk, −1 if invalid."""
+        table = np.full(256, -1, np.int16)
+        table[self.ignore_label] = self.ignore_label
+        for source, target in self.label_map or enumerate(range(self.num_classes)):
+            table[source] = target
+        return table
+
+
+def colour_map(count: int) -> tuple[RGB, ...]:
+    """The first `count` colours of Pascal VOC's colour map (bits spread over RGB).
+
+    Example:
+        >>> colour_map(3)
+        ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    """
+
+    def channel(index: int, bit: int) -> int:
+        return sum(((index >> (3 * i + bit)) & 1) << (7 - i) for i in range(8))
+
+    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
+
+
+VOC = DatasetSpec(
+    name="Pascal VOC 2012",
+    classes=(
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+    palette=colour_map(21),
+    mean=(102.93, 111.36, 116.52),
+    tile=(900, 900),
+)
+
+# The release's order for CamVid and KITTI; the public CamVid files number otherwise.
+_ROAD_SCENE = (
+    ("Building", (128, 0, 0), 1),
+    ("Tree", (128, 128, 0), 5),
+    ("Sky", (128, 128, 128), 0),
+    ("Car", (64, 0, 128), 8),
+    ("Sign", (192, 128, 128), 6),
+    ("Road", (128, 64, 128), 3),
+    ("Pedestrian", (64, 64, 0), 9),
+    ("Fence", (64, 64, 128), 7),
+    ("Pole", (192, 192, 128), 2),
+    ("Sidewalk", (0, 0, 192), 4),
+    ("Bicyclist", (0, 128, 192), 10),
+)
+
+CAMVID = DatasetSpec(
+    name="CamVid",
+    classes=tuple(name for name, _, _ in _ROAD_SCENE),
+    palette=tuple(colour for _, colour, _ in _ROAD_SCENE),
+    mean=(110.70313206, 108.77808759, 105.41212523),
+    tile=(900, 1100),
+    label_map=(*((disk, i) for i, (_, _, disk) in enumerate(_ROAD_SCENE)), (11, 255)),
+)
+
+KITTI = dataclasses.replace(
+    CAMVID,
+    name="KITTI",
+    mean=(96.19429688, 95.55136972, 91.34692262),
+    tile=(852, 1640),
+    label_map=(),
+)
+
+_CITYSCAPES = (
+    ("road", (128, 64, 128)),
+    ("sidewalk", (244, 35, 232)),
+    ("building", (70, 70, 70)),
+    ("wall", (102, 102, 156)),
+    ("fence", (190, 153, 153)),
+    ("pole", (153, 153, 153)),
+    ("traffic light", (250, 170, 30)),
+    ("traffic sign", (220, 220, 0)),
+    ("vegetation", (107, 142, 35)),
+    ("terrain", (152, 251, 152)),
+    ("sky", (70, 130, 180)),
+    ("person", (220, 20, 60)),
+    ("rider", (255, 0, 0)),
+    ("car", (0, 0, 142)),
+    ("truck", (0, 0, 70)),
+    ("bus", (0, 60, 100)),
+    ("train", (0, 80, 100)),
+    ("motorcycle", (0, 0, 230)),
+    ("bicycle", (119, 11, 32)),
+)
+
+CITYSCAPES = DatasetSpec(
+    name="Cityscapes",
+    classes=tuple(name for name, _ in _CITYSCAPES),
+    palette=tuple(colour for _, colour in _CITYSCAPES),
+    mean=(72.39, 82.91, 73.16),
+    tile=(1396, 1396),
+)
+
+SCENES = DatasetSpec(
+    name="scenes",
+    classes=scenes.CLASSES,
+    palette=scenes.PALETTE,
+    mean=VOC.mean,
+    context_classes=scenes.CONTEXT_CLASSES,
+)
+
+DATASETS = {
+    "voc": VOC,
+    "camvid": CAMVID,
+    "kitti": KITTI,
+    "cityscapes": CITYSCAPES,
+    "scenes": SCENES,
+}

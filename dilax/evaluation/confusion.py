@@ -1,0 +1,106 @@
+"""Confusion matrices as exact integer counts, and what the field reads off them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt32
+
+
+def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
+    """A matrix of zeros on the device: 64-bit counts as (low, high) words."""
+    return jnp.zeros((num_classes, num_classes, 2), jnp.uint32)
+
+
+def add_to_confusion(
+    confusion: UInt32[Array, "k k 2"],
+    label: Int[Array, "..."],
+    prediction: Int[Array, "..."],
+    ignore_label: int = 255,
+) -> UInt32[Array, "k k 2"]:
+    """Counts pixels into the matrix: rows are labels, columns are predictions.
+
+    Exact for up to 2^64 pixels in all and 2^32 a call; no float is involved.
+
+    Args:
+        confusion: from `empty_confusion` or an earlier call.
+        label: train ids; `ignore_label` counts nowhere.
+        prediction: class ids of the same shape.
+        ignore_label: see there.
+
+    Returns:
+        The new matrix.
+    """
+    k = confusion.shape[0]
+    pair = label.astype(jnp.int32) * k + prediction.astype(jnp.int32)
+    pair = jnp.where(label == ignore_label, k * k, pair).ravel()
+    counts = jnp.zeros(k * k + 1, jnp.uint32).at[pair].add(jnp.uint32(1))
+    low = confusion[..., 0] + counts[:-1].reshape(k, k)
+    carry = (low < confusion[..., 0]).astype(jnp.uint32)
+    return jnp.stack([low, confusion[..., 1] + carry], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Accuracy as the paper measures it (§4; Everingham et al. 2010), from counts.
+
+    A class that is neither labelled nor predicted anywhere has no IoU: it is None, and
+    left out of the mean. A class that is predicted but never labelled counts with 0.
+
+    Attributes:
+        classes: class names.
+        confusion: (k, k) Python-int counts; rows are labels, columns predictions.
+    """
+
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+
+    @classmethod
+    def of(cls, classes: tuple[str, ...], words: jax.Array) -> "Scores":
+        """From the device's matrix of (low, high) words."""
+        low, high = np.moveaxis(np.asarray(words).astype(object), -1, 0)
+        return cls(classes, low + high * 2**32)
+
+    @property
+    def iou_per_class(self) -> dict[str, float | None]:
+        """Intersection over union of each class, 0..1, or None."""
+        hit = np.diag(self.confusion)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - hit
+        return {
+            name: int(h) / int(u) if u else None
+            for name, h, u in zip(self.classes, hit, union, strict=True)
+        }
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of the IoUs of the classes that have one."""
+        return _mean(self.iou_per_class.values())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that are predicted right."""
+        total = int(self.confusion.sum())
+        return int(np.trace(self.confusion)) / total if total else float("nan")
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean over the labelled classes of the share that is predicted right."""
+        rows = zip(np.diag(self.confusion), self.confusion.sum(1), strict=True)
+        return _mean(int(h) / int(n) if n else None for h, n in rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `results.json` holds of it."""
+        return {
+            "mean_iou": self.mean_iou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "iou_per_class": self.iou_per_class,
+            "confusion": [[int(n) for n in row] for row in self.confusion],
+        }
+
+
+def _mean(values) -> float:
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else float("nan")

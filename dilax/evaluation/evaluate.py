@@ -1,0 +1,56 @@
+"""Accuracy of a network on a source, at full image resolution, every image once."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
+from dilax.inference import Predictor
+from dilax.input import in_order
+from dilax.ops import jit
+
+_BUCKET = 64
+
+
+def evaluate(
+    predictor: Predictor,
+    source: Sequence[dict],
+    title: str = "evaluate",
+    on_prediction: Callable[[int, np.ndarray], None] | None = None,
+) -> Scores:
+    """Predicts every image by the released protocol and counts its pixels.
+
+    Args:
+        predictor: network, parameters and data set.
+        source: `{image, label, id}` samples.
+        title: of the progress bar; "" shows none.
+        on_prediction: called with each image's index and (h, w) prediction.
+
+    Returns:
+        The `Scores` over all pixels of all images that are not ignored.
+    """
+    spec = predictor.spec
+    confusion = empty_confusion(spec.num_classes)
+    count = jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
+    bar = tqdm(total=len(source), desc=title, unit="image", disable=not title)
+    with bar:
+        for samples in in_order(source, predictor.batch_size):
+            predictions = predictor.stream([s["image"] for s in samples])
+            for sample, prediction in zip(samples, predictions, strict=True):
+                label = _rounded_up(sample["label"], spec.ignore_label)
+                guess = _rounded_up(prediction, 0)
+                confusion = count(
+                    confusion, label, guess, ignore_label=spec.ignore_label
+                )
+                if on_prediction:
+                    on_prediction(bar.n, prediction)
+                bar.update()
+    return Scores.of(spec.classes, confusion)
+
+
+def _rounded_up(array: np.ndarray, value: int):
+    """Padded to multiples of 64, so that many sizes share few compilations."""
+    widths = [(0, -n % _BUCKET) for n in array.shape]
+    return jnp.asarray(np.pad(array, widths, constant_values=value))

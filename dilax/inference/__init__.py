@@ -1,0 +1,17 @@
+"""Prediction at full resolution, by tiles; label maps as files."""
+
+from dilax.inference.files import overlay, palette_image, predict_files, save_image
+from dilax.inference.predictor import Predictor
+from dilax.inference.tiles import TileGrid, cut_tiles, join_tiles, plan_tiles
+
+__all__ = [
+    "Predictor",
+    "TileGrid",
+    "cut_tiles",
+    "join_tiles",
+    "overlay",
+    "palette_image",
+    "plan_tiles",
+    "predict_files",
+    "save_image",
+]

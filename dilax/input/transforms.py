@@ -1,0 +1,182 @@
+"""The released data layer as pure functions on numpy arrays (paper §4, A; release).
+
+Images are padded by reflection, cropped at random and mirrored; labels are sampled at
+the network's output stride, from the pixel that the crop's first output cell stands on.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+
+@dataclasses.dataclass(frozen=True)
+class CropGeometry:
+    """How a crop of the padded image relates to the labels it is trained on.
+
+    Attributes:
+        crop: (height, width) in pixels of the network's input, margins included.
+        margin: pixels of surroundings on every side that have no labels.
+        stride: image pixels from one label to the next: the network's output stride.
+        ignore_label: written where the crop has no label.
+    """
+
+    crop: tuple[int, int]
+    margin: int
+    stride: int
+    ignore_label: int = 255
+
+
+def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
+    """Refuses crops that do not give whole output cells.
+
+    Args:
+        crop: side of the network's input in pixels.
+        margin: see `CropGeometry`; 186 for VGG-16.
+        stride: image pixels from one cell to the next.
+        flag: named in the message.
+
+    Raises:
+        ValueError: unless crop − 2·margin is a positive multiple of stride.
+    """
+    inner = crop - 2 * margin
+    if inner <= 0 or inner % stride:
+        lower = 2 * margin + max(inner // stride, 1) * stride
+        raise ValueError(
+            f"{flag}={crop}: (crop - {2 * margin}) must be a positive multiple of "
+            f"{stride}; the nearest that fit are {lower} and {lower + stride}"
+        )
+
+
+def subtract_mean(image, mean):
+    """(…, 3) uint8 RGB → float32 BGR minus the mean pixel (B, G, R). NumPy or JAX."""
+    return image[..., ::-1].astype(np.float32) - np.asarray(mean, np.float32)
+
+
+def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int):
+    """Pads (h, w, …) by reflection, edge pixel not repeated, bouncing where needed."""
+    widths = ((top, bottom), (left, right)) + ((0, 0),) * (image.ndim - 2)
+    return np.pad(image, widths, mode="reflect")
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes (h, w, 3) uint8 bilinearly, or (h, w) labels to the nearest, to `size`.
+
+    Args:
+        image: image or label.
+        size: (height, width) of the result in pixels.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    filter_ = Image.Resampling.NEAREST if image.ndim == 2 else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).resize(size[::-1], filter_))
+
+
+def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """(height, width) of an image of `shape` resized by `scale`, at least 1×1."""
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def rescale(image: np.ndarray, label: np.ndarray, scale: float):
+    """Image and label resized by the same factor."""
+    size = scaled_size(image.shape, scale)
+    return resize(image, size), resize(label, size)
+
+
+def jitter_colours(image: np.ndarray, rng: np.random.Generator, strength: float):
+    """Scales brightness, contrast and saturation by factors within 1 ± strength."""
+    picture = Image.fromarray(image)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        picture = change(picture).enhance(1 + rng.uniform(-strength, strength))
+    return np.asarray(picture)
+
+
+def mirror(image: np.ndarray, label: np.ndarray):
+    """Image (or maps) and label flipped left to right."""
+    return image[:, ::-1], label[:, ::-1]
+
+
+def random_crop(
+    image: np.ndarray,
+    label: np.ndarray,
+    rng: np.random.Generator,
+    geometry: CropGeometry,
+) -> dict[str, np.ndarray]:
+    """A crop of the reflection-padded image, and the labels at the network's stride.
+
+    Where the crop is larger than the image padded by `margin`, reflection goes on at
+    the bottom and the right. Labels outside the image are ignored.
+
+    Args:
+        image: (h, w, 3) uint8.
+        label: (h, w) uint8.
+        rng: draws the crop's place, uniformly over all that lie within the padding.
+        geometry: sizes.
+
+    Returns:
+        `{"image": crop × 3, "label": ((crop − 2·margin) / stride)²}`.
+
+    Source: the release's data layer; REFERENCE: labels at offset 186 with stride 8.
+    """
+    margin, inner = geometry.margin, [c - 2 * geometry.margin for c in geometry.crop]
+    spare = [max(0, n - i) for n, i in zip(image.shape[:2], inner, strict=True)]
+    lack = [max(0, i - n) for n, i in zip(image.shape[:2], inner, strict=True)]
+    y, x = (int(rng.integers(s + 1)) for s in spare)
+    padded = reflect_pad(image, margin, margin + lack[0], margin, margin + lack[1])
+    labels = np.pad(
+        label[y : y + inner[0], x : x + inner[1]],
+        ((0, lack[0]), (0, lack[1])),
+        constant_values=geometry.ignore_label,
+    )
+    return {
+        "image": padded[y : y + geometry.crop[0], x : x + geometry.crop[1]],
+        "label": labels[:: geometry.stride, :: geometry.stride],
+    }
+
+
+def crop_maps(
+    maps: np.ndarray,
+    label: np.ndarray,
+    rng: np.random.Generator,
+    cells: tuple[int, int],
+    map_stride: int,
+    label_stride: int,
+    ignore_label: int = 255,
+) -> dict[str, np.ndarray]:
+    """A crop of stored front-end maps, and the labels of its cells.
+
+    Smaller maps are padded with zeros at the bottom and the right, as the release pads
+    them to 80×80; labels there are ignored.
+
+    Args:
+        maps: (hc, wc, k) float32 logits.
+        label: (h, w) uint8 of the image that the maps were computed from.
+        rng: draws the crop's place.
+        cells: (height, width) of the crop in cells.
+        map_stride: image pixels from one cell to the next.
+        label_stride: image pixels from one label to the next: the output stride.
+        ignore_label: written where there is no label.
+
+    Returns:
+        `{"image": (cells, k) float32, "label": labels at label_stride}`.
+    """
+    y, x = (
+        int(rng.integers(max(0, n - c) + 1))
+        for n, c in zip(maps.shape[:2], cells, strict=True)
+    )
+    maps = maps[y : y + cells[0], x : x + cells[1]]
+    pixels = [c * map_stride for c in cells]
+    label = label[
+        y * map_stride : y * map_stride + pixels[0],
+        x * map_stride : x * map_stride + pixels[1],
+    ]
+    return {
+        "image": _fill(maps, cells, 0),
+        "label": _fill(label, pixels, ignore_label)[::label_stride, ::label_stride],
+    }
+
+
+def _fill(array: np.ndarray, size, value: int) -> np.ndarray:
+    widths = [(0, s - n) for s, n in zip(size, array.shape[:2], strict=True)]
+    widths += [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, widths, constant_values=value)

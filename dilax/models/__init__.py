@@ -1,0 +1,38 @@
+"""Networks for dense prediction."""
+
+from dilax.models.context import (
+    BASIC,
+    CITYSCAPES,
+    KITTI,
+    LARGE,
+    ContextLayer,
+    ContextModule,
+    undilated,
+)
+from dilax.models.dilated_net import (
+    DilatedNet,
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+)
+from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, FrontEnd, Layer
+
+__all__ = [
+    "BASIC",
+    "CITYSCAPES",
+    "KITTI",
+    "LARGE",
+    "VGG16",
+    "VGG16_SLIM_HEAD",
+    "ContextLayer",
+    "ContextModule",
+    "DilatedNet",
+    "FrontEnd",
+    "Layer",
+    "dilation7_kitti",
+    "dilation8_camvid",
+    "dilation8_voc",
+    "dilation10_cityscapes",
+    "undilated",
+]

@@ -1,0 +1,122 @@
+"""Context modules (Yu & Koltun 2016, §3, Table 1 and Appendix A).
+
+C score maps in, C score maps out: layers of 3×3 convolutions whose dilation doubles, so
+that the receptive field grows exponentially while resolution stays.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dilax.models.layers import DilatedConv
+from dilax.ops import ReceptiveField, identity_init, receptive_field
+from dilax.ops.dilated_conv import pad_maps
+
+
+class ContextLayer(NamedTuple):
+    """One 3×3 layer of a context module's table.
+
+    Attributes:
+        name: the layer's name, without the module's prefix.
+        dilation: distance between taps in cells.
+        multiplier: output maps as a multiple of C.
+    """
+
+    name: str
+    dilation: int
+    multiplier: int = 1
+
+
+BASIC = (
+    ContextLayer("conv1_1", 1),
+    ContextLayer("conv1_2", 1),
+    ContextLayer("conv2_1", 2),
+    ContextLayer("conv3_1", 4),
+    ContextLayer("conv4_1", 8),
+    ContextLayer("conv5_1", 16),
+    ContextLayer("fc1", 1),
+)
+LARGE = tuple(
+    row._replace(multiplier=m)
+    for row, m in zip(BASIC, (2, 2, 4, 8, 16, 32, 32), strict=True)
+)
+KITTI = tuple(row for row in BASIC if row.name != "conv5_1")
+CITYSCAPES = (
+    *BASIC[:-1],
+    ContextLayer("conv6_1", 32),
+    ContextLayer("conv7_1", 64),
+    BASIC[-1],
+)
+
+
+def undilated(layers: tuple[ContextLayer, ...]) -> tuple[ContextLayer, ...]:
+    """The same table with dilation 1 everywhere: the control that dilation is up to.
+
+    Example:
+        >>> {row.dilation for row in undilated(BASIC)}
+        {1}
+    """
+    return tuple(row._replace(dilation=1) for row in layers)
+
+
+class ContextModule(nn.Module):
+    """Score maps → score maps that have seen what surrounds them.
+
+    Args of `__call__`: x (b, h, w, C), a front end's logits before the softmax. Returns
+    logits of the same shape, float32; with `padding="none"` smaller by the radius of
+    the receptive field on every side.
+
+    Attributes:
+        num_classes: C.
+        layers: the 3×3 layers; a 1×1 layer `final` closes the module.
+        prefix: of the layer names, `ctx_` or, in the VOC release, `ct_`.
+        padding: `"layer"` (each layer by its dilation), `"entry"` (the radius once on
+            entry, then valid: 33 cells in the VOC release), or `"none"`.
+        border: what is padded with; §5 found zeros and reflection equal.
+        sigma: σ of the initial noise, divided by each layer's multiplier.
+        dtype: of the computation; parameters are float32.
+
+    Source: paper Table 1, Eq. 4 and 5; the released network definitions.
+    """
+
+    num_classes: int
+    layers: tuple[ContextLayer, ...] = BASIC
+    prefix: str = "ctx_"
+    padding: Literal["layer", "entry", "none"] = "layer"
+    border: Literal["zero", "reflect"] = "zero"
+    sigma: float = 0.01
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """What one output cell sees of the input maps, in cells (Basic: 67)."""
+        return receptive_field([(3, row.dilation) for row in self.layers])
+
+    def _conv(self, name: str, kernel: int, dilation: int, multiplier: int):
+        return DilatedConv(
+            multiplier * self.num_classes,
+            kernel,
+            dilation,
+            kernel_init=identity_init(self.num_classes, self.sigma / multiplier),
+            dtype=self.dtype,
+            name=self.prefix + name,
+        )
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool = False
+    ) -> Float[Array, "b h2 w2 c"]:
+        del train  # no dropout here; models share one signature
+        if self.padding == "entry":
+            x = self._pad(x, self.receptive_field.margin)
+        for row in self.layers:
+            if self.padding == "layer":
+                x = self._pad(x, row.dilation)
+            x = nn.relu(self._conv(row.name, 3, row.dilation, row.multiplier)(x))
+        return jnp.asarray(self._conv("final", 1, 1, 1)(x), jnp.float32)
+
+    def _pad(self, x: Float[Array, "b h w c"], width: int):
+        return pad_maps(x, ((width, width),) * 2, self.border)

@@ -1,0 +1,129 @@
+"""The whole networks: front end + context module (+ upsampling), and the four released.
+
+Dilation8 for Pascal VOC and CamVid, Dilation7 for KITTI, Dilation10 for Cityscapes,
+with the layer names of the releases.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
+from dilax.models.front_end import FrontEnd
+from dilax.ops import upsample_bilinear
+
+
+class DilatedNet(nn.Module):
+    """A front end, a context module plugged into it, and the upsampling.
+
+    `model.apply({"params": params}, x)` takes x (b, h, w, 3), mean-subtracted BGR
+    float32 on the 0..255 scale, padded by `margin` or not, and returns logits
+    (b, h', w', C) at the network's own resolution: an eighth, or the image's where the
+    network upsamples itself. Parameters: `{"front_end": …, "context": …}`.
+
+    Attributes:
+        front_end: image → C score maps.
+        context: score maps → score maps; None for the front end alone.
+        upsample: centred bilinear upsampling inside, as Dilation10 does, which fits
+            training on full-resolution labels. Otherwise the predictor upsamples the
+            probabilities, top-left aligned.
+
+    Source: paper §3-§5 and Appendix A.
+    """
+
+    front_end: FrontEnd
+    context: ContextModule | None = None
+    upsample: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self.front_end.num_classes
+
+    @property
+    def margin(self) -> int:
+        """Pixels of surroundings that an image needs on every side."""
+        return self.front_end.margin
+
+    @property
+    def output_stride(self) -> int:
+        """Image pixels from one logit to the next."""
+        return 1 if self.upsample else self.map_stride
+
+    @property
+    def map_stride(self) -> int:
+        """Image pixels from one cell of the front end's maps to the next."""
+        return self.front_end.receptive_field.stride
+
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False
+    ) -> Float[Array, "b h2 w2 k"]:
+        return self.from_maps(self.front_end(x, train=train), train=train)
+
+    def maps(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 k"]:
+        """The front end's logits, which a context stage trains on (§5)."""
+        return self.front_end(x)
+
+    def from_maps(
+        self, maps: Float[Array, "b h w k"], train: bool = False
+    ) -> Float[Array, "b h2 w2 k"]:
+        """What follows the front end: context module and upsampling."""
+        logits = maps if self.context is None else self.context(maps, train=train)
+        if not self.upsample:
+            return logits
+        return upsample_bilinear(logits, self.map_stride, "centred")
+
+
+def _net(num_classes, final_name, options, upsample=False, **context) -> DilatedNet:
+    dtype = options.get("dtype", jnp.float32)
+    return DilatedNet(
+        FrontEnd(num_classes, final_name=final_name, **options),
+        ContextModule(num_classes, dtype=dtype, **context),
+        upsample,
+    )
+
+
+def dilation8_voc(num_classes: int = 21, **options: Any) -> DilatedNet:
+    """Dilation8 of Pascal VOC: VGG-16 front end and Large context, padded by 33 once.
+
+    Args:
+        num_classes: C.
+        **options: fields of `FrontEnd`, such as `width_multiplier`, `head_channels`,
+            `norm` or `dtype` (which holds for the context module too).
+
+    Returns:
+        A `DilatedNet` with the layer names of the release.
+
+    Source: released `dilation8_pascal_voc`; paper Table 1 (Large) and Table 4.
+    """
+    return _net(
+        num_classes, "fc-final", options, layers=LARGE, prefix="ct_", padding="entry"
+    )
+
+
+def dilation8_camvid(num_classes: int = 11, **options: Any) -> DilatedNet:
+    """Dilation8 of CamVid: VGG-16 front end and Basic context. Args as `dilation8_voc`.
+
+    Source: released `dilation8_camvid`; paper A.1 and Table 5.
+    """
+    return _net(num_classes, "final", options, layers=BASIC)
+
+
+def dilation7_kitti(num_classes: int = 11, **options: Any) -> DilatedNet:
+    """Dilation7 of KITTI: the context module lacks Layer 6. Args as `dilation8_voc`.
+
+    Source: released `dilation7_kitti`; paper A.2 and Table 6.
+    """
+    return _net(num_classes, "final", options, layers=KITTI)
+
+
+def dilation10_cityscapes(num_classes: int = 19, **options: Any) -> DilatedNet:
+    """Dilation10 of Cityscapes: dilations up to 64, upsampled inside by `ctx_upsample`.
+
+    The upsampling is fixed and has no parameters here. Args as `dilation8_voc`.
+
+    Source: released `dilation10_cityscapes`; paper A.3 and Tables 7 and 8.
+    """
+    return _net(num_classes, "final", options, upsample=True, layers=CITYSCAPES)

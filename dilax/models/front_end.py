@@ -1,0 +1,149 @@
+"""The front end (Yu & Koltun 2016, §4): VGG-16 turned into a dense predictor.
+
+The last two pools are gone, the convolutions after them are dilated instead, and
+nothing is padded inside. The architecture is a table, so that small ones fit as well.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dilax.models.layers import DilatedConv
+from dilax.ops import ReceptiveField, max_pool, receptive_field
+
+
+class Layer(NamedTuple):
+    """One row of a front end's table.
+
+    Attributes:
+        name: the layer's name in the parameters.
+        kernel: side of the kernel or of the pooling window.
+        channels: output maps; 0 marks a max pool, whose stride is its kernel.
+        dilation: distance between taps in cells.
+        dropout: rate of the dropout that follows; it marks the head (fc6, fc7).
+    """
+
+    name: str
+    kernel: int
+    channels: int = 0
+    dilation: int = 1
+    dropout: float = 0.0
+
+
+VGG16 = (
+    Layer("conv1_1", 3, 64),
+    Layer("conv1_2", 3, 64),
+    Layer("pool1", 2),
+    Layer("conv2_1", 3, 128),
+    Layer("conv2_2", 3, 128),
+    Layer("pool2", 2),
+    Layer("conv3_1", 3, 256),
+    Layer("conv3_2", 3, 256),
+    Layer("conv3_3", 3, 256),
+    Layer("pool3", 2),
+    Layer("conv4_1", 3, 512),
+    Layer("conv4_2", 3, 512),
+    Layer("conv4_3", 3, 512),
+    Layer("conv5_1", 3, 512, dilation=2),
+    Layer("conv5_2", 3, 512, dilation=2),
+    Layer("conv5_3", 3, 512, dilation=2),
+    Layer("fc6", 7, 4096, dilation=4, dropout=0.5),
+    Layer("fc7", 1, 4096, dropout=0.5),
+)
+
+# For slim networks: fc6 as a 3×3 kernel with the taps as far apart as fc6's outer ones
+# nearly are (field 316 instead of 380 px), at a fifth of its arithmetic.
+VGG16_SLIM_HEAD = tuple(
+    row._replace(kernel=3, dilation=8) if row.name == "fc6" else row for row in VGG16
+)
+
+
+class FrontEnd(nn.Module):
+    """Image → one score map a class, at an eighth of the image's resolution.
+
+    Args of `__call__`: x (b, h, w, 3), mean-subtracted BGR on the 0..255 scale, padded
+    by `margin` where the output shall cover the image; train turns dropout on (rng
+    `"dropout"`). Returns logits (b, h', w', num_classes), float32; for VGG-16
+    h' = (h − 372) / 8.
+
+    Without ImageNet weights the convolutions start with He et al.'s (2015) normal
+    initialisation; `final` starts with N(0, 0.001²) as in the release.
+
+    Attributes:
+        num_classes: C, the number of classes.
+        layers: the table of all layers but the last.
+        width_multiplier: scales every layer's channels.
+        head_channels: channels of the layers with dropout (fc6, fc7), where they shall
+            not follow the width.
+        final_name: name of the closing 1×1 layer (`fc-final` in the VOC release).
+        padding: `"valid"` (the paper: pad the image instead), or `"same"` or
+            `"reflect"` padding in every layer: five times cheaper on small crops, but
+            scores then depend on where a crop or tile ends.
+        norm: layer normalisation over the channels of each single pixel, for training
+            from scratch. Nothing is pooled over space, so crops, tiles and whole
+            images agree.
+        dtype: of the computation; parameters are float32.
+
+    Source: paper §4; the released network definition.
+    """
+
+    num_classes: int
+    layers: tuple[Layer, ...] = VGG16
+    width_multiplier: float = 1.0
+    head_channels: int | None = None
+    final_name: str = "final"
+    padding: Literal["valid", "same", "reflect"] = "valid"
+    norm: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """What one output cell sees of the image, in pixels."""
+        rows = [
+            (r.kernel, r.dilation, r.kernel if r.channels == 0 else 1)
+            for r in self.layers
+        ]
+        return receptive_field(rows)
+
+    @property
+    def margin(self) -> int:
+        """Pixels of surroundings that an image needs on every side (VGG-16: 186)."""
+        return self.receptive_field.margin if self.padding == "valid" else 0
+
+    def _channels(self, row: Layer) -> int:
+        if row.dropout and self.head_channels is not None:
+            return self.head_channels
+        return max(1, round(row.channels * self.width_multiplier))
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False
+    ) -> Float[Array, "b h2 w2 k"]:
+        for row in self.layers:
+            if row.channels == 0:
+                x = max_pool(x, row.kernel)
+                continue
+            x = DilatedConv(
+                self._channels(row),
+                row.kernel,
+                row.dilation,
+                self.padding,
+                dtype=self.dtype,
+                name=row.name,
+            )(x)
+            if self.norm:
+                x = nn.LayerNorm(dtype=self.dtype, name=f"{row.name}_norm")(x)
+            x = nn.relu(x)
+            if row.dropout:
+                x = nn.Dropout(row.dropout, deterministic=not train)(x)
+        final = DilatedConv(
+            self.num_classes,
+            kernel_size=1,
+            kernel_init=nn.initializers.normal(0.001),
+            dtype=self.dtype,
+            name=self.final_name,
+        )
+        return jnp.asarray(final(x), jnp.float32)

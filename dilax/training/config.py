@@ -1,0 +1,295 @@
+"""What a run is, as plain data with every default in one place.
+
+A recipe is a tuple of stages. Experiments build a `Config`; a run writes it into its
+folder as `config.json`, and evaluation and prediction read it there.
+"""
+
+import dataclasses
+import json
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+import jax.numpy as jnp
+
+from dilax.datasets import DATASETS, DatasetSpec, folder_spec
+from dilax.input import Augmentation, check_crop
+from dilax.models import (
+    VGG16,
+    ContextLayer,
+    ContextModule,
+    DilatedNet,
+    FrontEnd,
+    Layer,
+)
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """How parameters follow gradients (REFERENCE recipes: paper §4, §5, Appendix A).
+
+    Attributes:
+        name: `"sgd"` (momentum buffer that holds the learning rate, as Caffe's does),
+            or `"adam"` with decoupled weight decay.
+        learning_rate: after the warm-up, before any decay.
+        momentum: of SGD; β1 of Adam.
+        beta2: of Adam.
+        weight_decay: on kernels only, never on biases or normalisation.
+        bias_multiplier: learning rate of biases relative to kernels.
+        schedule: `"step"` multiplies by the factors at `milestones`; `"poly"` goes to
+            zero with power 0.9; `"cosine"` goes to zero along a half cosine.
+        milestones: (step, factor) pairs of `"step"`.
+        warmup: steps of linear warm-up.
+        clip: largest global gradient norm; 0 does not clip.
+    """
+
+    name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 5e-4
+    bias_multiplier: float = 2.0
+    schedule: Literal["step", "poly", "cosine"] = "step"
+    milestones: tuple[tuple[int, float], ...] = ()
+    warmup: int = 0
+    clip: float = 0.0
+
+
+def slim_adam(learning_rate: float, warmup: int = 50) -> OptimizerConfig:
+    """Adam with warm-up and cosine decay, which trains slim networks from scratch."""
+    return OptimizerConfig(
+        "adam",
+        learning_rate,
+        beta2=0.99,
+        weight_decay=1e-4,
+        bias_multiplier=1.0,
+        schedule="cosine",
+        warmup=warmup,
+    )
+
+
+@dataclasses.dataclass
+class StageConfig:
+    """One stage of a recipe: what trains, on what, how long, from where.
+
+    Attributes:
+        name: names the stage's checkpoints and its column in the table.
+        trains: `"front_end"`, `"context"` or `"all"`; the rest stays frozen.
+        inputs: `"images"`, or `"maps"`: the front end's logits over whole images,
+            computed once and stored (paper §5). Maps train only the context module.
+        start: name of the stage whose parameters this one starts from; what that stage
+            lacks (a context module) starts from its initialisation.
+        context: the context module's table; empty for the front end alone.
+        steps: optimizer steps.
+        batch_size: examples of an optimizer step.
+        accumulate: parts into which a batch is cut to save memory; the loss is still
+            summed over the whole batch and divided once.
+        crop: (height, width) in pixels of the network's input, margins included; for
+            maps, of the image region that they cover.
+        optimizer: see there.
+        augmentation: see there; maps are mirrored only.
+        evaluate_every: steps between evaluations while training; 0 never.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    name: str
+    trains: Literal["front_end", "context", "all"]
+    inputs: Literal["images", "maps"] = "images"
+    start: str = ""
+    context: tuple[ContextLayer, ...] = ()
+    steps: int = 1000
+    batch_size: int = 8
+    accumulate: int = 1
+    crop: tuple[int, int] = (500, 500)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    evaluate_every: int = 0
+    checkpoint_every: int = 500
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """Fields of `FrontEnd`, `ContextModule` and `DilatedNet`; see there.
+
+    The context module's table belongs to the stage, as stages compare tables.
+    """
+
+    layers: tuple[Layer, ...] = VGG16
+    width_multiplier: float = 1.0
+    head_channels: int | None = None
+    final_name: str = "final"
+    padding: Literal["valid", "same", "reflect"] = "valid"
+    norm: bool = False
+    context_prefix: str = "ctx_"
+    context_padding: Literal["layer", "entry", "none"] = "layer"
+    context_border: Literal["zero", "reflect"] = "zero"
+    context_sigma: float = 0.01
+    upsample: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Which images.
+
+    Attributes:
+        layout: how the files lie: `"voc"`, `"camvid"`, `"folder"` (your own), or
+            `"scenes"`, which are rendered and need no files.
+        train: name of the split to train on.
+        val: name of the split to evaluate on.
+        data_dir: folder of the files; `--data_dir` sets it.
+        tile: (height, width) of prediction tiles; None keeps the data set's own.
+        scale: images are resized by this on their way into the network.
+        class_weight_power: p weighs class c by frequency^(−p) in the loss, scaled so
+            that the mean weight of a training pixel is 1; 0 weighs all alike.
+        skip_unreadable: leave out, and name, files that cannot be read.
+        seed: of the rendered scenes.
+    """
+
+    layout: Literal["voc", "camvid", "folder", "scenes"] = "voc"
+    train: str = "train"
+    val: str = "val"
+    data_dir: str = ""
+    tile: tuple[int, int] | None = None
+    scale: float = 1.0
+    class_weight_power: float = 0.0
+    skip_unreadable: bool = False
+    seed: int = 0
+
+
+@dataclasses.dataclass
+class Config:
+    """A run.
+
+    Attributes:
+        name: of the configuration, for messages and pages.
+        model: the network.
+        data: the images.
+        stages: the recipe.
+        seed: with the step, decides all randomness.
+        log_every: steps between lines of `metrics.jsonl`.
+        eval_batch_size: prediction tiles that run together.
+        pictures: images of the evaluation split to show in `pictures/`.
+    """
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    stages: tuple[StageConfig, ...]
+    seed: int = 0
+    log_every: int = 20
+    eval_batch_size: int = 1
+    pictures: int = 8
+
+    def stage(self, name: str = "") -> StageConfig:
+        """The stage of this name; the last one by default.
+
+        Raises:
+            ValueError: if there is none, with the names that there are.
+        """
+        names = [stage.name for stage in self.stages]
+        if name and name not in names:
+            raise ValueError(f"stage {name!r}: this run has {', '.join(names)}")
+        return self.stages[names.index(name) if name else -1]
+
+
+def build_spec(data: DataConfig) -> DatasetSpec:
+    """The data set's facts, with the configuration's tile and scale."""
+    if data.layout == "folder":
+        if not data.data_dir:
+            raise ValueError("--data_dir: the folder of images and labels is missing")
+        root = Path(data.data_dir).expanduser()
+        spec = folder_spec(root, DATASETS["voc"].mean)
+    else:
+        spec = DATASETS[data.layout]
+    return dataclasses.replace(spec, tile=data.tile or spec.tile, scale=data.scale)
+
+
+def build_model(model: ModelConfig, stage: StageConfig, num_classes: int) -> DilatedNet:
+    """The network of a stage: the configured front end with the stage's context."""
+    dtype = jnp.dtype(model.dtype)
+    front_end = FrontEnd(
+        num_classes,
+        model.layers,
+        model.width_multiplier,
+        model.head_channels,
+        model.final_name,
+        model.padding,
+        model.norm,
+        dtype,
+    )
+    context = ContextModule(
+        num_classes,
+        stage.context,
+        model.context_prefix,
+        model.context_padding,
+        model.context_border,
+        model.context_sigma,
+        dtype,
+    )
+    return DilatedNet(front_end, context if stage.context else None, model.upsample)
+
+
+def check_config(config: Config) -> None:
+    """Refuses what cannot train, before anything is computed or written.
+
+    Raises:
+        ValueError: naming the flag, its value and what is allowed.
+    """
+    seen: list[str] = []
+    for i, stage in enumerate(config.stages):
+        flag = f"--config.stages[{i}]"
+        _check_stage(stage, flag, seen)
+        model = build_model(config.model, stage, num_classes=2)
+        margin = 0 if stage.inputs == "maps" else model.margin
+        for axis, crop in enumerate(stage.crop):
+            check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")
+        seen.append(stage.name)
+    if not seen:
+        raise ValueError("the recipe has no stages")
+
+
+def _check_stage(stage: StageConfig, flag: str, seen: list[str]) -> None:
+    if not stage.name.isidentifier() or stage.name in seen:
+        raise ValueError(f"{flag}.name={stage.name!r}: is taken or not a plain word")
+    if stage.start and stage.start not in seen:
+        raise ValueError(
+            f"{flag}.start={stage.start!r}: is none of the stages before: {seen}"
+        )
+    if stage.trains == "context" and not (stage.context and stage.start):
+        raise ValueError(f"{flag}: to train a context module, give .context and .start")
+    if stage.inputs == "maps" and stage.trains != "context":
+        raise ValueError(f"{flag}.inputs='maps': trains only .trains='context'")
+    for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
+        value = getattr(stage, name)
+        if value < 1:
+            raise ValueError(f"{flag}.{name}={value}: must be at least 1")
+    if stage.batch_size % stage.accumulate:
+        raise ValueError(
+            f"{flag}.batch_size={stage.batch_size}: is not a multiple of "
+            f"accumulate={stage.accumulate}"
+        )
+
+
+def to_json(config: Config | DatasetSpec) -> str:
+    """The configuration as JSON that `from_json` reads back equal."""
+    return json.dumps(cattrs.unstructure(config), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(kind: type, path: Path) -> Any:
+    """Reads a `Config` or `DatasetSpec` that `to_json` wrote.
+
+    Raises:
+        ValueError: naming the file, if it is missing or of another version or kind.
+    """
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    try:
+        return converter.structure(json.loads(path.read_text("utf-8")), kind)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: not the folder of a run ({error.strerror})"
+        ) from None
+    except (ValueError, KeyError, cattrs.BaseValidationError) as error:
+        reason = "; ".join(cattrs.transform_error(error)) or error
+        raise ValueError(f"{path}: does not fit this version: {reason}") from error

@@ -1,0 +1,144 @@
+"""One optimizer step as a pure function: (state, frozen, batch) → (state, metrics)."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from dilax.datasets import DatasetSpec
+from dilax.input import Batch, subtract_mean
+from dilax.models import DilatedNet
+from dilax.training.config import StageConfig
+from dilax.training.losses import count_valid, cross_entropy_sum
+from dilax.training.optimizer import build_optimizer, build_schedule
+
+Params = dict[str, Any]
+
+
+@struct.dataclass
+class TrainState:
+    """What a step changes: the trained parameters and the optimizer's state."""
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+
+
+def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
+    """(trained, frozen) parts of the parameters, by module."""
+    chosen = list(params) if stage.trains == "all" else [stage.trains]
+    trained = {name: params[name] for name in chosen}
+    return trained, {n: p for n, p in params.items() if n not in trained}
+
+
+def init_state(trained: Params, stage: StageConfig) -> TrainState:
+    """The state before the first step."""
+    optimizer = build_optimizer(stage.optimizer, stage.steps)
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained))
+
+
+def apply_stage(
+    model: DilatedNet,
+    stage: StageConfig,
+    spec: DatasetSpec,
+    params: Params,
+    inputs,
+    **kw,
+):
+    """Logits of a stage's inputs: uint8 RGB images, or the front end's maps."""
+    if stage.inputs == "maps":
+        return model.apply({"params": params}, inputs, method="from_maps", **kw)
+    x = subtract_mean(inputs, spec.mean)
+    return model.apply({"params": params}, x, **kw)
+
+
+def make_train_step(
+    model: DilatedNet,
+    stage: StageConfig,
+    spec: DatasetSpec,
+    seed: int,
+    weights: Any = None,
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds the step of a stage; compile it with the state donated.
+
+    The batch is cut into `stage.accumulate` parts; each part's summed loss is divided
+    by the number of valid pixels of the whole batch, so that the parts add up to the
+    gradient of the batch. Dropout is drawn from (seed, step, part).
+
+    Args:
+        model: the stage's network.
+        stage: see there.
+        spec: mean pixel and ignore label.
+        seed: of the run.
+        weights: class weights (k,) or None.
+
+    Returns:
+        A function of state, frozen parameters and a batch `{"image", "label"}` that
+        gives the next state and `{"loss", "gradient_norm", "learning_rate"}`.
+    """
+    optimizer = build_optimizer(stage.optimizer, stage.steps)
+    schedule = build_schedule(stage.optimizer, stage.steps)
+
+    def part_loss(trained, frozen, part, valid, key):
+        logits = apply_stage(
+            model,
+            stage,
+            spec,
+            {**frozen, **trained},
+            part["image"],
+            train=True,
+            rngs={"dropout": key},
+        )
+        total = cross_entropy_sum(logits, part["label"], spec.ignore_label, weights)
+        return total / valid
+
+    def step(state: TrainState, frozen: Params, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        valid = count_valid(batch["label"], spec.ignore_label)
+        gradient = jax.value_and_grad(part_loss)
+
+        def part_gradient(part, index):
+            key_of_part = jax.random.fold_in(key, index)
+            return gradient(state.params, frozen, part, valid, key_of_part)
+
+        parts = jax.tree.map(lambda x: _cut(x, stage.accumulate), batch)
+        loss, grads = _sum_over(part_gradient, parts, stage.accumulate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return step
+
+
+def _cut(x, parts: int):
+    """(b, …) → (parts, b / parts, …), so that each device keeps its own examples."""
+    return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)
+
+
+def _sum_over(function, parts, count: int):
+    """Σ function(part, index), one part after the other.
+
+    XLA's CPU backend runs convolutions in the body of a loop many times slower than
+    outside, so there, and for a single part, nothing is rolled up.
+    """
+    if count == 1 or jax.default_backend() == "cpu":
+        each = (
+            function(jax.tree.map(lambda x, i=i: x[i], parts), i) for i in range(count)
+        )
+        return functools.reduce(functools.partial(jax.tree.map, jnp.add), each)
+
+    def body(total, part_and_index):
+        return jax.tree.map(jnp.add, total, function(*part_and_index)), None
+
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts), 0)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(body, zero, (parts, jnp.arange(count)))[0]
