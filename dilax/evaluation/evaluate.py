@@ -1,5 +1,6 @@
 """Accuracy of a network on a source, at full image resolution, every image once."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -34,8 +35,8 @@ def evaluate(
     spec = predictor.spec
     confusion = empty_confusion(spec.num_classes)
     count = jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
-    bar = tqdm(total=len(source), desc=title, unit="image", disable=not title)
-    with bar:
+    index = itertools.count()
+    with tqdm(total=len(source), desc=title, unit="image", disable=not title) as bar:
         for samples in in_order(source, predictor.batch_size):
             predictions = predictor.stream([s["image"] for s in samples])
             for sample, prediction in zip(samples, predictions, strict=True):
@@ -45,7 +46,7 @@ def evaluate(
                     confusion, label, guess, ignore_label=spec.ignore_label
                 )
                 if on_prediction:
-                    on_prediction(bar.n, prediction)
+                    on_prediction(next(index), prediction)
                 bar.update()
     return Scores.of(spec.classes, confusion)
 

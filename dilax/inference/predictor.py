@@ -42,7 +42,8 @@ class Predictor:
         >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
         >>> params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
         >>> from dilax.datasets import DATASETS
-        >>> Predictor(model, params, DATASETS["voc"])(np.zeros((3, 5, 3), "uint8")).shape
+        >>> predictor = Predictor(model, params, DATASETS["voc"])
+        >>> predictor(np.zeros((3, 5, 3), np.uint8)).shape
         (3, 5)
 
     Source: the release's prediction script; paper §5.
@@ -130,7 +131,8 @@ class Predictor:
 
     def _tile_probabilities(self, params, tiles):
         x = subtract_mean(tiles, self.spec.mean)
-        return jax.nn.softmax(self.model.apply({"params": params}, x))
+        logits: Any = self.model.apply({"params": params}, x)
+        return jax.nn.softmax(logits)
 
     def _tile_maps(self, params, tiles):
         x = subtract_mean(tiles, self.spec.mean)

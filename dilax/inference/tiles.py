@@ -59,7 +59,8 @@ def cut_tiles(image: np.ndarray, grid: TileGrid) -> np.ndarray:
     """Cuts an image into tiles, filled up by reflection.
 
     The image is padded by the margin; tiles follow each other at their inner size; the
-    last row and column are filled by reflecting the tile itself at its bottom and right.
+    last row and column are filled by reflecting the tile itself at its bottom and
+    right.
 
     Args:
         image: (h, w, c).

@@ -111,7 +111,7 @@ def training_batches(
         An iterator of `{"image": (b, …), "label": (b, …)}`.
     """
     examples = (
-        grain.MapDataset.source(source)  # type: ignore[arg-type]
+        grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
@@ -133,9 +133,7 @@ def in_order(
         threads: reader threads.
     """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    samples = iter(
-        grain.MapDataset.source(source).to_iter_dataset(options)  # type: ignore[arg-type]
-    )
+    samples = iter(grain.MapDataset.source(source).to_iter_dataset(options))
     chunk: list[dict] = []
     for sample in samples:
         chunk.append(sample)

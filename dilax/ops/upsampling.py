@@ -5,6 +5,7 @@ They differ by half a cell (3.5 px at ×8), so training labels and upsampling mu
 full resolution.
 """
 
+import functools
 from typing import Literal
 
 import jax.numpy as jnp
@@ -76,9 +77,10 @@ def _upsample_axis(x, axis: int, weights: np.ndarray, edge: str):
     cells = [lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3)]
     shape = [1] * (x.ndim + 1)
     shape[axis + 1] = len(weights)
-    out = sum(
+    terms = [
         jnp.expand_dims(cell, axis + 1) * weights[:, i].reshape(shape).astype(x.dtype)
         for i, cell in enumerate(cells)
         if weights[:, i].any()
-    )
+    ]
+    out = functools.reduce(jnp.add, terms)
     return out.reshape(*x.shape[:axis], n * len(weights), *x.shape[axis + 1 :])

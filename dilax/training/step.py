@@ -10,7 +10,7 @@ import optax
 from flax import struct
 
 from dilax.datasets import DatasetSpec
-from dilax.input import Batch, subtract_mean
+from dilax.input import subtract_mean
 from dilax.models import DilatedNet
 from dilax.training.config import StageConfig
 from dilax.training.losses import count_valid, cross_entropy_sum
@@ -62,7 +62,7 @@ def make_train_step(
     spec: DatasetSpec,
     seed: int,
     weights: Any = None,
-) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step of a stage; compile it with the state donated.
 
     The batch is cut into `stage.accumulate` parts; each part's summed loss is divided
@@ -96,7 +96,7 @@ def make_train_step(
         total = cross_entropy_sum(logits, part["label"], spec.ignore_label, weights)
         return total / valid
 
-    def step(state: TrainState, frozen: Params, batch: Batch):
+    def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         valid = count_valid(batch["label"], spec.ignore_label)
         gradient = jax.value_and_grad(part_loss)
