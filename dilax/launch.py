@@ -6,7 +6,7 @@
 read the configuration from the run's folder.
 """
 
-import difflib
+import errno
 import json
 import re
 import sys
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from dilax.evaluation import evaluate, stage_table
@@ -27,7 +26,10 @@ from dilax.training import (
     NonFiniteLoss,
     load_checkpoint,
     open_evaluation,
+    picture_indices,
+    set_field,
     train,
+    validated,
 )
 
 Configurations = Mapping[str, Callable[[], Config]]
@@ -45,44 +47,48 @@ def run(configurations: Configurations, document: str) -> None:
     after Ctrl-C or SIGTERM, when the state is saved.
     """
     sys.modules["__main__"].__doc__ = document
-    values = _define_flags(configurations)
+    _define_flags(configurations)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda argv: _guarded(argv, values), flags_parser=_parse_flags)
+    overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
+    argv = [arg for arg in sys.argv if arg not in overrides]
+    app.run(
+        lambda rest: _guarded(rest, configurations, overrides),
+        argv=argv,
+        flags_parser=_parse_flags,
+    )
 
 
-def _define_flags(configurations: Configurations) -> Any:
-    names = ", ".join(configurations)
-
-    def parse(name: str) -> Config:
-        if name not in configurations:
-            raise ValueError(f"--config={name}: is none of {names}")
-        return configurations[name]()
-
-    default = next(iter(configurations))
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dataclass(
+def _define_flags(configurations: Configurations) -> None:
+    names = list(configurations)
+    flags.DEFINE_enum(
         "config",
-        configurations[default](),
-        f"Configuration: {names} (default: {default}). Fields are set with "
-        "--config.FIELD=VALUE, such as --config.seed=1 or "
-        "--config.stages[0].steps=500.",
-        parse_fn=parse,
+        names[0],
+        names,
+        "Which configuration to train. Its fields are set with --config.FIELD=VALUE, "
+        "such as --config.seed=1, --config.stages[0].steps=500 or "
+        "--config.stages.joint.optimizer.learning_rate=1e-5.",
     )
     modes = ["train", "eval", "predict"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.")
-    flags.DEFINE_string("workdir", None, "Folder of the run: written by train.")
+    flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
     flags.DEFINE_string("data_dir", "", "Folder of the data set.")
     flags.DEFINE_string("input", None, "predict: an image, or a folder of images.")
     flags.DEFINE_string(
-        "output", None, "predict: folder for the label maps [WORKDIR/predicted]."
+        "output",
+        None,
+        "predict: folder for label maps and overlays [WORKDIR/predicted]; eval: file "
+        "for the figures, JSON.",
     )
     flags.DEFINE_string("stage", "", "eval, predict: stage to load [the last].")
     flags.DEFINE_enum(
         "which", "last", ["last", "best"], "eval, predict: checkpoint of that stage."
     )
-    del values
-    return flags.FLAGS
+    for name in ("config", *_FLAGS):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+_FLAGS = ("mode", "workdir", "data_dir", "input", "output", "stage", "which")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -90,30 +96,19 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        reason = str(error)
-    except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
-        reason = _field_problem(argv, error)
-    _fail(f"{reason}\nTry --help.")
-    raise AssertionError
+        _fail(f"{error}\nTry --help.")
+        raise AssertionError from error
 
 
-def _field_problem(argv: list[str], error: Exception) -> str:
-    """Names the --config.… flag whose field is not there, and the nearest that is."""
-    message = str(error.args[0]) if error.args else str(error)
-    match = re.search(r"Field (\w+) not found on dataclass <class '([\w.]+)'>", message)
-    if not match:
-        return message
-    field, owner = match.groups()
-    given = next((a for a in argv if re.search(rf"\b{field}\b", a)), field)
-    known = _fields_of(owner)
-    near = difflib.get_close_matches(field, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{given}: no field {field!r}; {hint}There are: {', '.join(known)}"
-
-
-def _fields_of(owner: str) -> list[str]:
-    module, name = owner.rsplit(".", 1)
-    return list(getattr(sys.modules[module], name).__dataclass_fields__)
+def _config(configurations: Configurations, name: str, overrides: list[str]) -> Config:
+    """The named configuration with the fields that the command line sets."""
+    config = configurations[name]()
+    for override in overrides:
+        path, equals, text = override.lstrip("-").removeprefix("config.").partition("=")
+        if not equals:
+            raise ValueError(f"{override}: give a value, {override}=VALUE")
+        set_field(config, path, text)
+    return validated(config)
 
 
 def _fail(message: str, code: int = 1) -> None:
@@ -121,25 +116,51 @@ def _fail(message: str, code: int = 1) -> None:
     sys.exit(code)
 
 
-def _guarded(argv: list[str], values: Any) -> None:
+def _guarded(
+    argv: list[str], configurations: Configurations, overrides: list[str]
+) -> None:
     """Runs the mode; what a person can mend ends in one message and no traceback."""
-    if len(argv) > 1:
-        _fail(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
+    values = flags.FLAGS
     try:
+        if len(argv) > 1:
+            raise ValueError(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
         if not values.workdir:
             raise ValueError("--workdir: the folder of the run is missing")
-        {"train": _train, "eval": _evaluate, "predict": _predict}[values.mode](values)
+        config = _config(configurations, values.config, overrides)
+        if values.mode == "train":
+            _train(values, config)
+        elif overrides:
+            raise ValueError(f"{overrides[0]}: eval and predict read the run's config")
+        elif values.mode == "eval":
+            _evaluate(values)
+        else:
+            _predict(values)
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from the last checkpoint", 130)
-    except (ValueError, OSError, NonFiniteLoss) as error:
+    except OSError as error:
+        logging.debug("Traceback of the error below", exc_info=True)
+        _fail(_os_problem(error))
+    except (ValueError, NonFiniteLoss) as error:
         logging.debug("Traceback of the error below", exc_info=True)
         _fail(str(error))
 
 
-def _train(values: Any) -> None:
-    config, workdir = values.config, Path(values.workdir).expanduser()
+def _os_problem(error: OSError) -> str:
+    """The file, what is wrong, and what to do about it."""
+    remedies = {
+        errno.ENOSPC: "free some space; the same command goes on where it stopped",
+        errno.EROFS: "give a folder that can be written",
+        errno.EACCES: "give a folder that can be written",
+    }
+    remedy = remedies.get(error.errno or 0, "")
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
+
+
+def _train(values: Any, config: Config) -> None:
+    workdir = Path(values.workdir).expanduser()
     if values.data_dir:
         config.data.data_dir = values.data_dir
     results = train(config, workdir)
@@ -151,14 +172,14 @@ def _train(values: Any) -> None:
 
 
 def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
-    count = min(config.pictures, len(source))
+    shown = picture_indices(config, len(source))
     predictions = {
         stage.name: [
-            workdir / "predictions" / stage.name / f"{i:04d}.png" for i in range(count)
+            workdir / "predictions" / stage.name / f"{i:04d}.png" for i in shown
         ]
         for stage in config.stages
     }
-    samples = [source[i] for i in range(count)]
+    samples = [source[i] for i in shown]
     path = workdir / "pictures.png"
     save_image(prediction_sheet(samples, predictions, spec), path)
     print(f"pictures: {path}")

@@ -71,9 +71,7 @@ def small() -> Config:
     )
     return Config(
         name="small",
-        data=DataConfig(
-            layout="camvid", tile=(184, 240), scale=0.5, class_weight_power=0.5
-        ),
+        data=DataConfig(layout="camvid", scale=0.5, class_weight_power=0.5),
         model=ModelConfig(
             layers=VGG16_SLIM_HEAD,
             width_multiplier=0.125,

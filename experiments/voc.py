@@ -110,9 +110,7 @@ def small() -> Config:
     )
     return Config(
         name="small",
-        data=DataConfig(
-            layout="voc", tile=(256, 256), scale=0.5, class_weight_power=0.5
-        ),
+        data=DataConfig(layout="voc", scale=0.5, class_weight_power=0.5),
         model=ModelConfig(
             layers=VGG16_SLIM_HEAD,
             width_multiplier=0.125,

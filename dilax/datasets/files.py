@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from dilax.datasets.spec import DatasetSpec, colour_map
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _SKIP = "--config.data.skip_unreadable=True trains without such files"
 
 
@@ -73,13 +74,14 @@ class ImageLabelFiles(Sequence):
             if pair.id not in self._named:
                 self._named.add(pair.id)
                 logging.warning("Left out: %s", error)
-            width, height = Image.open(pair.image).size
+            with Image.open(pair.image) as file:
+                width, height = file.size
             image = np.zeros((height, width, 3), np.uint8)
             label = np.full((height, width), self._spec.ignore_label, np.uint8)
         return {"image": image, "label": label, "id": pair.id}
 
     def _read_label(self, path: Path) -> np.ndarray:
-        ids = _decode(path, lambda file: np.asarray(file))
+        ids = _decode(path, lambda file: np.asarray(file).astype(np.uint8))
         label = self._table[ids]
         if (label < 0).any():
             wrong = np.unique(ids[label < 0]).tolist()
@@ -116,7 +118,7 @@ def _decode(path: Path, convert) -> np.ndarray:
     try:
         with Image.open(path) as file:
             return convert(file)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
 
 
@@ -133,7 +135,7 @@ def _header_problem(pair: Pair) -> str | None:
                         f"{path}: a label is a grey or palette image of class ids, "
                         f"this one has mode {file.mode}"
                     )
-        except OSError as error:
+        except _UNREADABLE as error:
             return f"{path}: not an image ({error})"
     if sizes[0] != sizes[1]:
         return "{}: image is {}x{}, its label {}x{}".format(
@@ -206,11 +208,17 @@ def folder_spec(root: Path, mean: tuple[float, float, float]) -> DatasetSpec:
     """The `DatasetSpec` of plain folders: class names are the lines of `classes.txt`.
 
     Raises:
-        ValueError: if the file is missing or empty.
+        ValueError: if the file is missing or empty, names a class twice, or names more
+            classes than there are ids beside the ignored 255.
     """
     path = _existing(root) / "classes.txt"
     names = tuple(_lines(path))
-    return DatasetSpec(root.name, names, colour_map(len(names)), mean)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: names {', '.join(twice)} more than once")
+    if len(names) > 255:
+        raise ValueError(f"{path}: {len(names)} classes are more than 255")
+    return DatasetSpec(root.resolve().name, names, colour_map(len(names)), mean)
 
 
 def list_images(path: Path) -> Iterator[Path]:
@@ -219,9 +227,9 @@ def list_images(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: if the path is missing or a folder without images.
     """
-    if path.is_file():
-        return iter([path])
-    return iter(_images(path))
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    return iter([path] if path.is_file() else _images(path))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -251,9 +259,11 @@ def _listed(folder: Path, split: str) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text ({error})") from error
     lines = [line for line in lines if line]
     if not lines:
         raise ValueError(f"{path}: is empty")

@@ -154,7 +154,8 @@ def _paint(layout: Layout, kinds, above, below, size: int):
         paint_tower(canvas, tower, name, layout.light, above)
     for balloon in layout.balloons:
         paint_balloon(canvas, balloon, layout.light)
-    return np.clip(canvas.rgb + 0.5, 0, 255).astype(np.uint8), canvas.label
+    image = np.clip(canvas.rgb + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0)), canvas.label
 
 
 def _render(sequence: np.random.SeedSequence, size: int):

@@ -4,13 +4,15 @@ A painter's algorithm: sky, ground, towers and balloons cover one another, from 
 front, in the image and in the label map at once. A shape is a signed distance to its
 outline, so that edges come out smooth, and the band to ignore along them comes out one
 pixel wide on either side, at every size. Textures are sums of smooth noise on lattices
-whose cells are counted in scene units, never in pixels.
+whose cells scale with the scene.
 
-Nothing here is drawn but textures, from the generators passed in; what the picture
-means is up to `dilax.datasets.scenes`, which lays the scenes out and names the towers.
+Where things stand, and what a tower is called, is up to `dilax.datasets.scenes`; random
+here is the grain of things alone: clouds, stars, waves, flowers, plaster.
 
 All geometry is in scene units: a scene is 256 units wide and high, x to the right, y
-down, whatever its size in pixels. Colours are RGB in 0..255.
+down, whatever its size in pixels. Colours are RGB in 0..255, (3, 1, 1), and images
+(3, h, w) until they are done: planes of 256 x 256 are several times faster to paint
+than pixels of 3.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ _BAND = 1.0  # pixels to ignore on either side of an object's outline
 
 
 def colours(text: str) -> np.ndarray:
-    """Returns RGB colours (n, 3) in 0..255, from words of six hexadecimal digits."""
-    return np.array([list(bytes.fromhex(word)) for word in text.split()], np.float32)
+    """Returns colours (n, 3, 1, 1) from words of six hexadecimal digits."""
+    rgb = np.array([list(bytes.fromhex(word)) for word in text.split()], np.float32)
+    return rgb[..., None, None]
 
 
 _FLOWERS = colours("fff4fa ffdc46 fa82aa")
@@ -39,7 +42,7 @@ _SEA, _ASPHALT, _MEADOW, _BLADE, _WICKER, _LAMP = colours(
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-    """Time of day and weather; colours are RGB in 0..255."""
+    """Time of day and weather; colours are RGB."""
 
     zenith: np.ndarray
     horizon: np.ndarray
@@ -70,7 +73,7 @@ class Balloon:
     x: float
     y: float
     radius: float
-    silks: np.ndarray  # colours of the gores, (1 to 3, RGB)
+    silks: np.ndarray  # colours of the gores, (1 to 3, 3, 1, 1)
     face: bool
 
 
@@ -108,7 +111,7 @@ def _noise(
     (i, down), (j, along) = map(_splines, shape, cells)
     values = rng.random([int(np.ceil(c)) + 2 for c in cells], np.float32)
     values = sum(w[:, None] * values[i + k] for k, w in enumerate(down))
-    return sum(w * values[:, j + k] for k, w in enumerate(along))
+    return sum(w * values.take(j + k, 1) for k, w in enumerate(along))
 
 
 class Canvas:
@@ -126,7 +129,7 @@ class Canvas:
         self.index = {name: i for i, name in enumerate(classes)}
         self.ignore = ignore
         self.unit = size / EXTENT  # pixels a scene unit
-        self.rgb = np.zeros((size, size, 3), np.float32)
+        self.rgb = np.zeros((3, size, size), np.float32)
         self.label = np.zeros((size, size), np.uint8)
 
     def window(self, x0: float, x1: float, y0: float, y1: float):
@@ -142,7 +145,8 @@ class Canvas:
     def paint(self, box, distance, colour) -> None:
         """Blends a colour into a shape; its edge is smooth over one pixel."""
         cover = np.clip(0.5 - distance * self.unit, 0, 1)
-        self.rgb[box] += cover[..., None] * (colour - self.rgb[box])
+        below = self.rgb[:, *box]
+        below += cover * (colour - below)
 
     def mark(self, box, distance, name: str) -> None:
         """Labels a shape, and ignores what is near its outline."""
@@ -162,12 +166,12 @@ def _box(x, y, rx, ry):
 
 
 def paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
+    """Paints the whole canvas: a gradient, the sun and its glow, stars, clouds."""
     box, x, y = canvas.window(0.0, EXTENT, 0.0, EXTENT)
-    height = np.clip(y / horizon, 0, 1)[..., None]
-    canvas.rgb[box] = light.zenith + height**1.3 * (light.horizon - light.zenith)
+    height = np.clip(y / horizon, 0, 1)
+    canvas.rgb[:] = light.zenith + height**1.3 * (light.horizon - light.zenith)
     away = np.hypot(x - light.place[0], y - light.place[1])
-    glow = 0.55 * np.exp(-away / 38)[..., None]
-    canvas.rgb[box] += glow * (light.sun - canvas.rgb[box])
+    canvas.rgb += 0.55 * np.exp(-away / 38) * (light.sun - canvas.rgb)
     canvas.paint(box, away - 11, light.sun)
     canvas.label[:] = canvas.index["sky"]
     _paint_stars(canvas, light, rng)
@@ -177,7 +181,7 @@ def paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
 def _paint_stars(canvas: Canvas, light: Light, rng) -> None:
     """Paints stars, a pixel each; they fade with the night."""
     places = (rng.random((90, 2)) * len(canvas.label) * (0.8, 1)).astype(int)
-    canvas.rgb[places[:, 0], places[:, 1]] += 130 * light.darkness**2
+    canvas.rgb[:, places[:, 0], places[:, 1]] += 130 * light.darkness**2
 
 
 def _paint_clouds(canvas: Canvas, light: Light, rng) -> None:
@@ -189,10 +193,10 @@ def _paint_clouds(canvas: Canvas, light: Light, rng) -> None:
         w * _noise(rng, shape, c) for w, c in zip(weights, octaves, strict=True)
     )
     cover = np.clip((field - 0.6 + 0.2 * light.clouds) / 0.11, 0, 1)
-    cover = (0.85 * cover * cover * (3 - 2 * cover))[..., None]
+    cover = 0.85 * cover * cover * (3 - 2 * cover)
     step = max(1, round(5 * canvas.unit))
     higher = np.pad(field, ((step, 0), (0, 0)), mode="edge")[:-step]
-    relief = np.clip(0.5 + 4 * (field - higher), 0, 1)[..., None]
+    relief = np.clip(0.5 + 4 * (field - higher), 0, 1)
     lit = 0.6 * 255 * light.tint + 0.4 * light.sun
     dim = 0.62 * light.horizon + 0.33 * light.zenith
     canvas.rgb += cover * (dim + relief * (lit - dim) - canvas.rgb)
@@ -203,10 +207,10 @@ def _water(x, depth, light: Light, rng):
     shape = np.broadcast_shapes(x.shape, depth.shape)
     swell = 5 * np.sqrt(depth) + 0.9 * _noise(rng, shape, (3, 14))
     swell = swell + 0.45 * _noise(rng, shape, (8, 40))
-    crest = np.sin(2 * np.pi * swell)[..., None]
+    crest = np.sin(2 * np.pi * swell)
     blue = 0.82 * _SEA * light.tint + 0.12 * light.horizon
     foam = np.clip(4 * crest - 3.1, 0, 1)
-    glitter = np.exp(-np.abs(x - light.place[0]) / 22)[..., None]
+    glitter = np.exp(-np.abs(x - light.place[0]) / 22)
     colour = blue * (1 + 0.22 * crest) + 0.55 * foam * (235 * light.tint - blue)
     return colour + 0.35 * glitter * np.clip(crest, 0, 1) * light.sun
 
@@ -220,19 +224,19 @@ def _road(x, depth, light: Light, rng):
     kerb = depth < 0.13
     slab = (x % 9 > 1) * 22 + 140
     grey = np.where(dash, 236, np.where(kerb, slab, grey))
-    return grey[..., None] * light.tint * _ASPHALT / 255
+    return grey * light.tint * _ASPHALT / 255
 
 
 def _grass(x, depth, light: Light, rng):
     """Returns the colour of blades of grass, with flowers."""
     shape = np.broadcast_shapes(x.shape, depth.shape)
     blades = _noise(rng, shape, (3, 128)) + 0.6 * _noise(rng, shape, (2, 30))
-    blades = (blades * (0.6 + 0.6 * depth))[..., None]
+    blades = blades * (0.6 + 0.6 * depth)
     green = _MEADOW + 1.2 * blades * _BLADE
     for colour in _FLOWERS:
-        at = np.stack((rng.random(14) * EXTENT, rng.uniform(0.3, 1.0, 14)), -1)
-        away = _box(x[..., None] - at[:, 0], 28 * (depth[..., None] - at[:, 1]), 0, 0)
-        green[away.min(-1) < 1.1] = colour
+        at = rng.random((14, 1, 1)) * EXTENT, rng.uniform(0.3, 1.0, (14, 1, 1))
+        away = _box(x - at[0], 28 * (depth - at[1]), 0, 0)
+        np.copyto(green, colour, where=away.min(0) < 1.1)
     return green * light.tint
 
 
@@ -262,17 +266,17 @@ def _paint_shadow(canvas: Canvas, tower: Tower) -> None:
     cover = np.clip(
         -_ellipse(x - tower.x, y - tower.base, tower.foot + 7, 6.0) / 5, 0, 1
     )
-    canvas.rgb[box] *= 1 - 0.55 * cover[..., None]
+    canvas.rgb[:, *box] *= 1 - 0.55 * cover
 
 
 def _round_shade(across, light: Light, x: float):
-    """Returns the light on a cylinder at `across` (-1..1 from edge to edge), (h, w, 1).
+    """Returns the light on a cylinder at `across` (-1..1 from edge to edge).
 
     The light comes from the side of the sun, as seen from x.
     """
     angle = 1.1 * np.clip((light.place[0] - x) / 100, -1, 1)
     facing = across * np.sin(angle) + np.sqrt(1 - across**2) * np.cos(angle)
-    return (0.55 + 0.5 * np.clip(facing, 0, 1))[..., None]
+    return 0.55 + 0.5 * np.clip(facing, 0, 1)
 
 
 def _wall(tower: Tower, x, y, across, light: Light, rng):
@@ -280,18 +284,18 @@ def _wall(tower: Tower, x, y, across, light: Light, rng):
     up = (tower.base - y) / tower.storey
     banded = (up % 4 >= 2) & (up > 0) if tower.bands else np.zeros_like(y, bool)
     band = 0.35 * tower.wall + 0.65 * tower.trim
-    colour = np.where(banded[..., None], band, tower.wall)
+    colour = np.where(banded, band, tower.wall)
     grain = 1 + 0.14 * (_noise(rng, (y.size, x.size), (66, 18)) - 0.5)
     course = 1 - 0.07 * (up * 3 % 1 < 0.22)
-    colour = colour * (grain * course)[..., None]
+    colour = colour * (grain * course)
     colour = colour * light.tint * _round_shade(across, light, tower.x)
     around = np.arcsin(across) / 0.62 + 2.5  # a window each 36 degrees
     inside = _box(around % 1 - 0.5, up % 1 - 0.5, 0.24, 0.27) < 0
     inside &= (up > 1) & (np.abs(across) < 0.93)
     lit = tower.panes < 0.08 + 0.5 * light.darkness
     lit = lit[np.clip(up, 0, 19).astype(int), np.clip(around, 0, 4).astype(int)]
-    pane = np.where(lit[..., None], _LAMP, 62 * light.tint + 0.12 * light.zenith)
-    return np.where(inside[..., None], pane, colour)
+    pane = np.where(lit, _LAMP, 62 * light.tint + 0.12 * light.zenith)
+    return np.where(inside, pane, colour)
 
 
 def _roof_distance(tower: Tower, x, y, eave: float):
@@ -353,9 +357,10 @@ def paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
     half = np.where(dy < 0, np.sqrt(np.clip(r * r - dy * dy, 1e-3, None)), r - 0.5 * dy)
     across = np.clip(dx / np.clip(half, 0.25 * r, None), -0.999, 0.999)
     gore = ((np.arcsin(across) / np.pi + 0.5) * 6).astype(int)
-    shade = _round_shade(across, light, balloon.x) * (1.08 - 0.1 * dy / r)[..., None]
+    shade = _round_shade(across, light, balloon.x) * (1.08 - 0.1 * dy / r)
     glow = 0.5 + 0.5 * light.tint  # a flame burns within
-    canvas.paint(box, silk, balloon.silks[gore % len(balloon.silks)] * shade * glow)
+    colour = balloon.silks[..., 0, 0].T[:, gore % len(balloon.silks)]
+    canvas.paint(box, silk, colour * shade * glow)
     if balloon.face:
         _paint_face(canvas, box, dx / r, dy / r, r)
     basket = _box(dx, dy - 2.05 * r, 0.24 * r, 0.16 * r)

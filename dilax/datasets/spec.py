@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from dilax.datasets import scenes
+from dilax.datasets.scenes import CLASSES, CONTEXT_CLASSES, PALETTE
 
 RGB = tuple[int, int, int]
 
@@ -160,10 +160,10 @@ CITYSCAPES = DatasetSpec(
 
 SCENES = DatasetSpec(
     name="scenes",
-    classes=scenes.CLASSES,
-    palette=scenes.PALETTE,
+    classes=CLASSES,
+    palette=PALETTE,
     mean=VOC.mean,
-    context_classes=scenes.CONTEXT_CLASSES,
+    context_classes=CONTEXT_CLASSES,
 )
 
 DATASETS = {

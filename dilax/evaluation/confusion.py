@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Integer, UInt32
 
 
 def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
@@ -16,8 +16,8 @@ def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
 
 def add_to_confusion(
     confusion: UInt32[Array, "k k 2"],
-    label: Int[Array, "..."],
-    prediction: Int[Array, "..."],
+    label: Integer[Array, "..."],
+    prediction: Integer[Array, "..."],
     ignore_label: int = 255,
 ) -> UInt32[Array, "k k 2"]:
     """Counts pixels into the matrix: rows are labels, columns are predictions.

@@ -1,7 +1,6 @@
 """Label maps as files: palette PNGs, overlays, and whole folders of predictions."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +45,20 @@ def save_image(image: Image.Image, path: Path) -> None:
     """Writes an image file whole or not at all; the suffix names the format.
 
     Raises:
-        OSError: naming the file, if it cannot be written.
+        ValueError: if the suffix names no format that can be written.
+        OSError: naming the file or its folder, if it cannot be written.
     """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"{path}: {path.suffix!r} names no image format; take .png")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        image.save(partial, format=Image.registered_extensions()[path.suffix])
+        image.save(partial, format=kind)
         os.replace(partial, path)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or error})"
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -71,28 +77,34 @@ def predict_files(predictor: Predictor, source: Path, output: Path) -> list[str]
         What could not be read, one message a file; everything else is written.
 
     Raises:
-        ValueError: if the source is missing or holds no images.
+        ValueError: if the source is missing or holds no images, or if they would be
+            overwritten.
     """
     paths = list(list_images(source))
     problems = []
-    names = _names(paths)
-    for path, name in tqdm(
-        list(zip(paths, names, strict=True)), "predict", unit="image"
-    ):
+    jobs = list(zip(paths, _targets(paths, output), strict=True))
+    for path, (label_map, blend) in tqdm(jobs, "predict", unit="image"):
         try:
             image = read_image(path, upright=True)
         except ValueError as error:
             problems.append(str(error))
             continue
         labels = predictor(image)
-        save_image(palette_image(labels, predictor.spec), output / f"{name}.png")
-        blended = overlay(image, labels, predictor.spec)
-        save_image(blended, output / f"{name}_overlay.png")
+        save_image(palette_image(labels, predictor.spec), label_map)
+        save_image(overlay(image, labels, predictor.spec), blend)
     return problems
 
 
-def _names(paths: Iterable[Path]) -> list[str]:
-    """Stems, or whole file names where stems are not unique."""
-    paths = list(paths)
-    stems = [p.stem for p in paths]
-    return [p.stem if stems.count(p.stem) == 1 else p.name for p in paths]
+def _targets(paths: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """(label map, overlay) of each image.
+
+    They bear the images' stems, or the whole file names where stems would have one file
+    overwrite another. Letters' case counts for nothing, as on some file systems.
+    """
+    images = {str(path.resolve()).casefold() for path in paths}
+    for names in ([p.stem for p in paths], [p.name for p in paths]):
+        targets = [(output / f"{n}.png", output / f"{n}_overlay.png") for n in names]
+        files = {str(t.resolve()).casefold() for pair in targets for t in pair}
+        if len(files) == 2 * len(paths) and not files & images:
+            return targets
+    raise ValueError(f"{output}: holds the images, which would be overwritten")

@@ -82,8 +82,8 @@ class Predictor:
         self, image: UInt8[np.ndarray, "h w 3"]
     ) -> Float[np.ndarray, "h w k"]:
         """Class probabilities of every pixel, float32, as a dense CRF takes them."""
-        shape, placing = self._placing(image.shape)
         [(_, cells)] = self._run(self._run_tiles, [image])
+        shape, placing = self._placing(image.shape)
         full = np.asarray(self._finish(cells, placing, shape=shape))
         return full[: image.shape[0], : image.shape[1]]
 
@@ -110,11 +110,12 @@ class Predictor:
 
     def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, TileGrid]:
         image = np.asarray(image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        shape = image.shape
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or image.dtype != np.uint8:
             raise ValueError(
-                f"an image is (h, w, 3) uint8 RGB, not {image.shape} {image.dtype}"
+                f"an image is (h, w, 3) uint8 RGB, not {shape} {image.dtype}"
             )
-        image = resize(image, scaled_size(image.shape, self.spec.scale))
+        image = resize(image, scaled_size(shape, self.spec.scale))
         stride = self.model.map_stride
         grid = plan_tiles(image.shape[:2], self.spec.tile, self.model.margin, stride)
         return image, grid
@@ -139,13 +140,13 @@ class Predictor:
         return self.model.apply({"params": params}, x, method="maps")
 
     def _placing(self, shape: tuple[int, ...]):
-        """Rounded-up (h, w), and the scale and shift from network to image pixels."""
+        """Rounded-up (h, w); at another scale, each axis' ratio and last pixel too."""
         rounded = tuple(-(-n // _BUCKET) * _BUCKET for n in shape[:2])
         if self.spec.scale == 1:
             return rounded, None
         inner = scaled_size(shape, self.spec.scale)
-        ratio = [n / m for n, m in zip(shape[:2], inner, strict=True)]
-        return rounded, jnp.asarray(ratio, jnp.float32)
+        placing = [(n / m, m - 1) for n, m in zip(shape[:2], inner, strict=True)]
+        return rounded, jnp.asarray(placing, jnp.float32)
 
     def _to_pixels(self, cells, placing, shape):
         if self.model.output_stride > 1:
@@ -162,11 +163,10 @@ class Predictor:
         return jnp.argmax(self._to_pixels(cells, placing, shape), -1).astype(jnp.int32)
 
 
-def _resize_linear(pixels, ratio, shape):
-    """Linear interpolation at (p + ½) / ratio − ½, edges repeated."""
-    for axis in (0, 1):
-        at = (jnp.arange(shape[axis]) + 0.5) / ratio[axis] - 0.5
-        at = jnp.clip(at, 0, pixels.shape[axis] - 1)
+def _resize_linear(pixels, placing, shape):
+    """Linear interpolation at (p + ½) / ratio − ½; the image's edges are repeated."""
+    for axis, (ratio, last) in enumerate(placing):
+        at = jnp.clip((jnp.arange(shape[axis]) + 0.5) / ratio - 0.5, 0, last)
         low = jnp.floor(at).astype(jnp.int32)
         high = jnp.minimum(low + 1, pixels.shape[axis] - 1)
         part = (at - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))

@@ -14,6 +14,7 @@ from dilax.input.transforms import (
     crop_maps,
     jitter_colours,
     mirror,
+    mirror_maps,
     random_crop,
     rescale,
 )
@@ -72,7 +73,7 @@ def map_example(
     def example(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
         maps, label = sample["image"], sample["label"]
         if augmentation.mirror and rng.random() < 0.5:
-            maps, label = mirror(maps, label)
+            maps, label = mirror_maps(maps, label, map_stride, ignore_label)
         return crop_maps(
             maps, label, rng, cells, map_stride, label_stride, ignore_label
         )

@@ -110,6 +110,10 @@ class ContextModule(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 c"]:
         del train  # no dropout here; models share one signature
+        if self.padding not in ("layer", "entry", "none"):
+            raise ValueError(
+                f"padding={self.padding!r} is not one of 'layer', 'entry', 'none'"
+            )
         if self.padding == "entry":
             x = self._pad(x, self.receptive_field.margin)
         for row in self.layers:

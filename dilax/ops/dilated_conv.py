@@ -87,20 +87,26 @@ def pad_maps(
         widths: ((top, bottom), (left, right)) in cells. Reflection bounces as often
             as a width larger than the map asks for.
         border: what stands outside the map.
+
+    Raises:
+        ValueError: if the border is not one of these.
     """
+    modes = {"zero": "constant", "reflect": "reflect"}
+    if border not in modes:
+        raise ValueError(f"border={border!r} is not one of 'zero', 'reflect'")
     if not any(sum(w) for w in widths):
         return x
-    mode = {"zero": "constant", "reflect": "reflect"}[border]
-    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=mode)
+    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=modes[border])
 
 
 def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> tuple:
-    if padding in ("same", "reflect"):
-        return tuple((e // 2, e - e // 2) for e in extent)
-    if padding == "valid":
-        return ((0, 0), (0, 0))
-    if isinstance(padding, int) and padding >= 0:
-        return ((padding, padding),) * 2
-    if isinstance(padding, tuple) and len(padding) == 2:
-        return padding
+    match padding:
+        case "valid":
+            return ((0, 0), (0, 0))
+        case "same" | "reflect":
+            return tuple((e // 2, e - e // 2) for e in extent)
+        case int() if padding >= 0:
+            return ((padding, padding),) * 2
+        case ((int(), int()), (int(), int())) if min(map(min, padding)) >= 0:
+            return padding
     raise ValueError(f"padding={padding!r} is not one of {_ALLOWED}")

@@ -41,7 +41,8 @@ def receptive_field(
         The `ReceptiveField` of one output cell.
 
     Raises:
-        ValueError: if an entry is not a positive integer.
+        ValueError: if an entry is not a positive integer, or a layer has none or more
+            than three.
 
     Example:
         >>> [receptive_field([(3, 1), (3, 2), (3, 4)][:n]).size for n in (1, 2, 3)]
@@ -51,7 +52,8 @@ def receptive_field(
     """
     size, stride = 1, 1
     for layer in layers:
-        if not all(isinstance(v, int) and v > 0 for v in layer):
+        sound = all(isinstance(v, int) and v > 0 for v in layer)
+        if not sound or not 1 <= len(layer) <= 3:
             raise ValueError(f"layer {layer!r} is not (kernel, dilation, stride) > 0")
         kernel, dilation, step = (*layer, 1, 1)[:3]
         size += dilation * (kernel - 1) * stride

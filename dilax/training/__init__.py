@@ -7,10 +7,12 @@ from dilax.training.config import (
     ModelConfig,
     OptimizerConfig,
     StageConfig,
+    set_field,
     slim_adam,
+    validated,
 )
 from dilax.training.interrupt import Interrupted
-from dilax.training.loop import NonFiniteLoss, open_evaluation, train
+from dilax.training.loop import NonFiniteLoss, open_evaluation, picture_indices, train
 
 __all__ = [
     "Config",
@@ -22,6 +24,9 @@ __all__ = [
     "StageConfig",
     "load_checkpoint",
     "open_evaluation",
+    "picture_indices",
+    "set_field",
     "slim_adam",
     "train",
+    "validated",
 ]

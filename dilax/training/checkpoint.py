@@ -97,12 +97,12 @@ def checkpoint_folder(workdir: Path, stage: str) -> Path:
 
 def init_params(model: DilatedNet, seed: int) -> Params:
     """Fresh parameters, decided by the seed."""
-    return jit(_init, static_argnums=0)(model, seed)
+    return jit(_init, static_argnums=0)(model, jax.random.key(seed))
 
 
-def _init(model: DilatedNet, seed: int) -> Params:
+def _init(model: DilatedNet, key: jax.Array) -> Params:
     side = 2 * model.margin + 4 * model.map_stride
-    return model.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
+    return model.init(key, jnp.zeros((1, side, side, 3)))["params"]
 
 
 def stage_params(
@@ -122,7 +122,7 @@ def stage_params(
     if stage.start:
         frozen = stage_params(workdir, config, stage.start, num_classes)
     model = build_model(config.model, stage, num_classes)
-    shapes = jax.eval_shape(lambda: _init(model, 0))
+    shapes = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
     trained, _ = split_params(shapes, stage)
     return {**frozen, **_read_params(workdir, stage, trained, which)}
 

@@ -4,14 +4,18 @@ A recipe is a tuple of stages. Experiments build a `Config`; a run writes it int
 folder as `config.json`, and evaluation and prediction read it there.
 """
 
+import ast
 import dataclasses
+import difflib
 import json
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 import cattrs
 import jax.numpy as jnp
+from cattrs.v import format_exception
 
 from dilax.datasets import DATASETS, DatasetSpec, folder_spec
 from dilax.input import Augmentation, check_crop
@@ -139,7 +143,8 @@ class DataConfig:
         train: name of the split to train on.
         val: name of the split to evaluate on.
         data_dir: folder of the files; `--data_dir` sets it.
-        tile: (height, width) of prediction tiles; None keeps the data set's own.
+        tile: (height, width) of prediction tiles; None takes the data set's own, or the
+            whole image where the network pads inside and seams would show.
         scale: images are resized by this on their way into the network.
         class_weight_power: p weighs class c by frequency^(−p) in the loss, scaled so
             that the mean weight of a training pixel is 1; 0 weighs all alike.
@@ -180,7 +185,7 @@ class Config:
     seed: int = 0
     log_every: int = 20
     eval_batch_size: int = 1
-    pictures: int = 8
+    pictures: int = 6
 
     def stage(self, name: str = "") -> StageConfig:
         """The stage of this name; the last one by default.
@@ -194,8 +199,9 @@ class Config:
         return self.stages[names.index(name) if name else -1]
 
 
-def build_spec(data: DataConfig) -> DatasetSpec:
+def build_spec(config: Config) -> DatasetSpec:
     """The data set's facts, with the configuration's tile and scale."""
+    data = config.data
     if data.layout == "folder":
         if not data.data_dir:
             raise ValueError("--data_dir: the folder of images and labels is missing")
@@ -203,7 +209,8 @@ def build_spec(data: DataConfig) -> DatasetSpec:
         spec = folder_spec(root, DATASETS["voc"].mean)
     else:
         spec = DATASETS[data.layout]
-    return dataclasses.replace(spec, tile=data.tile or spec.tile, scale=data.scale)
+    own = spec.tile if config.model.padding == "valid" else None
+    return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)
 
 
 def build_model(model: ModelConfig, stage: StageConfig, num_classes: int) -> DilatedNet:
@@ -231,12 +238,70 @@ def build_model(model: ModelConfig, stage: StageConfig, num_classes: int) -> Dil
     return DilatedNet(front_end, context if stage.context else None, model.upsample)
 
 
+def set_field(config: Config, path: str, text: str) -> None:
+    """Sets one field from text, as `--config.PATH=TEXT` does; `validated` checks it.
+
+    Args:
+        config: changed in place.
+        path: fields joined by dots; stages by index or name: `stages[0].steps` or
+            `stages.joint.optimizer.learning_rate`.
+        text: a Python literal, true, false or none, or a plain word.
+
+    Raises:
+        ValueError: naming the field that is not there, and those that are.
+    """
+    *parents, last = re.findall(r"[^.\[\]]+", path)
+    owner: Any = config
+    for name in parents:
+        owner = _child(owner, name, path)
+    if not dataclasses.is_dataclass(owner):
+        raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
+    _child(owner, last, path)
+    setattr(owner, last, _literal(text))
+
+
+def _child(owner: Any, name: str, path: str) -> Any:
+    if isinstance(owner, tuple):
+        known = {str(i): child for i, child in enumerate(owner)}
+        known |= {c.name: c for c in owner if dataclasses.is_dataclass(c)}  # type: ignore
+    else:
+        known = vars(owner) if dataclasses.is_dataclass(owner) else {}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"--config.{path}: no {name!r}; {hint}There are {', '.join(known)}"
+    )
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def validated(config: Config) -> Config:
+    """The configuration with every value of its field's type.
+
+    Raises:
+        ValueError: naming the fields whose value is of another type, or none of the
+            words that are allowed.
+    """
+    return _structure(Config, dataclasses.asdict(config), "--config")
+
+
 def check_config(config: Config) -> None:
     """Refuses what cannot train, before anything is computed or written.
 
     Raises:
         ValueError: naming the flag, its value and what is allowed.
     """
+    validated(config)
     seen: list[str] = []
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
@@ -247,7 +312,7 @@ def check_config(config: Config) -> None:
             check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")
         seen.append(stage.name)
     if not seen:
-        raise ValueError("the recipe has no stages")
+        raise ValueError("--config.stages: the recipe has no stages")
 
 
 def _check_stage(stage: StageConfig, flag: str, seen: list[str]) -> None:
@@ -274,7 +339,7 @@ def _check_stage(stage: StageConfig, flag: str, seen: list[str]) -> None:
 
 def to_json(config: Config | DatasetSpec) -> str:
     """The configuration as JSON that `from_json` reads back equal."""
-    return json.dumps(cattrs.unstructure(config), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(kind: type, path: Path) -> Any:
@@ -283,13 +348,44 @@ def from_json(kind: type, path: Path) -> Any:
     Raises:
         ValueError: naming the file, if it is missing or of another version or kind.
     """
-    converter = cattrs.Converter(forbid_extra_keys=True)
     try:
-        return converter.structure(json.loads(path.read_text("utf-8")), kind)
+        data = json.loads(path.read_text("utf-8"))
     except OSError as error:
+        message = f"{path}: not the folder of a run ({error.strerror})"
+        raise ValueError(message) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: does not fit this version: {error}") from error
+    return _structure(kind, data, f"{path}: does not fit this version: $")
+
+
+def _structure(kind: type, data: Any, root: str) -> Any:
+    """Data as `kind`, or a message that names the fields whose type is another."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(int, _whole_number)
+    converter.register_structure_hook(bool, _truth)
+    try:
+        return converter.structure(data, kind)
+    except cattrs.BaseValidationError as error:
         raise ValueError(
-            f"{path}: not the folder of a run ({error.strerror})"
-        ) from None
-    except (ValueError, KeyError, cattrs.BaseValidationError) as error:
-        reason = "; ".join(cattrs.transform_error(error)) or error
-        raise ValueError(f"{path}: does not fit this version: {reason}") from error
+            "; ".join(cattrs.transform_error(error, root, _reason))
+        ) from error
+
+
+def _reason(error: BaseException, kind: Any) -> str:
+    reason = str(error) if type(error) is ValueError else format_exception(error, kind)
+    match = re.fullmatch(
+        r"unknown error \((.*) in literal typing.Literal(.*)\)", reason
+    )
+    return " among ".join(match.groups()) if match else reason
+
+
+def _whole_number(value: Any, kind: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def _truth(value: Any, kind: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value

@@ -105,7 +105,7 @@ def open_run(config: Config, workdir: Path) -> Run:
     data = config.data
     if data.data_dir:
         data.data_dir = str(Path(data.data_dir).expanduser().resolve())
-    spec = build_spec(data)
+    spec = build_spec(config)
     sources = [_open(data, spec, split) for split in (data.train, data.val)]
     path = workdir / "config.json"
     if path.exists():
@@ -322,7 +322,7 @@ def _map_monitor(
     def count(confusion, trained, maps, labels):
         logits = apply_stage(model, stage, run.spec, trained, maps)
         guess = jnp.argmax(logits, -1)
-        labels = labels[:, : guess.shape[1], : guess.shape[2]]
+        guess = guess[:, : labels.shape[1], : labels.shape[2]]
         return add_to_confusion(confusion, labels, guess, run.spec.ignore_label)
 
     def monitor(trained: Params) -> tuple[str, Scores]:
@@ -352,16 +352,24 @@ def _example(run: Run, stage: StageConfig, model: DilatedNet):
 def evaluate_stage(
     run: Run, stage: StageConfig, model: DilatedNet, params: Params
 ) -> Scores:
-    """Accuracy at full resolution; the first predictions are kept as palette PNGs."""
+    """Accuracy at full resolution; some predictions are kept as palette PNGs."""
     predictor = Predictor(model, params, run.spec, run.config.eval_batch_size)
     folder = run.workdir / "predictions" / stage.name
 
+    chosen = picture_indices(run.config, len(run.val))
+
     def keep(index: int, prediction: Any) -> None:
-        if index < run.config.pictures:
+        if index in chosen:
             picture = palette_image(prediction, run.spec)
             save_image(picture, folder / f"{index:04d}.png")
 
     return evaluate(predictor, run.val, f"evaluate {stage.name}", keep)
+
+
+def picture_indices(config: Config, count: int) -> list[int]:
+    """Which of `count` evaluation images to show: `config.pictures`, evenly spread."""
+    shown = min(config.pictures, count)
+    return [i * count // shown for i in range(shown)]
 
 
 def _read_results(run: Run) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from dilax.datasets import DatasetSpec
 
 
-def count_valid(labels: Int[Array, "b h w"], ignore_label: int) -> Float[Array, ""]:
+def count_valid(labels: Integer[Array, "b h w"], ignore_label: int) -> Float[Array, ""]:
     """How many labels are not ignored, at least 1."""
     rows = (labels != ignore_label).sum(-1)
     return jnp.maximum(rows.sum(), 1).astype(jnp.float32)
@@ -16,7 +16,7 @@ def count_valid(labels: Int[Array, "b h w"], ignore_label: int) -> Float[Array, 
 
 def cross_entropy_sum(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Integer[Array, "b h w"],
     ignore_label: int,
     class_weights: Float[Array, " k"] | None = None,
 ) -> Float[Array, ""]:
@@ -39,13 +39,13 @@ def cross_entropy_sum(
     classes = jnp.where(valid, labels, 0).astype(jnp.int32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     if class_weights is not None:
-        loss = loss * jnp.asarray(class_weights)[classes]
+        loss = loss * class_weights[classes]
     return jnp.where(valid, loss, 0.0).sum(-1).sum(-1).sum()
 
 
 def class_weights(
     source, spec: DatasetSpec, power: float, limit: int = 1000
-) -> np.ndarray:
+) -> Float[Array, " k"]:
     """Weights ∝ frequency^(−power) with mean 1 over the labelled pixels.
 
     Args:
@@ -65,4 +65,5 @@ def class_weights(
     frequency = counts[: spec.num_classes] / max(counts.sum(), 1)
     present = frequency > 0
     weights = np.where(present, np.where(present, frequency, 1) ** -power, 1.0)
-    return (weights / np.where(present, weights * frequency, 0).sum()).astype("f4")
+    mean = np.where(present, weights * frequency, 0).sum()
+    return jnp.asarray(weights / mean, jnp.float32)

@@ -23,7 +23,7 @@ Params = dict[str, Any]
 class TrainState:
     """What a step changes: the trained parameters and the optimizer's state."""
 
-    step: jax.Array
+    step: Any
     params: Params
     opt_state: Any
 
@@ -111,7 +111,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         return TrainState(state.step + 1, params, opt_state), metrics

@@ -1,0 +1,114 @@
+"""What data sets are: classes, colours and numbers, as published."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dilax.datasets import DATASETS, colour_map, open_source
+
+ROAD_SCENE = {
+    "Building": (128, 0, 0),
+    "Tree": (128, 128, 0),
+    "Sky": (128, 128, 128),
+    "Car": (64, 0, 128),
+    "Sign": (192, 128, 128),
+    "Road": (128, 64, 128),
+    "Pedestrian": (64, 64, 0),
+    "Fence": (64, 64, 128),
+    "Pole": (192, 192, 128),
+    "Sidewalk": (0, 0, 192),
+    "Bicyclist": (0, 128, 192),
+}
+# The classes in the order of the ids in the public CamVid files; 11 is unlabelled.
+CAMVID_ON_DISK = (
+    *("Sky", "Building", "Pole", "Road", "Sidewalk", "Tree"),
+    *("Sign", "Fence", "Car", "Pedestrian", "Bicyclist"),
+)
+
+
+@pytest.mark.parametrize(
+    "index, colour",
+    [
+        (0, (0, 0, 0)),
+        (1, (128, 0, 0)),
+        (6, (0, 128, 128)),
+        (8, (64, 0, 0)),
+        (15, (192, 128, 128)),
+        (20, (0, 64, 128)),
+        (255, (224, 224, 192)),
+    ],
+)
+def test_the_voc_colour_map_has_its_published_colours(index, colour):
+    assert colour_map(256)[index] == colour
+
+
+@pytest.mark.parametrize(
+    "name, classes, mean, tile",
+    [
+        ("voc", 21, (102.93, 111.36, 116.52), (900, 900)),
+        ("camvid", 11, (110.70313206, 108.77808759, 105.41212523), (900, 1100)),
+        ("kitti", 11, (96.19429688, 95.55136972, 91.34692262), (852, 1640)),
+        ("cityscapes", 19, (72.39, 82.91, 73.16), (1396, 1396)),
+    ],
+)
+def test_data_sets_have_the_facts_of_the_release(name, classes, mean, tile):
+    spec = DATASETS[name]
+    assert spec.num_classes == len(spec.palette) == len(set(spec.classes)) == classes
+    assert len(set(spec.palette)) == classes
+    assert (spec.mean, spec.tile, spec.scale) == (mean, tile, 1.0)
+
+
+@pytest.mark.parametrize("name", ["camvid", "kitti"])
+def test_road_scenes_have_the_classes_and_colours_of_the_release(name):
+    spec = DATASETS[name]
+    assert list(zip(spec.classes, spec.palette, strict=True)) == list(
+        ROAD_SCENE.items()
+    )
+
+
+def test_every_class_that_needs_context_is_a_class():
+    for spec in DATASETS.values():
+        assert set(spec.context_classes) <= set(spec.classes)
+
+
+def test_ids_on_disk_are_train_ids_where_there_is_no_map():
+    table = DATASETS["voc"].label_table()
+    assert table[:21].tolist() == list(range(21))
+    assert table[255] == 255
+    assert (table[21:255] == -1).all()
+
+
+def test_camvid_ids_on_disk_become_the_order_of_the_release():
+    table = DATASETS["camvid"].label_table()
+    order = list(ROAD_SCENE)
+    assert table[:11].tolist() == [order.index(name) for name in CAMVID_ON_DISK]
+    assert table[11] == table[255] == 255
+    assert (table[12:255] == -1).all()
+
+
+def test_cityscapes_has_the_train_ids_and_colours_of_its_own_table(real_data):
+    rows = json.loads((real_data / "cityscapes/labels_table.json").read_text())
+    rows = sorted(
+        (r for r in rows if 0 <= r["trainId"] < 255), key=lambda r: r["trainId"]
+    )
+    spec = DATASETS["cityscapes"]
+    assert spec.classes == tuple(r["name"] for r in rows)
+    assert spec.palette == tuple(tuple(r["color"]) for r in rows)
+
+
+def test_real_camvid_labels_are_renumbered_by_name(real_data):
+    source = open_source("camvid", DATASETS["camvid"], str(real_data / "CamVid"), "val")
+    sample = source[0]
+    with Image.open(real_data / f"CamVid/valannot/{sample['id']}.png") as file:
+        disk = np.asarray(file)
+    for i, name in enumerate(CAMVID_ON_DISK):
+        expected = list(ROAD_SCENE).index(name)
+        np.testing.assert_array_equal(disk == i, sample["label"] == expected)
+
+
+def test_real_voc_masks_bear_our_palette(real_data):
+    masks = real_data / "VOCdevkit/VOC2012/SegmentationClass"
+    with Image.open(next(masks.iterdir())) as file:
+        assert file.getpalette() == list(np.ravel(colour_map(256)))

@@ -1,0 +1,123 @@
+"""Whole runs, as a user starts them."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import tiny_config, write_images
+
+import dilax
+from dilax.training.config import Config, from_json, to_json
+from experiments import camvid, voc
+
+pytestmark = pytest.mark.slow
+
+TRAIN = """
+import sys
+from pathlib import Path
+import dilax
+from dilax.training.config import Config, from_json
+dilax.train(from_json(Config, Path(sys.argv[1])), sys.argv[2])
+"""
+
+
+def _start(config, workdir):
+    command = [sys.executable, "-c", TRAIN, str(config), str(workdir)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def _kill_when(process, reached):
+    """SIGKILL as soon as `reached()`; False if the process ended before."""
+    while process.poll() is None:
+        if reached():
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _parameters(workdir):
+    return jax.tree.leaves(dilax.load_checkpoint(workdir)[1])
+
+
+def test_killed_at_many_moments_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+    config = tiny_config(write_images(tmp_path / "data"))
+    dilax.train(config, tmp_path / "whole")
+    path = tmp_path / "config.json"
+    path.write_text(to_json(config))
+    assert from_json(Config, path) == config
+    workdir = tmp_path / "killed"
+    log = workdir / "metrics.jsonl"
+
+    def logged(lines):
+        return lambda: log.exists() and log.read_text().count("\n") >= lines
+
+    def saving():
+        return any(workdir.glob("checkpoints/joint/*tmp*"))
+
+    moments = [
+        (workdir / "config.json").exists,
+        logged(5),
+        (workdir / "maps" / "front_end" / "train" / "000003.npz").exists,
+        logged(11),
+        saving,
+    ]
+    killed = [_kill_when(_start(path, workdir), moment) for moment in moments]
+    assert sum(killed) >= 4  # the last moment may pass between two looks
+    assert _start(path, workdir).wait() == 0
+    for a, b in zip(_parameters(tmp_path / "whole"), _parameters(workdir), strict=True):
+        np.testing.assert_array_equal(a, b)
+    whole, again = (
+        (tmp_path / name / "results.json").read_text() for name in ("whole", "killed")
+    )
+    assert whole == again
+
+
+def test_on_scenes_it_takes_dilation_to_tell_the_towers_apart(tmp_path):
+    config = voc.quickstart()
+    config.stages = config.stages[:3]
+    for stage, steps in zip(config.stages, (120, 160, 160), strict=True):
+        stage.steps, stage.evaluate_every = steps, 0
+    results = dilax.train(config, tmp_path / "run")
+    towers = {
+        name: np.mean(
+            [
+                stage["iou_per_class"][c]
+                for c in dilax.DATASETS["scenes"].context_classes
+            ]
+        )
+        for name, stage in results["stages"].items()
+    }
+    assert towers["context"] > towers["control"] + 0.2
+    assert towers["context"] > towers["front_end"] + 0.3
+    means = {name: stage["mean_iou"] for name, stage in results["stages"].items()}
+    assert means["context"] > means["control"] + 0.08
+    assert means["context"] > means["front_end"] + 0.13
+
+
+def test_real_camvid_images_train_and_every_labelled_pixel_is_scored(
+    real_data, tmp_path
+):
+    config = camvid.small()
+    config.data.data_dir = str(real_data / "CamVid")
+    config.stages = config.stages[:1]
+    config.stages[0].steps = 40
+    config.stages[0].evaluate_every = 0
+    config.log_every = 10
+    results = dilax.train(config, tmp_path / "run")
+    source = dilax.training.open_evaluation(tmp_path / "run")[2]
+    labelled = sum(int((sample["label"] != 255).sum()) for sample in source)
+    assert len(source) == 101
+    assert np.sum(results["stages"]["front_end"]["confusion"]) == labelled
+    assert results["stages"]["front_end"]["pixel_accuracy"] > 0.3
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [line.split('"loss": ')[1].split(",")[0] for line in lines]
+    assert float(losses[-1]) < 0.75 * float(losses[0])
+    assert not list(itertools.islice((tmp_path / "run").rglob("*.partial"), 1))

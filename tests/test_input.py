@@ -1,0 +1,342 @@
+"""The data layer: labels that belong to their pixels, batches that can be resumed."""
+
+import collections
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dilax.input import (
+    Augmentation,
+    CropGeometry,
+    check_crop,
+    image_example,
+    in_order,
+    map_example,
+    reflect_pad,
+    rescale,
+    resize,
+    scaled_size,
+    subtract_mean,
+    training_batches,
+)
+from dilax.input.transforms import crop_maps, jitter_colours, random_crop
+
+MARGIN, STRIDE = 5, 4
+GEOMETRY = CropGeometry(crop=(26, 34), margin=MARGIN, stride=STRIDE)
+SIZES = [(40, 50), (16, 24), (17, 9), (9, 50), (3, 30), (2, 2), (1, 1), (1, 60)]
+
+
+def _reflected(at, n):
+    """Where index `at` of an endlessly reflected axis of n pixels comes from."""
+    return int(abs((at + n - 1) % max(2 * n - 2, 1) - (n - 1)))
+
+
+def _class_at(y, x):
+    return (7 * y + 13 * x) % 250
+
+
+def _coordinates(height, width):
+    """An image whose pixels tell where they are, and a label that follows from it."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([y, x, 0 * y], -1).astype(np.uint8)
+    return image, _class_at(y, x).astype(np.uint8)
+
+
+def _examples(example, sample, count):
+    return [example(sample, np.random.default_rng(seed)) for seed in range(count)]
+
+
+# Crops.
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_label_is_that_of_the_pixel_below_its_cell(size):
+    sample = dict(zip(("image", "label"), _coordinates(*size), strict=True))
+    example = image_example(GEOMETRY, Augmentation(mirror=True))
+    flips = set()
+    for crop in _examples(example, sample, 24):
+        assert crop["image"].shape == (26, 34, 3)
+        below = crop["image"][MARGIN:-MARGIN:STRIDE, MARGIN:-MARGIN:STRIDE].astype(int)
+        valid = crop["label"] != 255
+        np.testing.assert_array_equal(
+            crop["label"][valid], _class_at(below[..., 0], below[..., 1])[valid]
+        )
+        inside = [min(4, -(-size[0] // STRIDE)), min(6, -(-size[1] // STRIDE))]
+        assert valid[: inside[0], : inside[1]].all()
+        assert valid.sum() == np.prod(inside)
+        flips.add(np.sign(int(below[0, 1, 1]) - below[0, 0, 1]))
+    assert size[1] < 8 or flips == {-1, 1}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_crop_shows_the_image_and_its_reflection(size):
+    image, label = _coordinates(*size)
+    for seed in range(8):
+        crop = random_crop(image, label, np.random.default_rng(seed), GEOMETRY)["image"]
+        top, left = (int(v) - MARGIN for v in crop[MARGIN, MARGIN, :2])
+        rows = [_reflected(top + i, size[0]) for i in range(26)]
+        columns = [_reflected(left + j, size[1]) for j in range(34)]
+        np.testing.assert_array_equal(crop, image[np.ix_(rows, columns)])
+
+
+def test_every_place_within_the_padding_is_drawn_about_equally_often():
+    image, label = _coordinates(16 + 2, 24 + 3)
+    rng = np.random.default_rng(0)
+    places = collections.Counter(
+        tuple(random_crop(image, label, rng, GEOMETRY)["image"][MARGIN, MARGIN, :2])
+        for _ in range(600)
+    )
+    assert set(places) == set(itertools.product(range(3), range(4)))
+    assert min(places.values()) > 25
+
+
+def test_labels_at_stride_1_cover_the_inside_of_the_crop():
+    image, label = _coordinates(40, 50)
+    crop = random_crop(
+        image, label, np.random.default_rng(1), CropGeometry((26, 34), MARGIN, 1)
+    )
+    inner = crop["image"][MARGIN:-MARGIN, MARGIN:-MARGIN].astype(int)
+    np.testing.assert_array_equal(
+        crop["label"], _class_at(inner[..., 0], inner[..., 1])
+    )
+
+
+def test_image_and_label_are_resized_together():
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[20:50, 30:] = 255
+    sample = {"image": image, "label": image[..., 0] // 255}
+    example = image_example(GEOMETRY, Augmentation(scales=(0.5, 2.0)), scale=0.7)
+    shares = []
+    for crop in _examples(example, sample, 30):
+        below = crop["image"][MARGIN:-MARGIN:STRIDE, MARGIN:-MARGIN:STRIDE, 0]
+        pure = np.isin(below, (0, 255)) & (crop["label"] != 255)
+        np.testing.assert_array_equal(crop["label"][pure], below[pure] // 255)
+        shares.append(crop["label"][crop["label"] != 255].mean())
+    assert min(shares) < 0.4 < 0.6 < max(shares)
+
+
+@pytest.mark.parametrize("crop", [500, 628, 852, 884, 900, 1396, 380])
+def test_the_crops_of_the_paper_fit(crop):
+    assert check_crop(crop, 186, 8, "--crop") is None
+
+
+@pytest.mark.parametrize(
+    "crop, lower, upper",
+    [(501, 500, 508), (507, 500, 508), (372, 380, 388), (9, 380, 388)],
+)
+def test_a_crop_that_does_not_fit_names_crops_that_do(crop, lower, upper):
+    message = rf"^--crop={crop}: .* {lower} and {upper}$"
+    with pytest.raises(ValueError, match=message):
+        check_crop(crop, 186, 8, "--crop")
+    check_crop(lower, 186, 8, "--crop")
+    check_crop(upper, 186, 8, "--crop")
+
+
+# Padding, sizes, colours.
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        ([1, 2, 3], [1, 2, 3, 2, 1, 2, 3, 2, 1, 2]),
+        ([1, 2], [1, 2, 1, 2, 1, 2, 1, 2, 1]),
+        ([7], [7] * 8),
+    ],
+)
+def test_reflection_does_not_repeat_the_edge_and_bounces(row, expected):
+    assert reflect_pad(np.array([row]), 0, 0, 4, 3)[0].tolist() == expected
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (1, 6), (2, 3), (40, 30)])
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (3, 1, 2, 5), (20, 31, 7, 64)])
+def test_reflection_is_that_of_opencv(size, pads):
+    cv2 = pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    theirs = cv2.copyMakeBorder(image, *pads, cv2.BORDER_REFLECT_101)
+    np.testing.assert_array_equal(reflect_pad(image, *pads), theirs)
+
+
+@pytest.mark.parametrize("array", [np.array, jnp.array], ids=["numpy", "jax"])
+def test_the_mean_is_subtracted_from_bgr(array):
+    result = subtract_mean(array([[[10, 20, 30]]], np.uint8), (1.0, 2.0, 13.5))
+    assert result.dtype == np.float32
+    assert np.asarray(result).tolist() == [[[29.0, 18.0, -3.5]]]
+
+
+def test_resized_labels_have_no_new_ids():
+    label = np.random.default_rng(0).choice([0, 7, 255], (23, 31)).astype(np.uint8)
+    for size in ((50, 40), (9, 13), (1, 1)):
+        result = resize(label, size)
+        assert result.shape == size
+        assert set(np.unique(result)) <= {0, 7, 255}
+    np.testing.assert_array_equal(
+        resize(label, (46, 62)), label.repeat(2, 0).repeat(2, 1)
+    )
+
+
+def test_resized_images_are_interpolated_between_pixel_centres():
+    image = np.tile(np.array([[[0], [100]]], np.uint8), (1, 1, 3))
+    assert resize(image, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
+    assert resize(image, (1, 2)) is image
+
+
+@pytest.mark.parametrize(
+    "shape, scale, size",
+    [((360, 480, 3), 0.5, (180, 240)), ((5, 3), 0.01, (1, 1)), ((3, 7), 2.0, (6, 14))],
+)
+def test_scaled_sizes_are_rounded_and_never_0(shape, scale, size):
+    assert scaled_size(shape, scale) == size
+    image, label = np.zeros((*shape[:2], 3), np.uint8), np.zeros(shape[:2], np.uint8)
+    assert [a.shape[:2] for a in rescale(image, label, scale)] == [size] * 2
+
+
+def test_colours_stay_at_strength_0():
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    result = jitter_colours(image, np.random.default_rng(1), 0.0)
+    np.testing.assert_array_equal(result, image)
+
+
+def test_brightness_varies_within_the_strength():
+    grey = np.full((4, 4, 3), 100, np.uint8)
+    values = set()
+    for seed in range(40):
+        result = jitter_colours(grey, np.random.default_rng(seed), 0.3)
+        assert len(np.unique(result)) == 1
+        values.add(int(result[0, 0, 0]))
+    assert 69 <= min(values) < 80
+    assert 120 < max(values) <= 130
+
+
+def test_colours_vary_where_it_is_asked_for_and_labels_never():
+    sample = dict(zip(("image", "label"), _coordinates(16, 24), strict=True))
+    plain, varied = (
+        image_example(GEOMETRY, Augmentation(mirror=False, colour=strength))(
+            sample, np.random.default_rng(3)
+        )
+        for strength in (0.0, 0.5)
+    )
+    assert (plain["image"] != varied["image"]).any()
+    np.testing.assert_array_equal(plain["label"], varied["label"])
+
+
+# Stored maps.
+
+
+def _maps(height, width, stride=8):
+    """Maps whose cells tell where they are, and a label that tells its columns."""
+    rows, columns = -(-height // stride), -(-width // stride)
+    maps = np.stack(np.mgrid[:rows, :columns], -1).astype(np.float32)
+    return maps, np.tile(np.arange(width, dtype=np.uint8), (height, 1))
+
+
+@pytest.mark.parametrize("size", [(40, 64), (37, 61), (8, 100), (64, 57), (5, 3)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_cells_of_stored_maps_keep_their_pixels(size, mirrored):
+    maps, label = _maps(*size)
+    example = map_example((4, 6), 8, 1, 255, Augmentation(mirror=mirrored))
+    flips = set()
+    for crop in _examples(example, {"image": maps + 1, "label": label}, 20):
+        assert crop["image"].shape == (4, 6, 2)
+        columns = crop["image"][0, :, 1].astype(int) - 1
+        row = crop["label"][0]
+        for cell, pixels in zip(columns, row.reshape(6, 8), strict=True):
+            own = [x for x in range(8 * cell, 8 * cell + 8) if 0 <= x < size[1]]
+            assert sorted(set(pixels) - {255}) == own
+        valid = row[row != 255]
+        flips.add(bool(valid[0] > valid[-1]))
+    assert flips == {False, mirrored}
+
+
+@pytest.mark.parametrize("stride", [1, 8])
+def test_map_labels_are_sampled_from_the_first_pixel_of_a_cell(stride):
+    maps, label = _maps(80, 96)
+    rng = np.random.default_rng(0)
+    crop = crop_maps(maps, label, rng, (4, 6), 8, stride)
+    first = 8 * int(crop["image"][0, 0, 1])
+    expected = range(first, first + 48, stride)
+    assert crop["label"].shape == (32 // stride, 48 // stride)
+    assert crop["label"][0].tolist() == list(expected)
+
+
+def test_smaller_maps_are_filled_up_with_zeros_and_ignored_labels():
+    maps, label = _maps(13, 21)
+    crop = crop_maps(maps + 1, label, np.random.default_rng(0), (4, 6), 8, 8, 99)
+    expected = np.zeros((4, 6, 2), np.float32)
+    expected[:2, :3] = maps + 1
+    np.testing.assert_array_equal(crop["image"], expected)
+    assert crop["label"].tolist() == [[0, 8, 16, 99, 99, 99]] * 2 + [[99] * 6] * 2
+
+
+def test_every_crop_of_the_maps_is_drawn():
+    maps, label = _maps(8 * 5, 8 * 8)
+    rng = np.random.default_rng(0)
+    draws = [crop_maps(maps, label, rng, (4, 6), 8, 8)["image"] for _ in range(80)]
+    places = {tuple(d[0, 0].astype(int).tolist()) for d in draws}
+    assert places == set(itertools.product(range(2), range(3)))
+
+
+# Batches.
+
+
+def _numbered(sample, rng):
+    return {"image": sample["image"], "label": rng.integers(0, 2**31, (3,))}
+
+
+def _batches(count, seed=0, start=0, size=4, threads=2, samples=10):
+    source = [{"image": np.full((2, 2), i)} for i in range(samples)]
+    batches = training_batches(source, _numbered, size, seed, start, threads)
+    return list(itertools.islice(batches, count))
+
+
+def _numbers(batches):
+    return [int(i) for batch in batches for i in batch["image"][:, 0, 0]]
+
+
+@pytest.mark.parametrize("start", [1, 2, 5, 7])
+def test_a_batch_is_the_same_whatever_the_start(start):
+    whole, rest = _batches(9), _batches(9 - start, start=start)
+    for one, two in zip(whole[start:], rest, strict=True):
+        assert one.keys() == two.keys() == {"image", "label"}
+        jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_a_batch_is_the_same_whatever_the_threads():
+    jax.tree.map(np.testing.assert_array_equal, _batches(6), _batches(6, threads=1))
+
+
+def test_another_seed_gives_another_order_and_other_augmentation():
+    one, two = _batches(5, seed=0), _batches(5, seed=1)
+    assert _numbers(one) != _numbers(two)
+    draws = [set(np.ravel([b["label"] for b in run]).tolist()) for run in (one, two)]
+    assert not draws[0] & draws[1]
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 20])
+def test_an_epoch_is_every_sample_once_in_an_order_of_its_own(size):
+    numbers = _numbers(_batches(40 // size, size=size))
+    epochs = [numbers[i : i + 10] for i in range(0, 40, 10)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 4
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_sample_is_augmented_anew_in_every_epoch():
+    draws = np.ravel([batch["label"] for batch in _batches(10)])
+    assert len(set(draws.tolist())) == 4 * 10 * 3
+
+
+@pytest.mark.parametrize(
+    "count, size, lengths",
+    [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (3, 1, [1, 1, 1])],
+)
+def test_samples_in_order_come_once_each_and_the_last_list_is_shorter(
+    count, size, lengths
+):
+    source = [{"id": i, "image": np.zeros((i + 1, 3))} for i in range(count)]
+    chunks = list(in_order(source, size, threads=2))
+    assert [len(chunk) for chunk in chunks] == lengths
+    samples = list(itertools.chain.from_iterable(chunks))
+    assert [s["id"] for s in samples] == list(range(count))
+    assert [len(s["image"]) for s in samples] == list(range(1, count + 1))

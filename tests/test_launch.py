@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import write_images
+
+from dilax.launch import _config
+from experiments import voc
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = {"quickstart": voc.quickstart, "paper": voc.paper}
+TINY = (  # the quickstart, small enough for a test
+    "--config.data.layout=folder",
+    "--config.model.layers="
+    "(('conv1', 3, 6, 1, 0.0), ('pool1', 2, 0, 1, 0.0), ('fc', 1, 8, 1, 0.0))",
+    "--config.stages[0].steps=3",
+    "--config.stages[0].crop=(20, 20)",
+    "--config.stages[1].steps=2",
+    "--config.stages[1].crop=(24, 32)",
+    "--config.stages.control.steps=2",
+    "--config.stages.control.crop=(24, 32)",
+    "--config.stages.joint.steps=2",
+    "--config.stages.joint.crop=(20, 20)",
+)
+
+
+def _run(*flags, experiment="voc", cwd=None):
+    command = [sys.executable, ROOT / "experiments" / f"{experiment}.py", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_fields_are_set_by_index_by_name_and_as_literals():
+    config = _config(
+        CONFIGS,
+        "quickstart",
+        [
+            "--config.seed=3",
+            "--config.stages[0].steps=7",
+            "--config.stages.joint.optimizer.learning_rate=1e-5",
+            "--config.stages[0].crop=(286,278)",
+            "--config.data.skip_unreadable=true",
+            "--config.data.tile=(64, 64)",
+            "--config.data.layout=camvid",
+            "--config.model.head_channels=none",
+        ],
+    )
+    assert config.seed == 3
+    assert config.stages[0].steps == 7
+    assert config.stage("joint").optimizer.learning_rate == 1e-5
+    assert config.stages[0].crop == (286, 278)
+    assert (config.data.skip_unreadable, config.data.tile) == (True, (64, 64))
+    assert (config.data.layout, config.model.head_channels) == ("camvid", None)
+    assert voc.quickstart().seed == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.sede=3", "no 'sede'; did you mean seed"),
+        ("--config.stages[7].steps=1", "no '7'"),
+        ("--config.stages.join.steps=1", "did you mean joint"),
+        ("--config.stages[0].crop[0]=9", "give the whole tuple"),
+        ("--config.seed.x=1", "no 'x'|whole tuple"),
+        ("--config.seed", "give a value, --config.seed=VALUE"),
+        ("--config.seed=abc", "'abc' is not a whole number @ --config.seed"),
+        ("--config.seed=2.5", "2.5 is not a whole number @ --config.seed"),
+        ("--config.data.skip_unreadable=maybe", "'maybe' is not true or false"),
+        ("--config.data.layout=vok", r"vok not among .'voc'.* @ --config.data.layout"),
+        ("--config.stages[0].crop=3", r"--config.stages\[0\].crop"),
+    ],
+)
+def test_wrong_overrides_say_what_is_wrong(override, message):
+    with pytest.raises(ValueError, match=message):
+        _config(CONFIGS, "quickstart", [override])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+        (["--config=quickstrat", "--workdir=x"], "<quickstart|small|paper>"),
+        ([], "--workdir: the folder of the run is missing"),
+        (["--config=small", "--workdir=x"], "--data_dir: the folder of the Pascal VOC"),
+        (["--mode=eval", "--workdir=x"], "config.json: not the folder of a run"),
+    ],
+)
+def test_wrong_flags_end_in_one_message_and_leave_nothing(flags, message, tmp_path):
+    done = _run(*flags, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_explains_the_experiment_and_the_flags():
+    text = _run("--help").stdout
+    for part in ("§4 and §5", "--config", "--mode: <train|eval|predict>", "--workdir"):
+        assert part in text
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run in a relative folder with spaces and letters beyond ASCII."""
+    root = tmp_path_factory.mktemp("drive é")
+    data = write_images(root / "my images ü")
+    done = _run("--workdir=my run ö", f"--data_dir={data}", *TINY, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root, done.stdout
+
+
+def test_train_prints_the_table_and_writes_the_pictures(trained):
+    root, printed = trained
+    for part in ("front end", "context", "control", "joint", "mean IoU", "dark"):
+        assert part in printed
+    with Image.open(root / "my run ö" / "pictures.png") as sheet:
+        assert sheet.width > 6 * 160
+    assert (root / "my run ö" / "results.json").exists()
+
+
+def test_eval_gives_the_figures_of_training_in_a_new_process(trained):
+    root, printed = trained
+    done = _run("--mode=eval", "--workdir=my run ö", "--stage=joint", cwd=root)
+    assert done.returncode == 0, done.stderr
+    wanted = next(line for line in printed.splitlines() if "mean IoU" in line)
+    got = next(line for line in done.stdout.splitlines() if "mean IoU" in line)
+    assert got.split("|")[2].strip() == wanted.split("|")[5].strip()
+
+
+def test_predict_writes_label_maps_and_overlays_and_names_what_failed(trained):
+    root, _ = trained
+    photos = root / "photos"
+    photos.mkdir()
+    Image.fromarray(np.full((5, 7, 3), 230, np.uint8)).save(photos / "tiny.png")
+    Image.fromarray(np.full((40, 90), 20, np.uint8)).save(photos / "grey ß.png")
+    (photos / "broken.jpg").write_bytes(b"not an image")
+    flags = ["--mode=predict", "--workdir=my run ö", "--input=photos", "--output=out"]
+    done = _run(*flags, cwd=root)
+    assert done.returncode == 1
+    assert "1 not predicted" in done.stderr
+    assert "broken.jpg" in done.stderr
+    names = {p.name for p in (root / "out").iterdir()}
+    assert names == {
+        f"{n}{s}.png" for n in ("tiny", "grey ß") for s in ("", "_overlay")
+    }
+    with Image.open(root / "out" / "tiny.png") as labels:
+        assert (labels.mode, labels.size) == ("P", (7, 5))
+        assert labels.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+
+
+def test_overrides_are_refused_where_the_run_decides(trained):
+    root, _ = trained
+    done = _run("--mode=eval", "--workdir=my run ö", "--config.seed=1", cwd=root)
+    assert done.returncode == 1
+    assert "eval and predict read the run's config" in done.stderr

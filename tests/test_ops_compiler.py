@@ -1,0 +1,77 @@
+"""Compiler options: what a compiler does not know is dropped, the rest is used."""
+
+import jax
+import jaxlib
+import numpy as np
+import pytest
+
+from dilax.ops import compiler
+
+KNOWN = {"xla_backend_optimization_level": "1"}  # as old as XLA, on every backend
+UNKNOWN = {"xla_no_such_option": "1"}
+
+
+@pytest.fixture
+def wanted(monkeypatch):
+    """Sets the options wanted of the default backend, and forgets earlier probes."""
+
+    def want(options):
+        compiler.compiler_options.cache_clear()
+        monkeypatch.setitem(compiler._WANTED, jax.default_backend(), options)
+
+    yield want
+    compiler.compiler_options.cache_clear()
+
+
+def test_options_that_the_compiler_does_not_know_are_dropped(wanted):
+    wanted(UNKNOWN | KNOWN)
+    assert compiler.compiler_options() == KNOWN
+
+
+def test_values_that_the_compiler_does_not_know_are_dropped(wanted):
+    wanted({"xla_backend_optimization_level": "high"})
+    assert compiler.compiler_options() == {}
+
+
+def test_each_option_is_probed_once(wanted, monkeypatch):
+    wanted(KNOWN)
+    probed = []
+    monkeypatch.setattr(compiler, "_known", lambda *option: not probed.append(option))
+    assert compiler.compiler_options() == compiler.compiler_options() == KNOWN
+    assert probed == list(KNOWN.items())
+
+
+def test_backends_of_which_nothing_is_wanted_have_no_options():
+    assert compiler.compiler_options("tpu") == {}
+
+
+@pytest.mark.skipif(
+    jaxlib.__version__ != "0.10.2" or jax.default_backend() != "cpu",
+    reason="the option is experimental: known for sure to jaxlib 0.10.2 on CPUs",
+)
+def test_on_cpus_convolutions_are_kept_out_of_the_slow_fusion():
+    expected = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    assert compiler.compiler_options() == expected
+
+
+@pytest.mark.parametrize("options", [KNOWN, UNKNOWN, {}])
+def test_jit_hands_the_known_options_to_jax(wanted, monkeypatch, options):
+    wanted(options)
+    known = compiler.compiler_options()
+    given = []
+    monkeypatch.setattr(jax, "jit", lambda fun, **kwargs: given.append((fun, kwargs)))
+    compiler.jit(abs, static_argnums=0)
+    assert given == [(abs, {"compiler_options": known or None, "static_argnums": 0})]
+
+
+@pytest.mark.parametrize("options", [KNOWN, UNKNOWN])
+def test_jit_returns_what_jax_jit_returns(wanted, options):
+    wanted(options)
+    x = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+
+    def fun(x, power):
+        return {"product": x @ x, "power": x**power}
+
+    ours = compiler.jit(fun, static_argnames="power")(x, power=3)
+    theirs = jax.jit(fun, static_argnames="power")(x, power=3)
+    jax.tree.map(np.testing.assert_allclose, ours, theirs)

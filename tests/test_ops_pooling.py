@@ -1,0 +1,59 @@
+"""Max pooling: PyTorch's in ceil mode, and where its gradient goes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dilax.ops import jit, max_pool
+
+
+def _draw(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@jax.jit
+def _pull_ones(x):
+    y, pull = jax.vjp(max_pool, x)
+    return pull(jnp.ones_like(y))[0]
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="compares with PyTorch")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("sides", [(8, 6), (7, 9), (8, 5), (1, 1), (1, 4), (13, 1)])
+def test_value_and_gradient_equal_torch_in_ceil_mode(torch, sides, size):
+    x = _draw(2, *sides, 3)
+
+    @jit
+    def ours(x):
+        y, pull = jax.vjp(lambda x: max_pool(x, size), x)
+        return y, *pull(y * y)
+
+    planes = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    theirs = torch.nn.functional.max_pool2d(planes, size, size, ceil_mode=True)
+    (theirs**3 / 3).sum().backward()
+    value, gradient = ours(x)
+    expected = theirs.detach().numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(value, expected)
+    pulled = planes.grad.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(gradient, pulled, rtol=1e-6)
+
+
+@pytest.mark.parametrize("h, w", [(8, 6), (7, 9), (1, 5)])
+def test_every_window_gives_its_gradient_away_once_also_where_cells_tie(h, w):
+    windows = -(-h // 2) * -(-w // 2)
+    for x in (_draw(1, h, w, 1), np.zeros((1, h, w, 1), np.float32)):
+        assert float(_pull_ones(x).sum()) == windows
+
+
+def test_cells_that_tie_share_the_gradient():
+    assert (np.asarray(_pull_ones(np.zeros((1, 2, 2, 1), np.float32))) > 0).all()
+
+
+def test_the_overhanging_window_takes_the_largest_of_what_is_there():
+    x = -jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
+    np.testing.assert_array_equal(max_pool(x)[0, ..., 0], [[-1, -3], [-7, -9]])

@@ -1,0 +1,142 @@
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import tiny_config, write_images
+
+import dilax
+from dilax.training.checkpoint import Checkpoints, init_params
+from dilax.training.config import build_model, to_json
+from dilax.training.loop import open_run, train_stage
+from dilax.training.step import init_state
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of the tiny recipe, its configuration and its results."""
+    root = tmp_path_factory.mktemp("trained")
+    config = tiny_config(write_images(root / "data"))
+    return root / "run", config, dilax.train(config, root / "run")
+
+
+def _equal(a, b):
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def _state(value: float):
+    config = tiny_config("x")
+    stage = config.stages[0]
+    params = init_params(build_model(config.model, stage, 3), 0)
+    filled = jax.tree.map(lambda x: np.full_like(x, value), params)
+    return jax.tree.map(jax.numpy.asarray, init_state(filled, stage))
+
+
+def test_saved_state_comes_back_whole(tmp_path):
+    saved = _state(0.25).replace(step=jax.numpy.int32(7))
+    checkpoints = Checkpoints(tmp_path, "s")
+    checkpoints.save(saved)
+    checkpoints.close()
+    restored = Checkpoints(tmp_path, "s").restore(_state(0.0))
+    assert int(restored.step) == 7
+    assert _equal(restored, saved)
+    kinds = jax.tree.structure(restored.opt_state)
+    assert kinds == jax.tree.structure(saved.opt_state)
+
+
+def test_last_and_best_are_kept_and_no_others(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "s")
+    for step, score in enumerate((0.1, 0.9, 0.3, None), start=1):
+        checkpoints.save(_state(step).replace(step=jax.numpy.int32(step)), score)
+    checkpoints.close()
+    folders = {p.name for p in (tmp_path / "checkpoints" / "s").iterdir()}
+    assert {name for name in folders if name.isdigit()} == {"2", "4"}
+
+
+def test_stages_carry_on_what_their_start_trained(trained):
+    workdir, _, _ = trained
+    _, front, _ = dilax.load_checkpoint(workdir, "front_end")
+    _, context, _ = dilax.load_checkpoint(workdir, "context")
+    _, joint, _ = dilax.load_checkpoint(workdir)
+    assert set(front) == {"front_end"}
+    assert set(context) == set(joint) == {"front_end", "context"}
+    assert _equal(context["front_end"], front["front_end"])
+    assert not _equal(joint["front_end"], front["front_end"])
+    assert not _equal(joint["context"], context["context"])
+
+
+def test_loaded_network_scores_what_results_say(trained):
+    workdir, _, results = trained
+    for stage in ("front_end", "context", "joint"):
+        model, params, spec = dilax.load_checkpoint(workdir, stage)
+        _, _, source = dilax.training.open_evaluation(workdir)
+        scores = dilax.evaluate(dilax.Predictor(model, params, spec), source, title="")
+        assert scores.as_dict() == results["stages"][stage]
+    assert spec.classes == ("dark", "light", "red")
+
+
+def test_best_checkpoint_is_the_one_that_evaluated_best(trained):
+    workdir, _, _ = trained
+    lines = [
+        json.loads(line)
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    scores = {
+        line["step"]: line["val_mean_iou"]
+        for line in lines
+        if line["stage"] == "front_end" and "val_mean_iou" in line
+    }
+    assert set(scores) == {3, 6}
+    model, params, spec = dilax.load_checkpoint(workdir, "front_end", which="best")
+    _, _, source = dilax.training.open_evaluation(workdir)
+    found = dilax.evaluate(dilax.Predictor(model, params, spec), source, title="")
+    assert found.mean_iou == pytest.approx(max(scores.values()))
+
+
+def test_a_stage_starts_from_its_start_even_in_a_fresh_process(trained, tmp_path):
+    workdir, config, _ = trained
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "joint")
+    run = open_run(config, copy)
+    _, again = train_stage(run, config.stages[2])
+    _, first, _ = dilax.load_checkpoint(workdir)
+    assert _equal(again, first)
+
+
+def test_checkpoint_of_another_model_is_refused_by_name(trained, tmp_path):
+    workdir, config, _ = trained
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    wider = dataclasses.replace(config.model, width_multiplier=2.0)
+    other = dataclasses.replace(config, model=wider)
+    (copy / "config.json").write_text(to_json(other))
+    with pytest.raises(ValueError, match=r"checkpoints/front_end/.* another model"):
+        dilax.load_checkpoint(copy, "front_end")
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("config.json", "config.json: not the folder of a run"),
+        ("checkpoints/joint", "checkpoints/joint: no checkpoint of stage 'joint'"),
+    ],
+)
+def test_missing_pieces_are_named(trained, tmp_path, remove, message):
+    copy = tmp_path / "run"
+    shutil.copytree(trained[0], copy)
+    path = copy / remove
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ValueError, match=message):
+        dilax.load_checkpoint(copy)
+
+
+def test_folder_without_a_finished_checkpoint_is_named(trained, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained[0], copy)
+    shutil.rmtree(copy / "checkpoints" / "joint")
+    (copy / "checkpoints" / "joint").mkdir()
+    with pytest.raises(ValueError, match="holds no finished checkpoint; train first"):
+        dilax.load_checkpoint(copy)

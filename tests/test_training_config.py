@@ -1,0 +1,136 @@
+import dataclasses
+import itertools
+
+import pytest
+from tiny_run import tiny_config
+
+from dilax.datasets import DatasetSpec
+from dilax.models import dilation8_camvid, dilation8_voc
+from dilax.training import Config
+from dilax.training.config import (
+    build_model,
+    build_spec,
+    check_config,
+    from_json,
+    to_json,
+)
+from experiments import camvid, voc
+
+CONFIGS = (voc.quickstart, voc.small, voc.paper, camvid.small, camvid.paper)
+
+
+@pytest.mark.parametrize("make", CONFIGS)
+def test_every_configuration_is_sound_and_survives_its_file(make, tmp_path):
+    config = make()
+    check_config(config)
+    path = tmp_path / "config.json"
+    path.write_text(to_json(config), "utf-8")
+    assert from_json(Config, path) == config
+    path.write_text(to_json(build_spec(config)), "utf-8")
+    assert from_json(DatasetSpec, path) == build_spec(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "network"),
+    [(voc.paper, dilation8_voc()), (camvid.paper, dilation8_camvid())],
+)
+def test_paper_configurations_build_the_released_networks(make, network):
+    config = make()
+    built = build_model(config.model, config.stages[-1], network.num_classes)
+    assert built == network
+
+
+def test_paper_recipes_are_those_of_the_paper():
+    front = voc.paper().stage("front_end")
+    assert (front.steps, front.batch_size, front.crop) == (60_000, 14, (500, 500))
+    rule = front.optimizer
+    assert (rule.name, rule.learning_rate, rule.momentum) == ("sgd", 1e-3, 0.9)
+    assert (rule.weight_decay, rule.bias_multiplier) == (5e-4, 2.0)
+    front, joint = camvid.paper().stages
+    assert (front.steps, front.batch_size, front.crop) == (20_000, 8, (628, 628))
+    assert (front.optimizer.learning_rate, front.optimizer.momentum) == (1e-4, 0.99)
+    assert (joint.batch_size, joint.crop) == (1, (852, 852))
+    assert (joint.optimizer.learning_rate, joint.optimizer.momentum) == (1e-5, 0.9)
+
+
+def test_tiles_are_the_release_s_where_margins_hide_their_seams():
+    assert build_spec(camvid.paper()).tile == (900, 1100)
+    assert build_spec(camvid.small()).tile is None
+    config = camvid.small()
+    config.data.tile = (184, 240)
+    assert build_spec(config).tile == (184, 240)
+
+
+def test_control_is_the_context_stage_with_dilation_one():
+    for make in (voc.quickstart, voc.small, camvid.small):
+        stages = {stage.name: stage for stage in make().stages}
+        context, control = stages["context"], stages["control"]
+        assert {row.dilation for row in control.context} == {1}
+        same = dataclasses.replace(control, name="context", context=context.context)
+        assert same == context
+        assert len(control.context) == len(context.context)
+
+
+def _changed(tmp_path, index, **fields):
+    config = tiny_config(tmp_path)
+    for name, value in fields.items():
+        setattr(config.stages[index], name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("index", "fields", "message"),
+    [
+        (0, {"crop": (21, 20)}, r"stages\[0\]\.crop\[0\]=21: \(crop - 2\).* 20 and 22"),
+        (2, {"crop": (20, 3)}, r"stages\[2\]\.crop\[1\]=3"),
+        (1, {"start": "fornt_end"}, r"start='fornt_end': is none of .*front_end"),
+        (1, {"start": ""}, r"stages\[1\]: to train a context module"),
+        (1, {"name": "front_end"}, r"name='front_end': is taken"),
+        (1, {"name": "a b"}, r"name='a b'"),
+        (1, {"trains": "all"}, r"inputs='maps'"),
+        (0, {"steps": 0}, r"stages\[0\]\.steps=0: must be at least 1"),
+        (0, {"accumulate": 3}, r"batch_size=4: is not a multiple of accumulate=3"),
+    ],
+)
+def test_impossible_stages_are_refused_by_name(tmp_path, index, fields, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(_changed(tmp_path, index, **fields))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", "sdg"), ("schedule", "cos"), ("momentum", None)]
+)
+def test_values_outside_a_fields_type_are_refused_by_path(tmp_path, field, value):
+    config = tiny_config(tmp_path)
+    setattr(config.stages[1].optimizer, field, value)
+    with pytest.raises(ValueError, match=rf"stages\[1\]\.optimizer\.{field}"):
+        check_config(config)
+
+
+def test_stage_is_the_last_one_unless_named(tmp_path):
+    config = tiny_config(tmp_path)
+    assert config.stage().name == "joint"
+    assert config.stage("context").start == "front_end"
+    with pytest.raises(ValueError, match="'nope': this run has front_end, context"):
+        config.stage("nope")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "config.json: not the folder of a run"),
+        ('{"name": "x"}', "config.json: does not fit this version: .*stages"),
+        ("{", "config.json: does not fit this version"),
+    ],
+)
+def test_unreadable_config_is_named(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        from_json(Config, path)
+
+
+def test_all_crops_of_a_configuration_divide_into_cells():
+    crops = itertools.chain(*(s.crop for s in voc.paper().stages if s.inputs != "maps"))
+    assert all((crop - 372) % 8 == 0 for crop in crops)

@@ -1,0 +1,150 @@
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import tiny_config, write_images
+
+import dilax
+from dilax.training import Interrupted, NonFiniteLoss, OptimizerConfig, loop
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Folder and results of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, dilax.train(tiny_config(data), workdir)
+
+
+def _final(workdir):
+    return jax.tree.leaves(dilax.load_checkpoint(workdir)[1])
+
+
+def _metrics(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_results_hold_every_stage_in_order(whole):
+    workdir, results = whole
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert list(results["stages"]) == ["front_end", "context", "joint"]
+    pixels = 8 * 24 * 30  # two columns of each of the eight images are ignored
+    for stage in results["stages"].values():
+        assert np.sum(stage["confusion"]) == pixels
+        assert set(stage["iou_per_class"]) == {"dark", "light", "red"}
+    assert "front end" in (workdir / "results.md").read_text()
+
+
+def test_full_resolution_and_stride_of_the_map_are_named_apart(whole):
+    names = {
+        (entry["stage"], key)
+        for entry in _metrics(whole[0])
+        for key in entry
+        if "mean_iou" in key
+    }
+    assert names == {
+        ("front_end", "val_mean_iou"),
+        ("context", "val_mean_iou_stride_2"),
+    }
+
+
+def test_every_step_is_logged_with_loss_norm_and_rate(whole):
+    losses = {
+        (entry["stage"], entry["step"]): entry["loss"]
+        for entry in _metrics(whole[0])
+        if "loss" in entry
+    }
+    steps = [("front_end", 6), ("context", 4), ("joint", 4)]
+    assert set(losses) == {(n, s) for n, count in steps for s in range(1, count + 1)}
+    assert all(np.isfinite(loss) for loss in losses.values())
+
+
+def test_a_finished_run_trains_no_further(whole, data):
+    workdir, results = whole
+    before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*")}
+    assert dilax.train(tiny_config(data), workdir) == results
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_call_reaches_the_same_end(
+    number, whole, data, tmp_path, monkeypatch
+):
+    calls: list[None] = []
+    monkeypatch.setattr(loop, "jit", lambda f, **kw: _signalling(f, number, calls, kw))
+    with pytest.raises(Interrupted, match="saved at step 3 of stage 'front_end'"):
+        dilax.train(tiny_config(data), tmp_path / "run")
+    monkeypatch.undo()
+    folder = tmp_path / "run" / "checkpoints" / "front_end"
+    assert "3" in {p.name for p in folder.iterdir()}
+    dilax.train(tiny_config(data), tmp_path / "run")
+    for a, b in zip(_final(whole[0]), _final(tmp_path / "run"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _signalling(function, number, calls, options):
+    """The compiled function, which sends this process a signal in its third call."""
+    compiled = dilax.ops.jit(function, **options)
+    if function.__name__ != "step":
+        return compiled
+
+    def call(*args):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return compiled(*args)
+
+    return call
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_is_not_saved(data, tmp_path):
+    config = tiny_config(data)
+    wild = OptimizerConfig("sgd", 1e30, weight_decay=0.0)
+    config.stages[0].optimizer = wild
+    with pytest.raises(NonFiniteLoss, match=r"'front_end', step 2: .*learning_rate"):
+        dilax.train(config, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "front_end"
+    assert not [p for p in folder.iterdir() if p.name.isdigit()]
+
+
+def test_a_folder_of_another_run_is_refused_with_the_difference(whole, data):
+    config = tiny_config(data)
+    config.stages[1].optimizer = dataclasses.replace(
+        config.stages[1].optimizer, learning_rate=0.5
+    )
+    message = r"stages: \[1\] optimizer: learning_rate: 0.02 there, 0.5 here"
+    with pytest.raises(ValueError, match=message):
+        dilax.train(config, whole[0])
+
+
+def test_moved_data_is_no_other_run(whole, data, tmp_path):
+    moved = tmp_path / "moved images é"
+    moved.symlink_to(data)
+    assert dilax.train(tiny_config(moved), whole[0]) == whole[1]
+
+
+def test_maps_that_reach_beyond_the_image_are_evaluated_on_the_image(data, tmp_path):
+    config = tiny_config(data)
+    config.model.upsample = True
+    config.data.scale = 0.4  # 10×13 pixels, 5×7 cells
+    config.stages = config.stages[:2]
+    config.stages[0].crop = (12, 16)
+    config.stages[1].crop = (10, 14)
+    dilax.train(config, tmp_path / "run")
+    names = {key for entry in _metrics(tmp_path / "run") for key in entry}
+    assert "val_mean_iou_stride_1" in names
+
+
+def test_some_predictions_evenly_spread_are_kept_as_palette_images(whole):
+    workdir, _ = whole
+    files = sorted(p.name for p in (workdir / "predictions" / "joint").iterdir())
+    assert files == ["0000.png", "0004.png"]

@@ -1,0 +1,46 @@
+import jax
+import numpy as np
+import pytest
+from tiny_run import TABLE, tiny_config, write_images
+
+from dilax.datasets import open_source
+from dilax.inference import Predictor
+from dilax.training.checkpoint import init_params
+from dilax.training.config import build_model, build_spec
+from dilax.training.maps import store_maps
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A predictor with random parameters, eight images, and a folder for maps."""
+    config = tiny_config(write_images(tmp_path / "data"))
+    spec = build_spec(config)
+    model = build_model(config.model, config.stages[0], spec.num_classes)
+    predictor = Predictor(model, init_params(model, 0), spec, 3)
+    source = open_source("folder", spec, config.data.data_dir, "train")
+    return predictor, source, tmp_path / "maps"
+
+
+def test_stored_maps_are_the_front_ends_over_each_whole_image(prepared):
+    predictor, source, folder = prepared
+    stored = store_maps(predictor, source, folder, "maps")
+    assert len(stored) == len(source) == 8
+    assert TABLE[1].kernel == 2
+    for sample, kept in zip(source, stored, strict=True):
+        [maps] = predictor.maps([sample["image"]])
+        assert maps.shape == (12, 16, 3)
+        np.testing.assert_allclose(kept["image"], maps, atol=1e-5)
+        np.testing.assert_array_equal(kept["label"], sample["label"])
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_computed(prepared):
+    predictor, source, folder = prepared
+    first = [s["image"] for s in store_maps(predictor, source, folder, "maps")]
+    (folder / "000002.npz").unlink()
+    (folder / "000005.npz").write_bytes(b"PK cut off when the machine went down")
+    zeros = jax.tree.map(np.zeros_like, predictor.params)
+    second = store_maps(predictor.with_params(zeros), source, folder, "maps")
+    for i, before in enumerate(first):
+        now = second[i]["image"]
+        assert np.array_equal(now, before) is (i not in (2, 5))
+        assert i not in (2, 5) or not now.any()

@@ -1,0 +1,183 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import TABLE
+
+from dilax.datasets import DatasetSpec
+from dilax.models import BASIC, Layer
+from dilax.ops import jit
+from dilax.training import ModelConfig, OptimizerConfig, StageConfig
+from dilax.training.checkpoint import init_params
+from dilax.training.config import build_model
+from dilax.training.step import init_state, make_train_step, split_params
+
+SPEC = DatasetSpec("s", ("a", "b", "c"), ((0, 0, 0),) * 3, (102.93, 111.36, 116.52))
+SGD = OptimizerConfig(learning_rate=1e-2)
+
+
+def _stage(**fields) -> StageConfig:
+    given = {"trains": "all", "context": BASIC[:3], "batch_size": 4, **fields}
+    return StageConfig("joint", optimizer=SGD, **given)
+
+
+def _batch(seed=0, size=20):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, (4, 9, 9)).astype(np.uint8)
+    labels[0, :7] = 255  # parts of a batch differ in how many pixels are valid
+    images = rng.integers(0, 256, (4, size, size, 3)).astype(np.uint8)
+    return {"image": images, "label": labels}
+
+
+def _step(stage, layers=TABLE, steps=1, seed=0, batch=None):
+    """Parameters before, parameters after, and the last metrics."""
+    model = build_model(ModelConfig(layers=layers), stage, 3)
+    params = init_params(model, 0)
+    trained, frozen = split_params(params, stage)
+    state = init_state(trained, stage)
+    step = jit(make_train_step(model, stage, SPEC, seed))
+    for _ in range(steps):
+        state, metrics = step(state, frozen, batch or _batch())
+    return params, {**frozen, **state.params}, metrics
+
+
+def _equal(a, b):
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), a, b)
+    return all(jax.tree.leaves(same))
+
+
+NO_DROPOUT = tuple(row._replace(dropout=0.0) for row in TABLE)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_give_the_step_of_the_whole_batch(parts):
+    _, whole, a = _step(_stage(), NO_DROPOUT)
+    _, parted, b = _step(_stage(accumulate=parts), NO_DROPOUT)
+    assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-6)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), whole, parted
+    )
+
+
+@pytest.mark.parametrize(
+    ("trains", "moves"),
+    [
+        ("front_end", {"front_end"}),
+        ("context", {"context"}),
+        ("all", {"front_end", "context"}),
+    ],
+)
+def test_a_stage_moves_only_what_it_trains(trains, moves):
+    before, after, _ = _step(_stage(trains=trains))
+    changed = {name for name in before if not _equal(before[name], after[name])}
+    assert changed == moves
+
+
+def test_seed_and_step_decide_dropout():
+    first = _step(_stage())[1]
+    assert _equal(first, _step(_stage())[1])
+    assert not _equal(first, _step(_stage(), seed=1)[1])
+    model = build_model(ModelConfig(layers=TABLE), _stage(), 3)
+    state = init_state(init_params(model, 0), _stage())
+    step = jit(make_train_step(model, _stage(), SPEC, 0))
+    losses = [
+        float(step(state.replace(step=jnp.int32(n)), {}, _batch())[1]["loss"])
+        for n in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_training_on_maps_equals_training_on_their_images():
+    stage = _stage(trains="context")
+    model = build_model(ModelConfig(layers=TABLE), stage, 3)
+    params = init_params(model, 0)
+    batch = _batch()
+    x = batch["image"][..., ::-1].astype(np.float32) - np.float32(SPEC.mean)
+    maps = jit(lambda p, x: model.apply({"params": p}, x, method="maps"))(params, x)
+    no_dropout = _step(stage, NO_DROPOUT)[1]["context"]
+    on_maps = _step(
+        _stage(trains="context", inputs="maps"),
+        batch={"image": np.asarray(maps), "label": batch["label"]},
+    )[1]["context"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), no_dropout, on_maps
+    )
+
+
+def test_repeated_steps_learn_a_batch_by_heart():
+    adam = OptimizerConfig("adam", 5e-3)
+    stage = StageConfig("s", "all", context=BASIC[:2], batch_size=4, optimizer=adam)
+    batch = _batch()
+    grey = np.kron(batch["label"] % 3, np.ones((2, 2)))[..., None] * 80
+    batch["image"] = np.pad(grey, ((0, 0), (1, 1), (1, 1), (0, 2))).astype(np.uint8)
+    loss = float(_step(stage, NO_DROPOUT, steps=100, batch=batch)[2]["loss"])
+    assert loss < 0.3 * np.log(3)
+
+
+def test_a_step_agrees_with_pytorch():
+    torch = pytest.importorskip("torch")
+    layers = (Layer("conv1", 3, 6, dilation=2),)
+    before, after, metrics = _step(_stage(), layers, batch=_batch(size=13))
+    names = [("front_end", "conv1", 2, 0), ("front_end", "final", 1, 0)]
+    names += [
+        ("context", f"ctx_{row.name}", row.dilation, row.dilation) for row in BASIC[:3]
+    ]
+    names += [("context", "ctx_final", 1, 0)]
+    weights = {}
+    batch = _batch(size=13)
+    x = batch["image"][..., ::-1].astype(np.float32) - np.float32(SPEC.mean)
+    x = torch.tensor(x).permute(0, 3, 1, 2)
+    for module, name, dilation, padding in names:
+        layer = before[module][name]
+        w = torch.tensor(np.asarray(layer["kernel"])).permute(3, 2, 0, 1)
+        w = w.contiguous().requires_grad_()
+        b = torch.tensor(np.asarray(layer["bias"]), requires_grad=True)
+        weights[module, name] = w, b
+        x = torch.nn.functional.conv2d(x, w, b, dilation=dilation, padding=padding)
+        x = x if name.endswith("final") else x.relu()
+    labels = torch.tensor(batch["label"].astype(np.int64))
+    loss = torch.nn.functional.cross_entropy(x, labels, ignore_index=255)
+    loss.backward()
+    assert float(metrics["loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for (module, name), (w, b) in weights.items():
+        moved = w - 1e-2 * (w.grad + 5e-4 * w)
+        kernel = moved.detach().permute(2, 3, 1, 0).numpy()
+        np.testing.assert_allclose(after[module][name]["kernel"], kernel, atol=2e-5)
+        bias = (b - 2e-2 * b.grad).detach().numpy()
+        np.testing.assert_allclose(after[module][name]["bias"], bias, atol=2e-5)
+
+
+TWO_DEVICES = """
+import sys; sys.path.insert(0, {tests!r})
+import jax, numpy as np
+import test_training_step as t
+from dilax.training.sharding import Placement
+stage = t._stage(accumulate={parts})
+model = t.build_model(t.ModelConfig(layers=t.NO_DROPOUT), stage, 3)
+place = Placement(stage.batch_size // stage.accumulate)
+params = t.init_params(model, 0)
+state = place.everywhere(t.init_state(params, stage))
+batch = place.split(t._batch())
+assert len(batch["image"].sharding.device_set) == 2 == len(jax.devices())
+state, metrics = t.jit(t.make_train_step(model, stage, t.SPEC, 0))(state, {{}}, batch)
+leaves = jax.tree.leaves(jax.device_get(state.params))
+np.savez({out!r}, *leaves)
+"""
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_devices_take_the_step_of_one(parts, tmp_path):
+    out = str(tmp_path / "params.npz")
+    code = TWO_DEVICES.format(tests=os.path.dirname(__file__), parts=parts, out=out)
+    flags = "--xla_force_host_platform_device_count=2"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    _, one, _ = _step(_stage(), NO_DROPOUT)
+    with np.load(out) as arrays:
+        two = list(arrays.values())
+    for a, b in zip(jax.tree.leaves(one), two, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
