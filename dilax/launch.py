@@ -50,6 +50,8 @@ def run(configurations: Configurations, document: str) -> None:
     _define_flags(configurations)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    # What orbax logs it also raises, and that ends in one message here.
+    logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname)
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 
@@ -13,3 +14,14 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("DILAX_DATA does not name a folder of real data")
     return Path(folder)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="compares with PyTorch")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Our own checks alone, as users run them, without the annotations' checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

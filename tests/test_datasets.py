@@ -223,10 +223,6 @@ WRONG_HEADERS = {
     "text": (_text_as_jpeg, r"b\.jpg: not an image"),
 }
 WRONG_PIXELS = {
-    "unknown ids": (
-        _label(np.array([[1, 3], [77, 255]], np.uint8).repeat(4, 1).repeat(3, 0)),
-        r"labels.*b\.png: label ids \[3, 77\] .* 3 classes of three .* 255",
-    ),
     "truncated": (
         _truncated_jpeg,
         r"b\.jpg: cannot be read as an image \(.*truncated",
@@ -276,6 +272,16 @@ def test_wrong_pixels_can_be_ignored_and_are_logged_once(two, caplog, spoil, mes
         assert sample["label"].shape == (6, 8)
         assert (sample["label"] == 255).all()
     assert caplog.text.count("Left out") == 1
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_label_ids_that_are_no_class_raise_and_are_never_skipped(two, skip):
+    ids = np.array([[1, 3], [77, 255]], np.uint8).repeat(4, 1).repeat(3, 0)
+    _save(two / "labels/train/b.png", ids)
+    source = ImageLabelFiles(folder_pairs(two, "train"), SPEC, skip)
+    message = r"labels.*b\.png: label ids \[3, 77\] .* 3 classes of three .* 255"
+    with pytest.raises(ValueError, match=message):
+        source[1]
 
 
 def test_ten_wrong_files_are_named_and_the_rest_counted(tmp_path):

@@ -46,6 +46,27 @@ def test_saved_state_comes_back_whole(tmp_path):
     assert kinds == jax.tree.structure(saved.opt_state)
 
 
+def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, "s")
+
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: No space [os_error_code='28']")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoints.save(_state(0.0))
+    assert caught.value.filename == str(tmp_path / "checkpoints" / "s")
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    Checkpoints(tmp_path, "s").close()
+    left = tmp_path / "checkpoints" / "s" / "3.orbax-checkpoint-tmp"
+    left.mkdir()
+    checkpoints = Checkpoints(tmp_path, "s")
+    assert checkpoints.latest is None
+    assert not left.exists()
+
+
 def test_last_and_best_are_kept_and_no_others(tmp_path):
     checkpoints = Checkpoints(tmp_path, "s")
     for step, score in enumerate((0.1, 0.9, 0.3, None), start=1):

@@ -33,6 +33,7 @@ class ImageLabelFiles(Sequence):
     Pixels are read on access. An image whose pixels turn out to be unreadable raises,
     or, with `skip_unreadable`, is named once in the log and given with a label of
     nothing but `ignore_label`, so that it counts neither in training nor in evaluation.
+    Label ids that are no class always raise: more often the class list is wrong.
 
     Args:
         pairs: the files.
@@ -67,7 +68,7 @@ class ImageLabelFiles(Sequence):
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
         pair = self._pairs[index]
         try:
-            image, label = read_image(pair.image), self._read_label(pair.label)
+            image, ids = read_image(pair.image), _read_ids(pair.label)
         except ValueError as error:
             if not self._skip:
                 raise ValueError(f"{error}; {_SKIP}") from error
@@ -77,11 +78,11 @@ class ImageLabelFiles(Sequence):
             with Image.open(pair.image) as file:
                 width, height = file.size
             image = np.zeros((height, width, 3), np.uint8)
-            label = np.full((height, width), self._spec.ignore_label, np.uint8)
+            ids = np.full((height, width), self._spec.ignore_label, np.uint8)
+        label = self._train_ids(ids, pair.label)
         return {"image": image, "label": label, "id": pair.id}
 
-    def _read_label(self, path: Path) -> np.ndarray:
-        ids = _decode(path, lambda file: np.asarray(file).astype(np.uint8))
+    def _train_ids(self, ids: np.ndarray, path: Path) -> np.ndarray:
         label = self._table[ids]
         if (label < 0).any():
             wrong = np.unique(ids[label < 0]).tolist()
@@ -91,6 +92,10 @@ class ImageLabelFiles(Sequence):
                 f"{self._spec.ignore_label} (ignored)"
             )
         return label.astype(np.uint8)
+
+
+def _read_ids(path: Path) -> np.ndarray:
+    return _decode(path, lambda file: np.asarray(file).astype(np.uint8))
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Label maps as files: palette PNGs, overlays, and whole folders of predictions."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def save_image(image: Image.Image, path: Path) -> None:
         os.replace(partial, path)
     except OSError as error:
         reason = f"cannot be written ({error.strerror or error})"
-        raise OSError(error.errno, reason, str(path)) from error
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -3,7 +3,12 @@
 A stage stores what it trains; the rest is in the stage that it started from.
 """
 
+import contextlib
+import errno
 import math
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,10 +47,11 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            checkpoint_folder(workdir, stage),
-            options=ocp.CheckpointManagerOptions(preservation_policy=policy),
-        )
+        self._folder = checkpoint_folder(workdir, stage)
+        for left in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left)  # cut off when an earlier run was killed
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -60,14 +66,12 @@ class Checkpoints:
         metrics = None
         if mean_iou is not None and math.isfinite(mean_iou):
             metrics = {"mean_iou": mean_iou}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-            ),
-            metrics=metrics,
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            opt_state=ocp.args.StandardSave(state.opt_state),
         )
+        with _named_when_full(self._folder):
+            self._manager.save(step, args=args, metrics=metrics)
 
     def restore(self, like: TrainState) -> TrainState:
         """The last saved state, placed as `like` is."""
@@ -86,8 +90,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with _named_when_full(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _named_when_full(folder: Path) -> Iterator[None]:
+    """Turns the storage library's message of a full disk into Python's `OSError`."""
+    try:
+        yield
+    except ValueError as error:
+        if "os_error_code='28'" not in str(error):
+            raise
+        message = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, message, str(folder)) from error
 
 
 def checkpoint_folder(workdir: Path, stage: str) -> Path:

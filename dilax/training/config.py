@@ -126,7 +126,7 @@ class ModelConfig:
     padding: Literal["valid", "same", "reflect"] = "valid"
     norm: bool = False
     context_prefix: str = "ctx_"
-    context_padding: Literal["layer", "entry", "none"] = "layer"
+    context_padding: Literal["layer", "entry"] = "layer"
     context_border: Literal["zero", "reflect"] = "zero"
     context_sigma: float = 0.01
     upsample: bool = False
