@@ -9,6 +9,7 @@ read the configuration from the run's folder.
 import errno
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from dilax.training import (
     set_field,
     train,
     validated,
+    write_text,
 )
 
 Configurations = Mapping[str, Callable[[], Config]]
@@ -104,7 +106,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _config(configurations: Configurations, name: str, overrides: list[str]) -> Config:
     """The named configuration with the fields that the command line sets."""
-    config = configurations[name]()
+    config = validated(configurations[name]())  # a copy whose stages share nothing
     for override in overrides:
         path, equals, text = override.lstrip("-").removeprefix("config.").partition("=")
         if not equals:
@@ -162,6 +164,7 @@ def _os_problem(error: OSError) -> str:
 
 
 def _train(values: Any, config: Config) -> None:
+    signal.signal(signal.SIGTERM, _stop)  # between steps training saves instead
     workdir = Path(values.workdir).expanduser()
     if values.data_dir:
         config.data.data_dir = values.data_dir
@@ -171,6 +174,10 @@ def _train(values: Any, config: Config) -> None:
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
     tqdm.write(f"table, results and checkpoints: {workdir}")
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Interrupted(signum, "stopped; the same command goes on from where it was")
 
 
 def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
@@ -196,8 +203,8 @@ def _evaluate(values: Any) -> None:
     print(f"\n{len(source)} images of {spec.name} {config.data.val}\n")
     print(stage_table(scores, spec.context_classes))
     if values.output:
-        output = Path(values.output).expanduser()
-        output.write_text(json.dumps({"stages": scores}, indent=1) + "\n", "utf-8")
+        text = json.dumps({"stages": scores}, indent=1) + "\n"
+        write_text(Path(values.output).expanduser(), text)
 
 
 def _predict(values: Any) -> None:

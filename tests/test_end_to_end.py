@@ -65,7 +65,7 @@ def test_killed_at_many_moments_it_ends_where_an_uninterrupted_run_ends(tmp_path
     moments = [
         (workdir / "config.json").exists,
         logged(5),
-        (workdir / "maps" / "front_end" / "train" / "000003.npz").exists,
+        (workdir / "maps" / "front_end" / "train" / "000003.msgpack").exists,
         logged(11),
         saving,
     ]

@@ -250,6 +250,18 @@ def test_cells_of_stored_maps_keep_their_pixels(size, mirrored):
     assert flips == {False, mirrored}
 
 
+@pytest.mark.parametrize("width", [64, 61])
+def test_a_mirrored_cell_keeps_the_label_of_its_own_first_pixel(width):
+    maps, label = _maps(40, width)
+    example = map_example((4, 6), 8, 8, 255, Augmentation(mirror=True))
+    flipped = 0
+    for crop in _examples(example, {"image": maps, "label": label}, 20):
+        columns = crop["image"][..., 1].astype(int)
+        np.testing.assert_array_equal(crop["label"], 8 * columns)
+        flipped += columns[0, 0] > columns[0, -1]
+    assert 0 < flipped < 20
+
+
 @pytest.mark.parametrize("stride", [1, 8])
 def test_map_labels_are_sampled_from_the_first_pixel_of_a_cell(stride):
     maps, label = _maps(80, 96)

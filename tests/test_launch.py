@@ -56,6 +56,14 @@ def test_fields_are_set_by_index_by_name_and_as_literals():
     assert voc.quickstart().seed == 0
 
 
+def test_a_stage_s_field_is_that_stage_s_alone():
+    path = "--config.stages.context.optimizer.learning_rate=0.125"
+    config = _config(CONFIGS, "quickstart", [path])
+    rates = [s.optimizer.learning_rate for s in config.stages]
+    assert rates.count(0.125) == 1
+    assert config.stage("context").optimizer.learning_rate == 0.125
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

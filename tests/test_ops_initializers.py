@@ -77,14 +77,6 @@ def test_noise_has_the_asked_deviation_and_spares_the_matching_centre_taps():
     assert abs(beyond - math.erfc(math.sqrt(0.5))) < 0.02  # normal: 31.7 % beyond σ
 
 
-def test_noise_lies_on_the_centre_as_well_where_it_is_asked_for():
-    spared = np.asarray(identity_init(4, 0.02)(KEY, SHAPE))
-    noisy = np.asarray(identity_init(4, 0.02, noise_on_centre=True)(KEY, SHAPE))
-    np.testing.assert_array_equal(noisy[~MATCHING], spared[~MATCHING])
-    noise = noisy[MATCHING] - 4 / 64
-    assert abs(noise.std() / 0.02 - 1) < 5 / math.sqrt(2 * noise.size)
-
-
 def test_the_key_decides_the_noise():
     init = identity_init(2, 0.1)
     one, again = init(KEY, (3, 3, 2, 4)), init(KEY, (3, 3, 2, 4))

@@ -25,19 +25,19 @@ def test_table_1_the_basic_module():
 @pytest.mark.parametrize("table, size", [(BASIC, 67), (KITTI, 35), (CITYSCAPES, 259)])
 def test_context_modules_see(table, size):
     field = ContextModule(2, table).receptive_field
-    assert field == ReceptiveField(size, stride=1, start=0)
+    assert field == ReceptiveField(size, stride=1)
     assert field.margin == (size - 1) // 2
 
 
 def test_the_front_end_sees_380_pixels_with_stride_8_and_wants_a_margin_of_186():
     field = FrontEnd(21).receptive_field
-    assert field == ReceptiveField(380, stride=8, start=0)
+    assert field == ReceptiveField(380, stride=8)
     assert field.margin == FrontEnd(21).margin == 186
 
 
 def test_cell_0_of_the_unpadded_front_end_centres_on_pixel_3_5_of_the_image():
     field = FrontEnd(21).receptive_field
-    assert field.start + (field.size - 1) / 2 - field.margin == 3.5
+    assert (field.size - 1) / 2 - field.margin == 3.5
 
 
 def test_dilation_and_stride_may_be_left_out():

@@ -8,7 +8,7 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 import dilax
-from dilax.training.checkpoint import Checkpoints, init_params
+from dilax.training.checkpoint import Checkpoints, init_params, stage_params
 from dilax.training.config import build_model, to_json
 from dilax.training.loop import open_run, train_stage
 from dilax.training.step import init_state
@@ -74,6 +74,25 @@ def test_last_and_best_are_kept_and_no_others(tmp_path):
     checkpoints.close()
     folders = {p.name for p in (tmp_path / "checkpoints" / "s").iterdir()}
     assert {name for name in folders if name.isdigit()} == {"2", "4"}
+
+
+def test_the_best_outlives_a_resume_and_is_the_one_that_loads(tmp_path):
+    for step, score in ((2, 0.9), (4, 0.3), (6, 0.5)):  # a new process each
+        checkpoints = Checkpoints(tmp_path, "front_end")
+        filled = _state(step).replace(step=jax.numpy.int32(step))
+        checkpoints.save(filled, score)
+        checkpoints.close()
+    folders = {p.name for p in (tmp_path / "checkpoints" / "front_end").iterdir()}
+    assert {name for name in folders if name.isdigit()} == {"2", "6"}
+    config = tiny_config("x")
+    for which, value in (("best", 2), ("last", 6)):
+        params = stage_params(tmp_path, config, "front_end", 3, which)
+        assert {float(leaf.mean()) for leaf in jax.tree.leaves(params)} == {value}
+
+
+def test_best_of_a_stage_that_was_never_evaluated_is_refused(trained):
+    with pytest.raises(ValueError, match=r"joint: was not evaluated .* take the last"):
+        dilax.load_checkpoint(trained[0], "joint", which="best")
 
 
 def test_stages_carry_on_what_their_start_trained(trained):

@@ -5,7 +5,8 @@ import pytest
 from tiny_run import tiny_config
 
 from dilax.datasets import DatasetSpec
-from dilax.models import dilation8_camvid, dilation8_voc
+from dilax.input import Augmentation
+from dilax.models import BASIC, dilation8_camvid, dilation8_voc
 from dilax.training import Config
 from dilax.training.config import (
     build_model,
@@ -88,13 +89,32 @@ def _changed(tmp_path, index, **fields):
         (1, {"name": "front_end"}, r"name='front_end': is taken"),
         (1, {"name": "a b"}, r"name='a b'"),
         (1, {"trains": "all"}, r"inputs='maps'"),
-        (0, {"steps": 0}, r"stages\[0\]\.steps=0: must be at least 1"),
+        (0, {"steps": 0}, r"stages\[0\]\.steps=0: must be positive"),
+        (0, {"context": BASIC}, r"stages\[0\]\.context: is trained by none"),
+        (0, {"augmentation": Augmentation(scales=(2.0, 1.0))}, r"scales=\(2.0, 1.0\)"),
         (0, {"accumulate": 3}, r"batch_size=4: is not a multiple of accumulate=3"),
     ],
 )
 def test_impossible_stages_are_refused_by_name(tmp_path, index, fields, message):
     with pytest.raises(ValueError, match=message):
         check_config(_changed(tmp_path, index, **fields))
+
+
+@pytest.mark.parametrize(
+    ("owner", "field", "value"),
+    [
+        (lambda c: c, "log_every", 0),
+        (lambda c: c, "eval_batch_size", 0),
+        (lambda c: c.data, "scale", -1.0),
+        (lambda c: c.model, "width_multiplier", 0.0),
+        (lambda c: c.data, "tile", (3, 4)),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(tmp_path, owner, field, value):
+    config = tiny_config(tmp_path)
+    setattr(owner(config), field, value)
+    with pytest.raises(ValueError, match=field):
+        check_config(config)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,17 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(whole, data):
         dilax.train(config, whole[0])
 
 
+def test_other_images_in_the_place_of_the_first_are_refused(whole, data, tmp_path):
+    other = write_images(tmp_path / "other", count=9)
+    with pytest.raises(ValueError, match=r"began on other images .*8, .* there"):
+        dilax.train(tiny_config(other), whole[0])
+    (other / "images" / "train" / "8.png").unlink()
+    (other / "images" / "val" / "8.png").unlink()
+    (other / "classes.txt").write_text("light\ndark\nred\n")
+    with pytest.raises(ValueError, match="other images or classes"):
+        dilax.train(tiny_config(other), whole[0])
+
+
 def test_moved_data_is_no_other_run(whole, data, tmp_path):
     moved = tmp_path / "moved images é"
     moved.symlink_to(data)

@@ -1,3 +1,5 @@
+import concurrent.futures
+
 import jax
 import numpy as np
 import pytest
@@ -36,11 +38,21 @@ def test_stored_maps_are_the_front_ends_over_each_whole_image(prepared):
 def test_what_is_there_is_kept_and_what_is_missing_is_computed(prepared):
     predictor, source, folder = prepared
     first = [s["image"] for s in store_maps(predictor, source, folder, "maps")]
-    (folder / "000002.npz").unlink()
-    (folder / "000005.npz").write_bytes(b"PK cut off when the machine went down")
+    (folder / "000002.msgpack").unlink()
+    (folder / "000005.msgpack").unlink()
+    (folder / "000005.partial").write_bytes(b"cut off when the machine went down")
     zeros = jax.tree.map(np.zeros_like, predictor.params)
     second = store_maps(predictor.with_params(zeros), source, folder, "maps")
     for i, before in enumerate(first):
         now = second[i]["image"]
         assert np.array_equal(now, before) is (i not in (2, 5))
         assert i not in (2, 5) or not now.any()
+
+
+def test_many_threads_read_maps_at_once(prepared):
+    predictor, source, folder = prepared
+    stored = store_maps(predictor, source, folder, "maps")
+    wanted = [sample["image"] for sample in stored]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for i, got in enumerate(pool.map(stored.__getitem__, [*range(8)] * 200)):
+            assert np.array_equal(got["image"], wanted[i % 8])

@@ -121,12 +121,12 @@ class Predictor:
         return image, grid
 
     def _in_batches(self, network, tiles: list[np.ndarray]) -> Iterator[jax.Array]:
-        """Runs tiles of one shape in full batches; the last is filled and cut off."""
+        """Runs tiles of one shape in full batches, the last filled; others alone."""
         same = len({t.shape[1:] for t in tiles}) == 1
         for group in [np.concatenate(tiles)] if same else tiles:
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                lack = self.batch_size - len(batch)
+                lack = self.batch_size - len(batch) if same else 0
                 full = np.pad(batch, ((0, lack), (0, 0), (0, 0), (0, 0)))
                 yield from network(self.params, full)[: len(batch)]
 

@@ -14,7 +14,6 @@ from dilax.input.transforms import (
     crop_maps,
     jitter_colours,
     mirror,
-    mirror_maps,
     random_crop,
     rescale,
 )
@@ -72,11 +71,12 @@ def map_example(
 
     def example(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
         maps, label = sample["image"], sample["label"]
+        cut = crop_maps(maps, label, rng, cells, map_stride, label_stride, ignore_label)
         if augmentation.mirror and rng.random() < 0.5:
-            maps, label = mirror_maps(maps, label, map_stride, ignore_label)
-        return crop_maps(
-            maps, label, rng, cells, map_stride, label_stride, ignore_label
-        )
+            # Only now, so that each cell keeps the label of its own sampled pixel.
+            maps, label = mirror(cut["image"], cut["label"])
+            return {"image": maps, "label": label}
+        return cut
 
     return example
 

@@ -96,17 +96,6 @@ def mirror(image: np.ndarray, label: np.ndarray):
     return image[:, ::-1], label[:, ::-1]
 
 
-def mirror_maps(
-    maps: np.ndarray, label: np.ndarray, map_stride: int, ignore_label: int
-):
-    """Stored maps and their label flipped left to right, every cell with its pixels.
-
-    The last cell may hang over the image; the label is filled up there before the flip.
-    """
-    size = [n * map_stride for n in maps.shape[:2]]
-    return mirror(maps, _fill(label, size, ignore_label))
-
-
 def random_crop(
     image: np.ndarray,
     label: np.ndarray,

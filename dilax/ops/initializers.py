@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def identity_init(
-    groups: int, sigma: float = 0.0, *, noise_on_centre: bool = False
-) -> Callable:
+def identity_init(groups: int, sigma: float = 0.0) -> Callable:
     """An initializer whose kernels pass grouped feature maps on unchanged.
 
     With c_i input and c_{i+1} output maps, both multiples of C = `groups` (Eq. 5):
@@ -27,10 +25,9 @@ def identity_init(
 
     Args:
         groups: C, the number of classes.
-        sigma: σ, the standard deviation of the noise; small against C / c_{i+1}.
-        noise_on_centre: False, as the released builder does it, draws noise for the
-            whole kernel and overwrites the matching centre taps. True adds the noise
-            to those taps as well.
+        sigma: σ, the standard deviation of the noise; small against C / c_{i+1}. Like
+            the released builder, it is drawn for the whole kernel before the matching
+            centre taps are overwritten. 0 is the noise-free form.
 
     Returns:
         `init(key, shape, dtype)` for HWIO shapes with odd kernel sides.
@@ -50,9 +47,8 @@ def identity_init(
     def init(key: jax.Array, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
         del out_sharding
         centre = _centre_taps(groups, shape)
-        noise = sigma * jax.random.normal(key, shape, dtype) if sigma else 0.0
-        kept = noise if noise_on_centre else jnp.where(centre != 0, 0.0, noise)
-        return jnp.asarray(centre, dtype) + kept
+        noise = sigma * jax.random.normal(key, shape, dtype)
+        return jnp.where(centre != 0, jnp.asarray(centre, dtype), noise)
 
     return init
 

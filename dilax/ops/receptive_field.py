@@ -14,13 +14,11 @@ class ReceptiveField(NamedTuple):
     Attributes:
         size: the side of the square that it sees.
         stride: the distance between neighbouring output cells (the output stride).
-        start: the first pixel that cell 0 sees, when nothing is padded; so cell i is
-            centred on `start + i·stride + (size − 1) / 2`.
+            Unpadded, cell i is centred on pixel i·stride + (size − 1) / 2.
     """
 
     size: int
     stride: int
-    start: int = 0
 
     @property
     def margin(self) -> int:

@@ -13,6 +13,7 @@ from dilax.training.config import (
 )
 from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, open_evaluation, picture_indices, train
+from dilax.training.metrics import write_text
 
 __all__ = [
     "Config",
@@ -29,4 +30,5 @@ __all__ = [
     "slim_adam",
     "train",
     "validated",
+    "write_text",
 ]

@@ -28,6 +28,10 @@ from dilax.training.config import Config, StageConfig, build_model, from_json
 from dilax.training.step import Params, TrainState, split_params
 
 
+def _mean_iou(metrics: dict) -> float:
+    return metrics["mean_iou"]
+
+
 class Checkpoints:
     """The checkpoints of one stage: the last and the best, saved asynchronously.
 
@@ -41,7 +45,7 @@ class Checkpoints:
             [
                 LatestN(1),
                 BestN(
-                    get_metric_fn=lambda metrics: metrics["mean_iou"],
+                    get_metric_fn=_mean_iou,
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -50,7 +54,10 @@ class Checkpoints:
         self._folder = checkpoint_folder(workdir, stage)
         for left in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left)  # cut off when an earlier run was killed
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+        # With best_fn the scores are stored, so that the best outlives a resume.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, best_fn=_mean_iou
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
@@ -136,7 +143,7 @@ def stage_params(
     """
     stage = config.stage(name)
     frozen: Params = {}
-    if stage.start:
+    if stage.start and stage.trains != "all":
         frozen = stage_params(workdir, config, stage.start, num_classes)
     model = build_model(config.model, stage, num_classes)
     shapes = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
@@ -148,12 +155,14 @@ def _read_params(workdir: Path, stage: StageConfig, shapes: Params, which) -> Pa
     folder = checkpoint_folder(workdir, stage.name)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no checkpoint of stage {stage.name!r}")
-    options = ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics["mean_iou"], create=False
-    )
+    options = ocp.CheckpointManagerOptions(best_fn=_mean_iou, create=False)
     with ocp.CheckpointManager(folder, options=options) as manager:
-        best = manager.best_step() if which == "best" else None
-        step = manager.latest_step() if best is None else best
+        step = manager.best_step() if which == "best" else manager.latest_step()
+        if step is None and which == "best":
+            raise ValueError(
+                f"{folder}: was not evaluated while it trained, so there is no best "
+                "checkpoint; take the last"
+            )
         if step is None:
             raise ValueError(f"{folder}: holds no finished checkpoint; train first")
         target = jax.tree.map(lambda s: _on_first_device(s), shapes)

@@ -175,7 +175,7 @@ class Config:
         seed: with the step, decides all randomness.
         log_every: steps between lines of `metrics.jsonl`.
         eval_batch_size: prediction tiles that run together.
-        pictures: images of the evaluation split to show in `pictures/`.
+        pictures: how many images of the evaluation split to show in `pictures.png`.
     """
 
     name: str
@@ -302,6 +302,9 @@ def check_config(config: Config) -> None:
         ValueError: naming the flag, its value and what is allowed.
     """
     validated(config)
+    _check_positive(config, "", "log_every", "eval_batch_size")
+    _check_positive(config.data, "data.", "scale")
+    _check_positive(config.model, "model.", "width_multiplier")
     seen: list[str] = []
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
@@ -310,6 +313,9 @@ def check_config(config: Config) -> None:
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(stage.crop):
             check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")
+        for axis, side in enumerate(config.data.tile or ()):
+            tile = f"--config.data.tile[{axis}]"
+            check_crop(side, model.margin, model.map_stride, tile)
         seen.append(stage.name)
     if not seen:
         raise ValueError("--config.stages: the recipe has no stages")
@@ -326,15 +332,31 @@ def _check_stage(stage: StageConfig, flag: str, seen: list[str]) -> None:
         raise ValueError(f"{flag}: to train a context module, give .context and .start")
     if stage.inputs == "maps" and stage.trains != "context":
         raise ValueError(f"{flag}.inputs='maps': trains only .trains='context'")
-    for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
-        value = getattr(stage, name)
-        if value < 1:
-            raise ValueError(f"{flag}.{name}={value}: must be at least 1")
+    if stage.trains == "front_end" and stage.context:
+        raise ValueError(
+            f"{flag}.context: is trained by none; take .trains='all', or leave it out"
+        )
+    least, most = stage.augmentation.scales
+    if not 0 < least <= most:
+        raise ValueError(
+            f"{flag}.augmentation.scales={stage.augmentation.scales}: must be "
+            "(least, most) with 0 < least <= most"
+        )
+    prefix = flag.removeprefix("--config.") + "."
+    counts = ("steps", "batch_size", "accumulate", "checkpoint_every")
+    _check_positive(stage, prefix, *counts)
     if stage.batch_size % stage.accumulate:
         raise ValueError(
             f"{flag}.batch_size={stage.batch_size}: is not a multiple of "
             f"accumulate={stage.accumulate}"
         )
+
+
+def _check_positive(owner: Any, prefix: str, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value <= 0:
+            raise ValueError(f"--config.{prefix}{name}={value}: must be positive")
 
 
 def to_json(config: Config | DatasetSpec) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 
 from dilax.datasets import DatasetSpec, open_source
 from dilax.evaluation import (
@@ -110,8 +109,10 @@ def open_run(config: Config, workdir: Path) -> Run:
     path = workdir / "config.json"
     if path.exists():
         _check_same(from_json(Config, path), config, path)
-    write_text(path, to_json(config))
+        _check_same_data(workdir, spec, sources)
+    write_text(workdir / "data.json", json.dumps(_fingerprint(sources)) + "\n")
     write_text(workdir / "spec.json", to_json(spec))
+    write_text(path, to_json(config))
     return Run(config, workdir, spec, *sources)
 
 
@@ -153,6 +154,22 @@ def _check_same(old: Config, new: Config, path: Path) -> None:
             f"{path}: this folder holds a run with another configuration ({detail}); "
             "give another --workdir, or the same flags to go on"
         )
+
+
+def _check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
+    """Refuses to mix the images or classes of two data sets in one run."""
+    before = json.loads((workdir / "data.json").read_text("utf-8"))
+    now = json.loads(json.dumps(_fingerprint(sources)))
+    if from_json(DatasetSpec, workdir / "spec.json") != spec or before != now:
+        raise ValueError(
+            f"{workdir}: this run began on other images or classes ({before} there, "
+            f"{now} here); give the --data_dir of then, or another --workdir"
+        )
+
+
+def _fingerprint(sources: list[Sequence[dict]]) -> list[tuple[int, str, str]]:
+    """(how many, first id, last id) of the images to train and to evaluate on."""
+    return [(len(s), s[0]["id"], s[len(s) - 1]["id"]) for s in sources]
 
 
 def _difference(old: Any, new: Any) -> str:
@@ -211,18 +228,19 @@ def _run_steps(
         for number in range(start + 1, stage.steps + 1):
             state, metrics = step(state, frozen, placement.split(next(batches)))
             reporter.add(number, metrics)
+            stop = interrupts.signum
             every = stage.evaluate_every
             evaluates = every > 0 and number % every == 0
-            last = number == stage.steps or interrupts.signum
+            last = number == stage.steps or stop
             if evaluates or last or number % stage.checkpoint_every == 0:
                 reporter.catch_up()
                 mean_iou = None
                 if evaluates:
                     mean_iou = reporter.evaluation(number, *monitor(state.params))
                 checkpoints.save(state, mean_iou)
-            if interrupts.signum and number < stage.steps:
+            if stop:
                 raise Interrupted(
-                    interrupts.signum,
+                    stop,
                     f"stopped and saved at step {number} of stage {stage.name!r}; "
                     "the same command goes on from there",
                 )
@@ -265,8 +283,7 @@ class _Reporter:
             raise NonFiniteLoss(
                 f"stage {self._stage.name!r}, step {number}: loss {values['loss']}, "
                 f"gradient norm {values['gradient_norm']}. Lower "
-                "optimizer.learning_rate or set optimizer.clip; the last checkpoint "
-                "is from before"
+                "optimizer.learning_rate or set optimizer.clip, in a new --workdir"
             )
         self._losses.append(values["loss"])
         rate = f"{values['learning_rate']:.1e}"
@@ -388,6 +405,5 @@ def _read_results(run: Run) -> dict[str, Any]:
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:
     table = stage_table(results["stages"], run.spec.context_classes)
-    write_text(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
     write_text(run.workdir / "results.md", table + "\n")
-    logging.debug("\n%s", table)
+    write_text(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")

@@ -4,11 +4,11 @@ A context stage trains on these instead of running the front end in each step.
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from flax import serialization
 
 from dilax.inference import Predictor
 from dilax.input import in_order, resize, scaled_size
@@ -30,8 +30,9 @@ class StoredMaps(Sequence):
         return self._count
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        with np.load(_file(self._folder, range(self._count)[index])) as arrays:
-            return {"image": arrays["maps"], "label": arrays["label"], "id": str(index)}
+        path = _file(self._folder, range(self._count)[index])
+        arrays = serialization.msgpack_restore(path.read_bytes())
+        return {"image": arrays["maps"], "label": arrays["label"], "id": str(index)}
 
 
 def store_maps(
@@ -51,7 +52,7 @@ def store_maps(
         The source of stored maps.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(len(source)) if not _complete(_file(folder, i))]
+    missing = [i for i in range(len(source)) if not _file(folder, i).exists()]
     done = len(source) - len(missing)
     with progress(title, len(source), done, "image") as bar:
         chunks = in_order(_Chosen(source, missing), predictor.batch_size)
@@ -78,15 +79,18 @@ class _Chosen(Sequence):
 
 
 def _file(folder: Path, index: int) -> Path:
-    return folder / f"{index:06d}.npz"
-
-
-def _complete(path: Path) -> bool:
-    return path.exists() and zipfile.is_zipfile(path)
+    return folder / f"{index:06d}.msgpack"
 
 
 def _write(path: Path, maps: np.ndarray, label: np.ndarray) -> None:
+    # Not NumPy's format: it parses its header as Python, and Python 3.11 fails at
+    # random when several threads parse.
+    content = serialization.msgpack_serialize({"maps": maps, "label": label})
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, maps=maps, label=label)
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
