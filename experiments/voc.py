@@ -14,7 +14,8 @@ paper       The paper's recipe at full width: VGG-16 front end 60K steps on VOC 
             (list `train_aug`), Large context on stored maps, joint. Table 3 reports
             69.8 mean IoU for the front end and 72.1 with the Large module, from
             ImageNet weights and with COCO images besides; this configuration starts
-            from random weights and cannot reach that.
+            from random weights and cannot reach that. The release divides the rate by
+            ten after 100K steps, which no stage here reaches.
 
 `data_dir` is the `VOCdevkit` folder (or `VOC2012` in it) as it is unpacked.
 """
