@@ -47,7 +47,7 @@ def identity_init(groups: int, sigma: float = 0.0) -> Callable:
     def init(key: jax.Array, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
         del out_sharding
         centre = _centre_taps(groups, shape)
-        noise = sigma * jax.random.normal(key, shape, dtype)
+        noise = sigma * jax.random.normal(key, shape, dtype) if sigma else 0.0
         return jnp.where(centre != 0, jnp.asarray(centre, dtype), noise)
 
     return init
