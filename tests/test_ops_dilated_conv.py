@@ -4,7 +4,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -18,17 +17,6 @@ def _draw(*shape, seed=0):
 
 
 X, KERNEL = _draw(2, 13, 17, 3), _draw(3, 5, 3, 4, seed=1)
-
-
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="compares with PyTorch")
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Our own checks alone, as users run them, without the annotations' checks."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def _eq_2(signal, kernel, dilation):

@@ -18,11 +18,6 @@ def _pull_ones(x):
     return pull(jnp.ones_like(y))[0]
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="compares with PyTorch")
-
-
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("sides", [(8, 6), (7, 9), (8, 5), (1, 1), (1, 4), (13, 1)])
 def test_value_and_gradient_equal_torch_in_ceil_mode(torch, sides, size):

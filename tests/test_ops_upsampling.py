@@ -31,11 +31,6 @@ def _released(x, factor):
     return out
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="compares with PyTorch")
-
-
 def _pull(factor, convention, x, cotangent):
     def pull(x):
         _, transpose = jax.vjp(lambda x: upsample_bilinear(x, factor, convention), x)

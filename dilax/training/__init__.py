@@ -7,13 +7,13 @@ from dilax.training.config import (
     ModelConfig,
     OptimizerConfig,
     StageConfig,
-    set_field,
     slim_adam,
     validated,
 )
 from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, open_evaluation, picture_indices, train
 from dilax.training.metrics import write_text
+from dilax.training.overrides import set_field
 
 __all__ = [
     "Config",

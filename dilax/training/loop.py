@@ -40,6 +40,11 @@ from dilax.training.interrupt import Interrupted, Interrupts
 from dilax.training.losses import class_weights
 from dilax.training.maps import StoredMaps, store_maps
 from dilax.training.metrics import MetricWriter, progress, write_text
+from dilax.training.same_run import (
+    check_same_config,
+    check_same_data,
+    fingerprint,
+)
 from dilax.training.sharding import Placement
 from dilax.training.step import (
     Params,
@@ -108,9 +113,9 @@ def open_run(config: Config, workdir: Path) -> Run:
     sources = [_open(data, spec, split) for split in (data.train, data.val)]
     path = workdir / "config.json"
     if path.exists():
-        _check_same(from_json(Config, path), config, path)
-        _check_same_data(workdir, spec, sources)
-    write_text(workdir / "data.json", json.dumps(_fingerprint(sources)) + "\n")
+        check_same_config(from_json(Config, path), config, path)
+        check_same_data(workdir, spec, sources)
+    write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
     write_text(workdir / "spec.json", to_json(spec))
     write_text(path, to_json(config))
     return Run(config, workdir, spec, *sources)
@@ -140,46 +145,6 @@ def _open(data: Any, spec: DatasetSpec, split: str) -> Sequence[dict]:
         seed=data.seed,
         skip_unreadable=data.skip_unreadable,
     )
-
-
-def _check_same(old: Config, new: Config, path: Path) -> None:
-    """Refuses to go on with another configuration than the folder's."""
-    before, after = (json.loads(to_json(c)) for c in (old, new))
-    for side in (before, after):
-        side["data"].pop("data_dir")  # data may move
-    changed = [k for k in after if before.get(k) != after[k]]
-    if changed:
-        detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)
-        raise ValueError(
-            f"{path}: this folder holds a run with another configuration ({detail}); "
-            "give another --workdir, or the same flags to go on"
-        )
-
-
-def _check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
-    """Refuses to mix the images or classes of two data sets in one run."""
-    before = json.loads((workdir / "data.json").read_text("utf-8"))
-    now = json.loads(json.dumps(_fingerprint(sources)))
-    if from_json(DatasetSpec, workdir / "spec.json") != spec or before != now:
-        raise ValueError(
-            f"{workdir}: this run began on other images or classes ({before} there, "
-            f"{now} here); give the --data_dir of then, or another --workdir"
-        )
-
-
-def _fingerprint(sources: list[Sequence[dict]]) -> list[tuple[int, str, str]]:
-    """(how many, first id, last id) of the images to train and to evaluate on."""
-    return [(len(s), s[0]["id"], s[len(s) - 1]["id"]) for s in sources]
-
-
-def _difference(old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in new if old.get(k) != new[k]]
-        return ", ".join(f"{k}: {_difference(old.get(k), new[k])}" for k in keys)
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return ", ".join(f"[{i}] {_difference(a, b)}" for i, (a, b) in pairs if a != b)
-    return f"{json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"
 
 
 def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:

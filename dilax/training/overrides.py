@@ -1,0 +1,56 @@
+"""Fields of a configuration set from text, as `--config.a.b=VALUE` does."""
+
+import ast
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+from dilax.training.config import Config
+
+
+def set_field(config: Config, path: str, text: str) -> None:
+    """Sets one field from text, as `--config.PATH=TEXT` does; `validated` checks it.
+
+    Args:
+        config: changed in place.
+        path: fields joined by dots; stages by index or name: `stages[0].steps` or
+            `stages.joint.optimizer.learning_rate`.
+        text: a Python literal, true, false or none, or a plain word.
+
+    Raises:
+        ValueError: naming the field that is not there, and those that are.
+    """
+    *parents, last = re.findall(r"[^.\[\]]+", path)
+    owner: Any = config
+    for name in parents:
+        owner = _child(owner, name, path)
+    if not dataclasses.is_dataclass(owner):
+        raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
+    _child(owner, last, path)
+    setattr(owner, last, _literal(text))
+
+
+def _child(owner: Any, name: str, path: str) -> Any:
+    if isinstance(owner, tuple):
+        known = {str(i): child for i, child in enumerate(owner)}
+        known |= {c.name: c for c in owner if dataclasses.is_dataclass(c)}  # type: ignore
+    else:
+        known = vars(owner) if dataclasses.is_dataclass(owner) else {}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"--config.{path}: no {name!r}; {hint}There are {', '.join(known)}"
+    )
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
