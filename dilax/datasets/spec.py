@@ -26,6 +26,11 @@ class DatasetSpec:
         label_map: (id on disk, train id) pairs where they differ; other ids on disk are
             errors. Empty: ids on disk are train ids.
         context_classes: classes that look alike and only their surroundings tell apart.
+        categories: (name, classes) groups whose IoU is measured besides.
+        splits: (name, images) of the published splits.
+        context_layers: layers of the context module that the paper gives the set.
+        void_colours: colours of unlabelled pixels where masks are colour images; the
+            other colours of a mask are those of the palette.
     """
 
     name: str
@@ -37,6 +42,10 @@ class DatasetSpec:
     scale: float = 1.0
     label_map: tuple[tuple[int, int], ...] = ()
     context_classes: tuple[str, ...] = ()
+    categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    splits: tuple[tuple[str, int], ...] = ()
+    context_layers: int = 0
+    void_colours: tuple[RGB, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -50,6 +59,13 @@ class DatasetSpec:
         for source, target in self.label_map or enumerate(range(self.num_classes)):
             table[source] = target
         return table
+
+    def disk_ids(self) -> np.ndarray:
+        """(k,) uint8: the id on disk of each class, as submissions want it."""
+        first: dict[int, int] = {}
+        for source, target in self.label_map or enumerate(range(self.num_classes)):
+            first.setdefault(target, source)
+        return np.array([first[i] for i in range(self.num_classes)], np.uint8)
 
 
 def colour_map(count: int) -> tuple[RGB, ...]:
@@ -94,7 +110,18 @@ VOC = DatasetSpec(
     palette=colour_map(21),
     mean=(102.93, 111.36, 116.52),
     tile=(900, 900),
+    splits=(
+        ("train", 1464),
+        ("val", 1449),
+        ("trainval", 2913),
+        ("train_aug", 10582),
+        ("test", 1456),
+    ),
+    context_layers=8,
 )
+
+# COCO's images with VOC's classes, so that a network goes from one to the other (§5).
+COCO = dataclasses.replace(VOC, name="COCO, VOC classes", splits=())
 
 # The release's order for CamVid and KITTI; the public CamVid files number otherwise.
 _ROAD_SCENE = (
@@ -118,6 +145,8 @@ CAMVID = DatasetSpec(
     mean=(110.70313206, 108.77808759, 105.41212523),
     tile=(900, 1100),
     label_map=(*((disk, i) for i, (_, _, disk) in enumerate(_ROAD_SCENE)), (11, 255)),
+    splits=(("train", 367), ("val", 101), ("test", 233)),
+    context_layers=8,
 )
 
 KITTI = dataclasses.replace(
@@ -126,36 +155,51 @@ KITTI = dataclasses.replace(
     mean=(96.19429688, 95.55136972, 91.34692262),
     tile=(852, 1640),
     label_map=(),
+    splits=(("train", 100), ("test", 46)),
+    context_layers=7,
+    void_colours=((0, 0, 0),),
 )
 
+# (class, colour, id on disk, category), in the order of the train ids.
 _CITYSCAPES = (
-    ("road", (128, 64, 128)),
-    ("sidewalk", (244, 35, 232)),
-    ("building", (70, 70, 70)),
-    ("wall", (102, 102, 156)),
-    ("fence", (190, 153, 153)),
-    ("pole", (153, 153, 153)),
-    ("traffic light", (250, 170, 30)),
-    ("traffic sign", (220, 220, 0)),
-    ("vegetation", (107, 142, 35)),
-    ("terrain", (152, 251, 152)),
-    ("sky", (70, 130, 180)),
-    ("person", (220, 20, 60)),
-    ("rider", (255, 0, 0)),
-    ("car", (0, 0, 142)),
-    ("truck", (0, 0, 70)),
-    ("bus", (0, 60, 100)),
-    ("train", (0, 80, 100)),
-    ("motorcycle", (0, 0, 230)),
-    ("bicycle", (119, 11, 32)),
+    ("road", (128, 64, 128), 7, "flat"),
+    ("sidewalk", (244, 35, 232), 8, "flat"),
+    ("building", (70, 70, 70), 11, "construction"),
+    ("wall", (102, 102, 156), 12, "construction"),
+    ("fence", (190, 153, 153), 13, "construction"),
+    ("pole", (153, 153, 153), 17, "object"),
+    ("traffic light", (250, 170, 30), 19, "object"),
+    ("traffic sign", (220, 220, 0), 20, "object"),
+    ("vegetation", (107, 142, 35), 21, "nature"),
+    ("terrain", (152, 251, 152), 22, "nature"),
+    ("sky", (70, 130, 180), 23, "sky"),
+    ("person", (220, 20, 60), 24, "human"),
+    ("rider", (255, 0, 0), 25, "human"),
+    ("car", (0, 0, 142), 26, "vehicle"),
+    ("truck", (0, 0, 70), 27, "vehicle"),
+    ("bus", (0, 60, 100), 28, "vehicle"),
+    ("train", (0, 80, 100), 31, "vehicle"),
+    ("motorcycle", (0, 0, 230), 32, "vehicle"),
+    ("bicycle", (119, 11, 32), 33, "vehicle"),
 )
 
 CITYSCAPES = DatasetSpec(
     name="Cityscapes",
-    classes=tuple(name for name, _ in _CITYSCAPES),
-    palette=tuple(colour for _, colour in _CITYSCAPES),
+    classes=tuple(row[0] for row in _CITYSCAPES),
+    palette=tuple(row[1] for row in _CITYSCAPES),
     mean=(72.39, 82.91, 73.16),
     tile=(1396, 1396),
+    # Raw label ids 0..33 on disk; those that are not among the 19 are ignored.
+    label_map=(
+        *((row[2], i) for i, row in enumerate(_CITYSCAPES)),
+        *((i, 255) for i in range(34) if i not in {row[2] for row in _CITYSCAPES}),
+    ),
+    categories=tuple(
+        (category, tuple(row[0] for row in _CITYSCAPES if row[3] == category))
+        for category in dict.fromkeys(row[3] for row in _CITYSCAPES)
+    ),
+    splits=(("train", 2975), ("val", 500), ("test", 1525)),
+    context_layers=10,
 )
 
 SCENES = DatasetSpec(
@@ -168,6 +212,7 @@ SCENES = DatasetSpec(
 
 DATASETS = {
     "voc": VOC,
+    "coco": COCO,
     "camvid": CAMVID,
     "kitti": KITTI,
     "cityscapes": CITYSCAPES,
