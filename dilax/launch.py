@@ -2,8 +2,8 @@
 
     python experiments/voc.py --config=NAME --workdir=DIR [--config.a.b=VALUE …]
 
-`train` trains, evaluates, writes tables and pictures, and resumes. `eval` and `predict`
-read the configuration from the run's folder.
+`train` trains, evaluates, writes tables and pictures, and resumes. `eval`, `predict`
+and `submit` read the configuration from the run's folder.
 """
 
 import errno
@@ -15,16 +15,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
 from dilax.evaluation import evaluate, stage_table
-from dilax.inference import Predictor, predict_files, save_image
+from dilax.inference import (
+    Predictor,
+    predict_files,
+    save_image,
+    write_submission,
+)
 from dilax.report import prediction_sheet
 from dilax.training import (
     Config,
     Interrupted,
     NonFiniteLoss,
+    build_spec,
+    estimate,
     load_checkpoint,
     open_evaluation,
     picture_indices,
@@ -35,21 +43,30 @@ from dilax.training import (
 )
 
 Configurations = Mapping[str, Callable[[], Config]]
+Adapt = Callable[[Config, Any], None]
 
 
-def run(configurations: Configurations, document: str) -> None:
+def run(
+    configurations: Configurations,
+    document: str,
+    adapt: Adapt | None = None,
+    estimates: bool = False,
+) -> None:
     """Defines the flags, parses the command line, and runs the mode that it names.
 
     Args:
         configurations: name → function that builds the configuration; the first is the
             default.
         document: the experiment's docstring, shown by `--help`.
+        adapt: changes a configuration by the flags and what they name, before the
+            fields that the command line sets.
+        estimates: say what a run will take before it starts, unless --noestimate.
 
     Exits with 0; with 1 and one message for wrong flags, data or files; with 130 or 143
     after Ctrl-C or SIGTERM, when the state is saved.
     """
     sys.modules["__main__"].__doc__ = document
-    _define_flags(configurations)
+    _define_flags(configurations, estimates)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     # What orbax logs it also raises, and that ends in one message here.
@@ -57,13 +74,13 @@ def run(configurations: Configurations, document: str) -> None:
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(
-        lambda rest: _guarded(rest, configurations, overrides),
+        lambda rest: _guarded(rest, configurations, adapt, overrides),
         argv=argv,
         flags_parser=_parse_flags,
     )
 
 
-def _define_flags(configurations: Configurations) -> None:
+def _define_flags(configurations: Configurations, estimates: bool) -> None:
     names = list(configurations)
     flags.DEFINE_enum(
         "config",
@@ -73,26 +90,46 @@ def _define_flags(configurations: Configurations) -> None:
         "such as --config.seed=1, --config.stages[0].steps=500 or "
         "--config.stages.joint.optimizer.learning_rate=1e-5.",
     )
-    modes = ["train", "eval", "predict"]
+    modes = ["train", "eval", "predict", "submit"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.")
     flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
-    flags.DEFINE_string("data_dir", "", "Folder of the data set.")
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
+        "for --config.data.dataset=folder, of the images and masks.",
+    )
     flags.DEFINE_string("input", None, "predict: an image, or a folder of images.")
     flags.DEFINE_string(
         "output",
         None,
         "predict: folder for label maps and overlays [WORKDIR/predicted]; eval: file "
-        "for the figures, JSON.",
+        "for the figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip].",
     )
-    flags.DEFINE_string("stage", "", "eval, predict: stage to load [the last].")
+    flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
     flags.DEFINE_enum(
-        "which", "last", ["last", "best"], "eval, predict: checkpoint of that stage."
+        "which", "last", ["last", "best"], "All but train: checkpoint of that stage."
+    )
+    flags.DEFINE_string(
+        "split", "", "eval, submit: images to predict [the run's; submit: test]."
+    )
+    flags.DEFINE_enum(
+        "competition",
+        "comp6",
+        ["comp5", "comp6"],
+        "submit: VOC's, comp5 for networks trained on nothing but VOC's own data.",
+    )
+    flags.DEFINE_bool(
+        "estimate", estimates, "train: measure first what it will take, and say so."
     )
     for name in ("config", *_FLAGS):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-_FLAGS = ("mode", "workdir", "data_dir", "input", "output", "stage", "which")
+_FLAGS = (
+    *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
+    *("competition", "estimate"),
+)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -104,9 +141,17 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise AssertionError from error
 
 
-def _config(configurations: Configurations, name: str, overrides: list[str]) -> Config:
-    """The named configuration with the fields that the command line sets."""
-    config = validated(configurations[name]())  # a copy whose stages share nothing
+def overridden(config: Config, overrides: list[str]) -> Config:
+    """The configuration with the fields that the command line sets.
+
+    Args:
+        config: is left as it is.
+        overrides: `"--config.FIELD=VALUE"` each.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    config = validated(config)  # a copy whose stages share nothing
     for override in overrides:
         path, equals, text = override.lstrip("-").removeprefix("config.").partition("=")
         if not equals:
@@ -121,7 +166,10 @@ def _fail(message: str, code: int = 1) -> None:
 
 
 def _guarded(
-    argv: list[str], configurations: Configurations, overrides: list[str]
+    argv: list[str],
+    configurations: Configurations,
+    adapt: Adapt | None,
+    overrides: list[str],
 ) -> None:
     """Runs the mode; what a person can mend ends in one message and no traceback."""
     values = flags.FLAGS
@@ -130,15 +178,23 @@ def _guarded(
             raise ValueError(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
         if not values.workdir:
             raise ValueError("--workdir: the folder of the run is missing")
-        config = _config(configurations, values.config, overrides)
+        signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
+        config = configurations[values.config]()
+        config.data.data_dir = values.data_dir
+        config = overridden(config, overrides)  # what is wrong there shows at once
         if values.mode == "train":
+            if adapt:
+                adapt(config, values)
+                config = overridden(config, overrides)
             _train(values, config)
         elif overrides:
-            raise ValueError(f"{overrides[0]}: eval and predict read the run's config")
-        elif values.mode == "eval":
-            _evaluate(values)
+            raise ValueError(
+                f"{overrides[0]}: only train takes it; the run has its own"
+            )
         else:
-            _predict(values)
+            {"eval": _evaluate, "predict": _predict, "submit": _submit}[values.mode](
+                values
+            )
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
@@ -164,16 +220,25 @@ def _os_problem(error: OSError) -> str:
 
 
 def _train(values: Any, config: Config) -> None:
-    signal.signal(signal.SIGTERM, _stop)  # between steps training saves instead
     workdir = Path(values.workdir).expanduser()
-    if values.data_dir:
-        config.data.data_dir = values.data_dir
+    if values.estimate and not (workdir / "config.json").exists():
+        _print_estimate(config)
     results = train(config, workdir)
     _, spec, source = open_evaluation(workdir)
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
     tqdm.write(f"table, results and checkpoints: {workdir}")
+
+
+def _print_estimate(config: Config) -> None:
+    print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
+    for name, cost in estimate(config, build_spec(config)).items():
+        minutes = cost.steps * cost.seconds / 60
+        print(
+            f"  {name}: {cost.steps} steps of {1000 * cost.seconds:.0f} ms, "
+            f"{minutes:.0f} minutes; {cost.memory / 1e9:.2f} GB"
+        )
 
 
 def _stop(signum: int, frame: object) -> None:
@@ -196,7 +261,7 @@ def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
 
 def _evaluate(values: Any) -> None:
     workdir = Path(values.workdir).expanduser()
-    config, spec, source = open_evaluation(workdir, values.data_dir)
+    config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = _predictor(values, config.eval_batch_size)
     name = values.stage or config.stages[-1].name
     scores = {name: evaluate(predictor, source).as_dict()}
@@ -205,6 +270,20 @@ def _evaluate(values: Any) -> None:
     if values.output:
         text = json.dumps({"stages": scores}, indent=1) + "\n"
         write_text(Path(values.output).expanduser(), text)
+
+
+def _submit(values: Any) -> None:
+    workdir = Path(values.workdir).expanduser()
+    split = values.split or "test"
+    config, spec, source = open_evaluation(workdir, values.data_dir, split)
+    kind = config.data.dataset
+    if kind not in ("voc", "cityscapes"):
+        raise ValueError(f"--mode=submit: no server scores {spec.name}")
+    suffix = ".zip" if kind == "cityscapes" else ".tar"
+    path = Path(values.output or workdir / f"submission{suffix}").expanduser()
+    predictor = _predictor(values, config.eval_batch_size)
+    write_submission(predictor, source, kind, path, values.competition)
+    print(f"{len(source)} images of {split} for the server of {spec.name}: {path}")
 
 
 def _predict(values: Any) -> None:

@@ -1,9 +1,11 @@
 """Pascal VOC 2012 (Yu & Koltun 2016, §4 and §5), and the quickstart.
 
     python experiments/voc.py --config=quickstart --workdir=runs/quickstart
-    python experiments/voc.py --config=small --data_dir=VOCdevkit --workdir=runs/voc
-    python experiments/voc.py --config=paper --data_dir=VOCdevkit --workdir=runs/paper
+    python -m dilax.datasets prepare voc --from VOC
+    python experiments/voc.py --config=small --workdir=runs/voc
+    python experiments/voc.py --config=paper --workdir=runs/paper
     python experiments/voc.py --mode=predict --workdir=runs/voc --input=photo.jpg
+    python experiments/voc.py --mode=submit --workdir=runs/paper --split=test
 
 quickstart  Embedded scenes, slim network, all stages and the undilated control: the
             experiment of Table 3 in some minutes on two cores. Needs no data.
@@ -11,27 +13,27 @@ small       VOC on a machine without a GPU: VGG-16 with an eighth of the channel
             half resolution, from scratch. Shows that all runs; the accuracy of so small
             a network on few images is low.
 paper       The paper's recipe at full width: VGG-16 front end 60K steps on VOC + SBD
-            (list `train_aug`), Large context on stored maps, joint. Table 3 reports
+            (split `train_aug`), Large context on stored maps, joint. Table 3 reports
             69.8 mean IoU for the front end and 72.1 with the Large module, from
             ImageNet weights and with COCO images besides; this configuration starts
             from random weights and cannot reach that. The release divides the rate by
             ten after 100K steps, which no stage here reaches.
 
-`data_dir` is the `VOCdevkit` folder (or `VOC2012` in it) as it is unpacked.
+experiments/coco.py adds the images of COCO, as §5 does.
 """
 
 import dataclasses
 
-from dilax.input import Augmentation
 from dilax.launch import run
-from dilax.models import BASIC, LARGE, VGG16_SLIM_HEAD, Layer, undilated
+from dilax.models import BASIC, Layer, undilated
 from dilax.training import (
     Config,
     DataConfig,
     ModelConfig,
-    OptimizerConfig,
     StageConfig,
+    slim,
     slim_adam,
+    voc_paper,
 )
 
 # Sees 30 px of the image; its cells stand 8 px apart.
@@ -64,7 +66,7 @@ def quickstart() -> Config:
     )
     return Config(
         name="quickstart",
-        data=DataConfig(layout="scenes"),
+        data=DataConfig("scenes"),
         model=ModelConfig(layers=TINY),
         stages=(
             StageConfig(
@@ -96,106 +98,11 @@ def quickstart() -> Config:
 
 def small() -> Config:
     """VOC at half resolution with VGG-16 ÷ 8, from scratch."""
-    crop = (240, 240)
-    images = Augmentation(scales=(0.75, 1.5), colour=0.2)
-    context = StageConfig(
-        "context",
-        "context",
-        "maps",
-        start="front_end",
-        context=BASIC,
-        steps=600,
-        batch_size=8,
-        crop=(256, 256),
-        optimizer=slim_adam(2e-3),
-    )
-    return Config(
-        name="small",
-        data=DataConfig(layout="voc", scale=0.5, class_weight_power=0.5),
-        model=ModelConfig(
-            layers=VGG16_SLIM_HEAD,
-            width_multiplier=0.125,
-            head_channels=128,
-            padding="same",
-            upsample=True,
-        ),
-        stages=(
-            StageConfig(
-                "front_end",
-                "front_end",
-                steps=2500,
-                batch_size=4,
-                crop=crop,
-                optimizer=slim_adam(1.5e-3),
-                augmentation=images,
-            ),
-            context,
-            dataclasses.replace(
-                context, name="control", context=undilated(context.context)
-            ),
-            StageConfig(
-                "joint",
-                "all",
-                start="context",
-                context=BASIC,
-                steps=500,
-                batch_size=4,
-                crop=crop,
-                optimizer=slim_adam(3e-4),
-                augmentation=images,
-            ),
-        ),
-        eval_batch_size=2,
-    )
+    data = DataConfig("voc", scale=0.5, class_weight_power=0.5)
+    return slim(data, crop=(240, 240), steps=(2500, 600, 500))
 
 
-def paper() -> Config:
-    """§4 and §5 at full width; steps of context and joint, not given, are ours."""
-    return Config(
-        name="paper",
-        data=DataConfig(layout="voc", train="train_aug"),
-        model=ModelConfig(
-            final_name="fc-final", context_prefix="ct_", context_padding="entry"
-        ),
-        stages=(
-            StageConfig(
-                "front_end",
-                "front_end",
-                steps=60_000,
-                batch_size=14,
-                crop=(500, 500),
-                optimizer=OptimizerConfig(learning_rate=1e-3, momentum=0.9),
-                evaluate_every=10_000,
-                checkpoint_every=1000,
-            ),
-            StageConfig(
-                "context",
-                "context",
-                "maps",
-                start="front_end",
-                context=LARGE,
-                steps=40_000,
-                batch_size=60,
-                crop=(528, 528),
-                optimizer=OptimizerConfig(learning_rate=1e-3, momentum=0.9),
-                evaluate_every=5000,
-                checkpoint_every=1000,
-            ),
-            StageConfig(
-                "joint",
-                "all",
-                start="context",
-                context=LARGE,
-                steps=20_000,
-                batch_size=14,
-                crop=(500, 500),
-                optimizer=OptimizerConfig(learning_rate=1e-5, momentum=0.9),
-                evaluate_every=10_000,
-                checkpoint_every=1000,
-            ),
-        ),
-    )
-
+paper = voc_paper
 
 if __name__ == "__main__":
     run({"quickstart": quickstart, "small": small, "paper": paper}, __doc__)

@@ -51,7 +51,7 @@ def _write_set(root, layout, names, encoding="utf-8"):
     return root
 
 
-def _open(root, layout="folder", split="train", **options):
+def _open(root, dataset="folder", split="train", **options):
     return open_source(layout, SPEC, str(root), split, **options)
 
 

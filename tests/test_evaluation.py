@@ -1,5 +1,7 @@
 """Accuracy: exact counts, the figures read off them, and the tables."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -122,16 +124,64 @@ def test_results_hold_every_figure(by_hand):
     assert results["iou_per_class"] == by_hand.iou_per_class
     assert results["confusion"][2] == [0, 2, 4, 2]
     assert type(results["confusion"][2][1]) is int
+    assert not [key for key in results if "category" in key]
+
+
+# Categories: classes that count as one.
+
+NATURE = ("nature", ("sky", "tree"))
+GROUND = ("ground", ("road", "car"))
+
+
+def test_confusion_within_a_category_is_a_hit(by_hand):
+    scores = Scores(CLASSES, by_hand.confusion, (NATURE, GROUND))
+    # Of 20 pixels, 12 are nature and 8 ground; 2 of ground are predicted nature.
+    assert scores.iou_per_category == {"nature": 12 / 14, "ground": 6 / 8}
+    assert scores.mean_category_iou == pytest.approx((12 / 14 + 6 / 8) / 2)
+    assert scores.iou_per_class == by_hand.iou_per_class
+    assert scores.mean_iou == by_hand.mean_iou
+
+
+def test_classes_without_a_category_are_misses_for_the_others(by_hand):
+    scores = Scores(CLASSES, by_hand.confusion, (("green", ("tree",)), ("x", ("car",))))
+    assert scores.iou_per_category == {"green": 3 / 8, "x": 0.0}
+    assert scores.mean_category_iou == 3 / 16
+
+
+def test_a_category_that_is_nowhere_is_left_out_of_the_mean():
+    counts = np.zeros((4, 4), object)
+    counts[0, :2] = 3, 1
+    scores = Scores(CLASSES, counts, (NATURE, GROUND))
+    assert scores.iou_per_category == {"nature": 1.0, "ground": None}
+    assert scores.mean_category_iou == 1.0
+    empty = Scores.of(CLASSES, empty_confusion(4), (NATURE, GROUND))
+    assert set(empty.iou_per_category.values()) == {None}
+    assert np.isnan(empty.mean_category_iou)
+
+
+def test_category_sums_of_large_counts_are_exact():
+    words = np.full((4, 4, 2), 2**32 - 1, np.uint32)
+    scores = Scores.of(CLASSES, jax.numpy.array(words), (NATURE, GROUND))
+    assert scores.iou_per_category == {"nature": 4 / 12, "ground": 4 / 12}
+
+
+def test_results_hold_the_categories_where_there_are_any(by_hand):
+    scores = Scores(CLASSES, by_hand.confusion, (NATURE, GROUND))
+    added = {
+        "mean_category_iou": scores.mean_category_iou,
+        "iou_per_category": scores.iou_per_category,
+    }
+    assert scores.as_dict() == by_hand.as_dict() | added
 
 
 # A whole source. The networks name each pixel, or each block of 8 × 8, for the largest
 # of its B, G and R.
 
 
-def _predictor(layers, batch_size):
+def _predictor(layers, batch_size, spec=SPEC):
     final = {"kernel": np.eye(3, dtype="f4")[None, None], "bias": np.zeros(3, "f4")}
     params = {"front_end": {"final": final}}
-    return Predictor(DilatedNet(FrontEnd(3, layers)), params, SPEC, batch_size)
+    return Predictor(DilatedNet(FrontEnd(3, layers)), params, spec, batch_size)
 
 
 def _samples():
@@ -156,6 +206,19 @@ def test_every_pixel_of_every_image_is_counted_once(batch_size):
     np.testing.assert_array_equal(scores.confusion, expected)
     assert scores.confusion.sum() == sum((label != 255).sum() for label in labels)
     assert scores.classes == ("b", "g", "r")
+    assert scores.categories == ()
+
+
+def test_a_data_set_s_categories_are_measured():
+    categories = (("cold", ("b", "g")), ("warm", ("r",)))
+    spec = dataclasses.replace(SPEC, categories=categories)
+    scores = evaluate(_predictor((), 2, spec), _samples(), title="")
+    counts = scores.confusion
+    cold, warm = counts[:2, :2].sum(), counts[2, 2]
+    missed = counts[:2, 2].sum() + counts[2, :2].sum()
+    assert scores.iou_per_category == pytest.approx(
+        {"cold": cold / (cold + missed), "warm": warm / (warm + missed)}
+    )
 
 
 @pytest.mark.parametrize("batch_size, title", [(1, ""), (3, "bar")])
@@ -210,3 +273,18 @@ def test_marked_classes_have_a_star_and_a_mean_of_their_own():
     ]
     assert table.endswith("only the surroundings tell these apart")
     assert "surroundings" not in stage_table(stages)
+
+
+def test_categories_stand_below_the_classes():
+    first = _stage(a=0.2, b=0.9)
+    measured = {"mean_category_iou": 0.5, "iou_per_category": {"x": 0.25, "y": None}}
+    table = stage_table({"one": first, "two": {**first, **measured}}, marked=("a",))
+    assert _cells(table)[1:8] == [
+        ["a *", "20.0", "20.0"],
+        ["b", "90.0", "90.0"],
+        ["mean of *", "20.0", "20.0"],
+        ["category x", "–", "25.0"],
+        ["category y", "–", "–"],
+        ["mean of categories", "–", "50.0"],
+        ["**mean IoU**", "50.0", "50.0"],
+    ]

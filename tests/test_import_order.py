@@ -50,6 +50,8 @@ GRAPH = {name: set(_imports(path.read_text("utf-8"))) for name, path in FILES.it
 
 
 def _room(module):
+    if module.endswith(".__main__"):  # a command, like launch, whatever its folder
+        return "launch"
     return module.split(".")[1] if "." in module else "dilax"
 
 

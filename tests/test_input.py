@@ -1,6 +1,7 @@
 """The data layer: labels that belong to their pixels, batches that can be resumed."""
 
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -11,10 +12,11 @@ import pytest
 from dilax.input import (
     Augmentation,
     CropGeometry,
+    ImageExample,
+    MapExample,
+    Reading,
     check_crop,
-    image_example,
     in_order,
-    map_example,
     reflect_pad,
     rescale,
     resize,
@@ -22,7 +24,7 @@ from dilax.input import (
     subtract_mean,
     training_batches,
 )
-from dilax.input.transforms import crop_maps, jitter_colours, random_crop
+from dilax.input.transforms import crop_maps, cut_crop, draw_place, jitter_colours
 
 MARGIN, STRIDE = 5, 4
 GEOMETRY = CropGeometry(crop=(26, 34), margin=MARGIN, stride=STRIDE)
@@ -45,6 +47,16 @@ def _coordinates(height, width):
     return image, _class_at(y, x).astype(np.uint8)
 
 
+def _sample(seed, size=(21, 30)):
+    image, label = _coordinates(*size)
+    image[..., 2] = seed
+    return {"image": image, "label": label + seed, "id": str(seed)}
+
+
+def random_crop(image, label, rng, geometry):
+    return cut_crop(image, label, draw_place(label.shape, rng, geometry), geometry)
+
+
 def _examples(example, sample, count):
     return [example(sample, np.random.default_rng(seed)) for seed in range(count)]
 
@@ -55,7 +67,7 @@ def _examples(example, sample, count):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_label_is_that_of_the_pixel_below_its_cell(size):
     sample = dict(zip(("image", "label"), _coordinates(*size), strict=True))
-    example = image_example(GEOMETRY, Augmentation(mirror=True))
+    example = ImageExample(GEOMETRY, Augmentation(mirror=True))
     flips = set()
     for crop in _examples(example, sample, 24):
         assert crop["image"].shape == (26, 34, 3)
@@ -93,6 +105,16 @@ def test_every_place_within_the_padding_is_drawn_about_equally_often():
     assert min(places.values()) > 25
 
 
+def test_halves_stand_at_either_end_of_the_image():
+    image, label = _coordinates(16, 60)
+    geometry = dataclasses.replace(GEOMETRY, halves=True)
+    lefts = {
+        int(random_crop(image, label, rng, geometry)["image"][MARGIN, MARGIN, 1])
+        for rng in map(np.random.default_rng, range(20))
+    }
+    assert lefts == {0, 60 - geometry.inner[1]}
+
+
 def test_labels_at_stride_1_cover_the_inside_of_the_crop():
     image, label = _coordinates(40, 50)
     crop = random_crop(
@@ -108,7 +130,7 @@ def test_image_and_label_are_resized_together():
     image = np.zeros((60, 80, 3), np.uint8)
     image[20:50, 30:] = 255
     sample = {"image": image, "label": image[..., 0] // 255}
-    example = image_example(GEOMETRY, Augmentation(scales=(0.5, 2.0)), scale=0.7)
+    example = ImageExample(GEOMETRY, Augmentation(scales=(0.5, 2.0)), scale=0.7)
     shares = []
     for crop in _examples(example, sample, 30):
         below = crop["image"][MARGIN:-MARGIN:STRIDE, MARGIN:-MARGIN:STRIDE, 0]
@@ -166,6 +188,39 @@ def test_the_mean_is_subtracted_from_bgr(array):
     assert np.asarray(result).tolist() == [[[29.0, 18.0, -3.5]]]
 
 
+def test_other_channels_are_reversed_and_16_bits_brought_to_255():
+    image = np.array([[[0, 257, 65535, 514]]], np.uint16)
+    result = subtract_mean(image, (0.5, 5.0, 0.0, 1.0))
+    np.testing.assert_allclose(result, [[[1.5, 250.0, 1.0, -1.0]]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_images_of_any_channels_are_resized_channel_by_channel(kind, channels):
+    top = np.iinfo(kind).max
+    image = np.linspace(0, top, 8 * channels).reshape(2, 4, channels).astype(kind)
+    result = resize(image, (4, 8))
+    assert result.shape == (4, 8, channels)
+    assert result.dtype == kind
+    for c in range(channels):
+        rgb = np.repeat(image[..., c : c + 1] // (top // 255), 3, -1).astype(np.uint8)
+        expected = resize(rgb, (4, 8))[..., 0].astype(int)
+        np.testing.assert_allclose(result[..., c] // (top // 255), expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_brightness_and_contrast_vary_for_any_channels(kind):
+    top = int(np.iinfo(kind).max)
+    image = np.array([top // 4, top // 2], kind).reshape(1, 2, 1).repeat(4, 2)
+    means, spans = [], []
+    for seed in range(40):
+        result = jitter_colours(image, np.random.default_rng(seed), 0.3) / top
+        means.append(result.mean())
+        spans.append(np.ptp(result) / result.mean())
+    assert 0.25 < min(means) < 0.3 < 0.45 < max(means) < 0.5
+    assert 0.45 < min(spans) < 0.55 < 0.75 < max(spans) < 0.9
+
+
 def test_resized_labels_have_no_new_ids():
     label = np.random.default_rng(0).choice([0, 7, 255], (23, 31)).astype(np.uint8)
     for size in ((50, 40), (9, 13), (1, 1)):
@@ -213,7 +268,7 @@ def test_brightness_varies_within_the_strength():
 def test_colours_vary_where_it_is_asked_for_and_labels_never():
     sample = dict(zip(("image", "label"), _coordinates(16, 24), strict=True))
     plain, varied = (
-        image_example(GEOMETRY, Augmentation(mirror=False, colour=strength))(
+        ImageExample(GEOMETRY, Augmentation(mirror=False, colour=strength))(
             sample, np.random.default_rng(3)
         )
         for strength in (0.0, 0.5)
@@ -236,7 +291,7 @@ def _maps(height, width, stride=8):
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_cells_of_stored_maps_keep_their_pixels(size, mirrored):
     maps, label = _maps(*size)
-    example = map_example((4, 6), 8, 1, 255, Augmentation(mirror=mirrored))
+    example = MapExample((4, 6), 8, 1, 255, Augmentation(mirror=mirrored))
     flips = set()
     for crop in _examples(example, {"image": maps + 1, "label": label}, 20):
         assert crop["image"].shape == (4, 6, 2)
@@ -253,7 +308,7 @@ def test_cells_of_stored_maps_keep_their_pixels(size, mirrored):
 @pytest.mark.parametrize("width", [64, 61])
 def test_a_mirrored_cell_keeps_the_label_of_its_own_first_pixel(width):
     maps, label = _maps(40, width)
-    example = map_example((4, 6), 8, 8, 255, Augmentation(mirror=True))
+    example = MapExample((4, 6), 8, 8, 255, Augmentation(mirror=True))
     flipped = 0
     for crop in _examples(example, {"image": maps, "label": label}, 20):
         columns = crop["image"][..., 1].astype(int)
@@ -297,9 +352,11 @@ def _numbered(sample, rng):
     return {"image": sample["image"], "label": rng.integers(0, 2**31, (3,))}
 
 
-def _batches(count, seed=0, start=0, size=4, threads=2, samples=10):
+def _batches(count, seed=0, start=0, size=4, threads=2, samples=10, shard=(0, 1)):
     source = [{"image": np.full((2, 2), i)} for i in range(samples)]
-    batches = training_batches(source, _numbered, size, seed, start, threads)
+    batches = training_batches(
+        source, _numbered, size, seed, start, Reading(threads), shard
+    )
     return list(itertools.islice(batches, count))
 
 
@@ -317,6 +374,36 @@ def test_a_batch_is_the_same_whatever_the_start(start):
 
 def test_a_batch_is_the_same_whatever_the_threads():
     jax.tree.map(np.testing.assert_array_equal, _batches(6), _batches(6, threads=1))
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+@pytest.mark.parametrize("start", [0, 3])
+def test_the_parts_of_several_hosts_are_the_batch_of_one(shards, start):
+    whole = _batches(4, start=start)
+    parts = [_batches(4, start=start, shard=(i, shards)) for i in range(shards)]
+    for batch, *own in zip(whole, *parts, strict=True):
+        for name, array in batch.items():
+            rows = [part[name] for part in own]
+            assert {len(r) for r in rows} == {4 // shards}
+            interleaved = np.stack(rows, 1).reshape(array.shape)
+            np.testing.assert_array_equal(interleaved, array)
+
+
+def test_hosts_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size=4: 3 processes"):
+        _batches(1, shard=(0, 3))
+
+
+@pytest.mark.slow
+def test_a_batch_is_the_same_from_worker_processes():
+    source = [_sample(i) for i in range(5)]
+    example = ImageExample(GEOMETRY, Augmentation(scales=(0.7, 1.4), colour=0.1))
+    ways = Reading(2), Reading(2, processes=2)
+    one, two = (
+        list(itertools.islice(training_batches(source, example, 4, 0, 1, way), 5))
+        for way in ways
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_another_seed_gives_another_order_and_other_augmentation():

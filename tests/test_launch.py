@@ -7,13 +7,12 @@ import pytest
 from PIL import Image
 from tiny_run import write_images
 
-from dilax.launch import _config
+from dilax.launch import overridden
 from experiments import voc
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {"quickstart": voc.quickstart, "paper": voc.paper}
 TINY = (  # the quickstart, small enough for a test
-    "--config.data.layout=folder",
+    "--config.data.dataset=folder",
     "--config.model.layers="
     "(('conv1', 3, 6, 1, 0.0), ('pool1', 2, 0, 1, 0.0), ('fc', 1, 8, 1, 0.0))",
     "--config.stages[0].steps=3",
@@ -33,9 +32,8 @@ def _run(*flags, experiment="voc", cwd=None):
 
 
 def test_fields_are_set_by_index_by_name_and_as_literals():
-    config = _config(
-        CONFIGS,
-        "quickstart",
+    config = overridden(
+        voc.quickstart(),
         [
             "--config.seed=3",
             "--config.stages[0].steps=7",
@@ -43,7 +41,7 @@ def test_fields_are_set_by_index_by_name_and_as_literals():
             "--config.stages[0].crop=(286,278)",
             "--config.data.skip_unreadable=true",
             "--config.data.tile=(64, 64)",
-            "--config.data.layout=camvid",
+            "--config.data.dataset=camvid",
             "--config.model.head_channels=none",
         ],
     )
@@ -52,13 +50,13 @@ def test_fields_are_set_by_index_by_name_and_as_literals():
     assert config.stage("joint").optimizer.learning_rate == 1e-5
     assert config.stages[0].crop == (286, 278)
     assert (config.data.skip_unreadable, config.data.tile) == (True, (64, 64))
-    assert (config.data.layout, config.model.head_channels) == ("camvid", None)
+    assert (config.data.dataset, config.model.head_channels) == ("camvid", None)
     assert voc.quickstart().seed == 0
 
 
 def test_a_stage_s_field_is_that_stage_s_alone():
     path = "--config.stages.context.optimizer.learning_rate=0.125"
-    config = _config(CONFIGS, "quickstart", [path])
+    config = overridden(voc.quickstart(), [path])
     rates = [s.optimizer.learning_rate for s in config.stages]
     assert rates.count(0.125) == 1
     assert config.stage("context").optimizer.learning_rate == 0.125
@@ -76,13 +74,16 @@ def test_a_stage_s_field_is_that_stage_s_alone():
         ("--config.seed=abc", "'abc' is not a whole number @ --config.seed"),
         ("--config.seed=2.5", "2.5 is not a whole number @ --config.seed"),
         ("--config.data.skip_unreadable=maybe", "'maybe' is not true or false"),
-        ("--config.data.layout=vok", r"vok not among .'voc'.* @ --config.data.layout"),
+        (
+            "--config.data.dataset=vok",
+            r"vok not among .'voc'.* @ --config.data.dataset",
+        ),
         ("--config.stages[0].crop=3", r"--config.stages\[0\].crop"),
     ],
 )
 def test_wrong_overrides_say_what_is_wrong(override, message):
     with pytest.raises(ValueError, match=message):
-        _config(CONFIGS, "quickstart", [override])
+        overridden(voc.quickstart(), [override])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,10 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["--config=quickstrat", "--workdir=x"], "<quickstart|small|paper>"),
         ([], "--workdir: the folder of the run is missing"),
-        (["--config=small", "--workdir=x"], "--data_dir: the folder of the Pascal VOC"),
+        (
+            ["--config=small", "--workdir=x", "--data_dir=nowhere"],
+            "--data_dir=nowhere: Pascal VOC 2012 is not prepared there",
+        ),
         (["--mode=eval", "--workdir=x"], "config.json: not the folder of a run"),
     ],
 )
@@ -106,7 +110,12 @@ def test_wrong_flags_end_in_one_message_and_leave_nothing(flags, message, tmp_pa
 
 def test_help_explains_the_experiment_and_the_flags():
     text = _run("--help").stdout
-    for part in ("§4 and §5", "--config", "--mode: <train|eval|predict>", "--workdir"):
+    for part in (
+        "§4 and §5",
+        "--config",
+        "--mode: <train|eval|predict|submit>",
+        "--workdir",
+    ):
         assert part in text
 
 
@@ -163,4 +172,4 @@ def test_overrides_are_refused_where_the_run_decides(trained):
     root, _ = trained
     done = _run("--mode=eval", "--workdir=my run ö", "--config.seed=1", cwd=root)
     assert done.returncode == 1
-    assert "eval and predict read the run's config" in done.stderr
+    assert "only train takes it" in done.stderr

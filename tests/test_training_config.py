@@ -6,7 +6,13 @@ from tiny_run import tiny_config
 
 from dilax.datasets import DatasetSpec
 from dilax.input import Augmentation
-from dilax.models import BASIC, dilation8_camvid, dilation8_voc
+from dilax.models import (
+    BASIC,
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+)
 from dilax.training import Config
 from dilax.training.config import (
     build_model,
@@ -15,9 +21,10 @@ from dilax.training.config import (
     from_json,
     to_json,
 )
-from experiments import camvid, voc
+from experiments import camvid, cityscapes, coco, kitti, voc
 
-CONFIGS = (voc.quickstart, voc.small, voc.paper, camvid.small, camvid.paper)
+SETS = (voc, coco, camvid, kitti, cityscapes)
+CONFIGS = (voc.quickstart, *(s.small for s in SETS), *(s.paper for s in SETS))
 
 
 @pytest.mark.parametrize("make", CONFIGS)
@@ -33,7 +40,13 @@ def test_every_configuration_is_sound_and_survives_its_file(make, tmp_path):
 
 @pytest.mark.parametrize(
     ("make", "network"),
-    [(voc.paper, dilation8_voc()), (camvid.paper, dilation8_camvid())],
+    [
+        (voc.paper, dilation8_voc()),
+        (coco.paper, dilation8_voc()),
+        (camvid.paper, dilation8_camvid()),
+        (kitti.paper, dilation7_kitti()),
+        (cityscapes.paper, dilation10_cityscapes()),
+    ],
 )
 def test_paper_configurations_build_the_released_networks(make, network):
     config = make()
@@ -52,6 +65,46 @@ def test_paper_recipes_are_those_of_the_paper():
     assert (front.optimizer.learning_rate, front.optimizer.momentum) == (1e-4, 0.99)
     assert (joint.batch_size, joint.crop) == (1, (852, 852))
     assert (joint.optimizer.learning_rate, joint.optimizer.momentum) == (1e-5, 0.9)
+
+
+def _row(stage):
+    rule = stage.optimizer
+    return (
+        stage.steps,
+        stage.batch_size,
+        stage.crop,
+        rule.learning_rate,
+        rule.momentum,
+    )
+
+
+def test_the_recipe_of_coco_is_that_of_section_5():
+    mixed, front_end, *_ = coco.paper().stages
+    assert _row(mixed) == (140_000, 14, (500, 500), 1e-3, 0.9)
+    assert mixed.optimizer.milestones == ((100_000, 0.1),)
+    assert _row(front_end) == (50_000, 14, (500, 500), 1e-5, 0.9)
+    assert (mixed.extra, front_end.extra, front_end.start) == (True, False, "mixed")
+    assert coco.paper().data.extra == "coco"
+    assert voc.paper().stages[0].steps == 60_000
+
+
+def test_the_recipes_of_kitti_and_cityscapes_are_those_of_the_appendix():
+    front_end, joint = kitti.paper().stages
+    assert _row(front_end) == (10_000, 8, (628, 628), 1e-4, 0.99)
+    assert _row(joint) == (20_000, 1, (900, 900), 1e-5, 0.99)
+    front_end, context, joint = cityscapes.paper().stages
+    assert _row(front_end) == (40_000, 8, (628, 628), 1e-4, 0.99)
+    assert _row(context) == (24_000, 100, (1024, 2048), 1e-4, 0.99)
+    assert _row(joint) == (60_000, 1, (1396, 1396), 1e-5, 0.99)
+    assert (joint.halves, context.inputs) == (True, "maps")
+
+
+@pytest.mark.parametrize("paper", [s.paper for s in SETS])
+def test_the_context_module_has_the_layers_that_the_set_is_said_to_have(paper):
+    config = paper()
+    closing = 1  # the 1×1 convolution counts as a layer too
+    layers = len(config.stages[-1].context) + closing
+    assert layers == build_spec(config).context_layers
 
 
 def test_tiles_are_the_release_s_where_margins_hide_their_seams():

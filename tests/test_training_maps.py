@@ -1,12 +1,18 @@
+import collections
 import concurrent.futures
+import dataclasses
+import errno
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import TABLE, tiny_config, write_images
 
 from dilax.datasets import open_source
 from dilax.inference import Predictor
+from dilax.input import subtract_mean
 from dilax.training.checkpoint import init_params
 from dilax.training.config import build_model, build_spec
 from dilax.training.maps import store_maps
@@ -33,6 +39,40 @@ def test_stored_maps_are_the_front_ends_over_each_whole_image(prepared):
         assert maps.shape == (12, 16, 3)
         np.testing.assert_allclose(kept["image"], maps, atol=1e-5)
         np.testing.assert_array_equal(kept["label"], sample["label"])
+
+
+def test_surroundings_are_the_cells_of_the_whole_tile(prepared):
+    predictor, source, folder = prepared
+    spec = dataclasses.replace(predictor.spec, tile=(46, 46))
+    tiled = Predictor(predictor.model, predictor.params, spec, 3)
+    sample = source[0]
+    small = sample["image"][:20, :30]
+    [alone], [whole] = tiled.maps([small]), tiled.maps([small], surroundings=True)
+    assert (alone.shape, whole.shape) == ((10, 15, 3), (22, 22, 3))
+    np.testing.assert_array_equal(whole[:10, :15], alone)
+    # Beyond the image the joint network sees its reflection.
+    padded = np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    around = np.pad(padded, ((0, 24), (0, 14), (0, 0)), mode="reflect")
+    x = jnp.asarray(subtract_mean(around, spec.mean)[None])
+    variables = {"params": predictor.params}
+    expected = predictor.model.apply(variables, x, method="maps")[0]
+    np.testing.assert_allclose(whole, expected, atol=1e-4)
+    stored = store_maps(tiled, [{**sample, "image": small}], folder, "", True)
+    np.testing.assert_allclose(stored[0]["image"], whole, atol=1e-5)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_computed(prepared, monkeypatch):
+    predictor, source, folder = prepared
+    cell, label = 3 * 4, 24 * 32
+    need = 8 * (12 * 16 * cell + label)
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(need - 1))
+    with pytest.raises(OSError, match="8 images take about") as error:
+        store_maps(predictor, source, folder, "maps")
+    assert error.value.errno == errno.ENOSPC
+    assert not list(folder.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(need))
+    assert len(store_maps(predictor, source, folder, "maps")) == 8
 
 
 def test_what_is_there_is_kept_and_what_is_missing_is_computed(prepared):

@@ -1,18 +1,17 @@
 """The files of a data set wherever they lie: unpacked, or in archives as downloaded."""
 
 import bisect
+import functools
 import gzip
 import hashlib
-import os
 import shutil
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from tqdm import tqdm
+
+from dilax.datasets.stores import NOT_WHOLE, FolderStore, Store, TarStore, ZipStore
 
 _BLOCK = 1 << 20
 
@@ -33,14 +32,6 @@ class Archive(NamedTuple):
     digest: str = ""
     url: str = ""
     holds: str = ""
-
-
-class _Store(Protocol):
-    def names(self) -> list[str]: ...
-
-    def size(self, name: str) -> int: ...
-
-    def read(self, name: str) -> bytes: ...
 
 
 class Tree:
@@ -68,8 +59,8 @@ class Tree:
         self.path, self._scratch = path, scratch
         known = {archive.name: archive for archive in archives}
         if path.is_dir():
-            files = _Folder(path)
-            self._stores: list[tuple[str, _Store]] = [("", files)]
+            files = FolderStore(path)
+            self._stores: list[tuple[str, Store]] = [("", files)]
             found = [path / n for n in files.names() if Path(n).name in known]
         elif path.is_file():
             self._stores, found = [], [path]
@@ -78,7 +69,7 @@ class Tree:
         for file in found:
             if verify and file.name in known:
                 check_archive(file, known[file.name])
-            self._stores.append((f"{file}: ", self._opened(file)))
+            self._stores.append((file.name, self._opened(file, str(file))))
         self._index = {
             name: store for _, store in reversed(self._stores) for name in store.names()
         }
@@ -88,7 +79,7 @@ class Tree:
         return name in self._index
 
     def __str__(self) -> str:
-        inside = [Path(where[:-2]).name for where, _ in self._stores if where]
+        inside = [name for name, _ in self._stores if name]
         return f"{self.path}" + (f" (with {', '.join(inside)})" if inside else "")
 
     def read(self, name: str) -> bytes:
@@ -101,12 +92,19 @@ class Tree:
             raise ValueError(f"{self}: {name} is missing")
         try:
             return self._index[name].read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except NOT_WHOLE as error:
             raise ValueError(f"{self}: {name} is damaged ({error})") from error
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a text file that are not empty, stripped."""
-        text = self.read(name).decode("utf-8-sig")
+        """The lines of a text file that are not empty, stripped.
+
+        Raises:
+            ValueError: naming the file, if it is not there, damaged, or no text.
+        """
+        try:
+            text = self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self}: {name} is no text ({error})") from error
         return [line for raw in text.splitlines() if (line := raw.strip())]
 
     def size(self, name: str) -> int:
@@ -134,90 +132,41 @@ class Tree:
         return min(prefixes, key=len, default=None)
 
     def add_inner(self, name: str) -> None:
-        """Opens an archive that lies in an archive, so that its files are found too."""
-        target = self._scratch / Path(name).name
+        """Opens an archive that lies in an archive, so that its files are found too.
+
+        Raises:
+            ValueError: naming it, if it is not there or not whole.
+        """
+        target = self._place(Path(name).name)
         target.write_bytes(self.read(name))
-        store = self._opened(target)
-        self._stores.append((f"{target}: ", store))
+        store = self._opened(target, f"{self}: {name}")
+        self._stores.append((Path(name).name, store))
         for inner in store.names():
             self._index.setdefault(inner, store)
         self._sorted = sorted(self._index)
 
-    def _opened(self, file: Path) -> _Store:
+    def _place(self, name: str) -> Path:
+        """A file in the scratch folder that no other archive of this tree has."""
+        return self._scratch / f"{len(self._stores)}-{name}"
+
+    def _opened(self, file: Path, name: str) -> Store:
         try:
-            if zipfile.is_zipfile(file):
-                return _Zip(file)
             with file.open("rb") as stream:
-                zipped = stream.read(2) == b"\x1f\x8b"
-            return _Tar(self._unzipped(file) if zipped else file)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+                head = stream.read(2)
+            if head == b"PK":
+                return ZipStore(file)
+            return TarStore(self._unzipped(file) if head == b"\x1f\x8b" else file)
+        except NOT_WHOLE as error:
             raise ValueError(
-                f"{file}: is not a whole zip or tar archive ({error}); "
+                f"{name}: is not a whole zip or tar archive ({error}); "
                 "download it again"
             ) from error
 
     def _unzipped(self, file: Path) -> Path:
-        target = self._scratch / f"{file.name}.tar"
+        target = self._place(f"{file.name}.tar")
         with gzip.open(file) as packed, target.open("wb") as plain:
             shutil.copyfileobj(packed, plain, _BLOCK)
         return target
-
-
-class _Folder:
-    def __init__(self, root: Path):
-        self._root = root
-        self._names = [
-            (Path(folder) / name).relative_to(root).as_posix()
-            for folder, _, names in os.walk(root, followlinks=True)
-            for name in names
-        ]
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def size(self, name: str) -> int:
-        return (self._root / name).stat().st_size
-
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
-
-
-class _Zip:
-    def __init__(self, file: Path):
-        self._file = zipfile.ZipFile(file)
-
-    def names(self) -> list[str]:
-        return [name for name in self._file.namelist() if not name.endswith("/")]
-
-    def size(self, name: str) -> int:
-        return self._file.getinfo(name).file_size
-
-    def read(self, name: str) -> bytes:
-        return self._file.read(name)
-
-
-class _Tar:
-    def __init__(self, file: Path):
-        with tarfile.open(file, "r:") as tar:
-            self._places = {
-                member.name.removeprefix("./"): (member.offset_data, member.size)
-                for member in tar
-                if member.isfile()
-            }
-        self._file = file.open("rb")
-
-    def names(self) -> list[str]:
-        return list(self._places)
-
-    def size(self, name: str) -> int:
-        return self._places[name][1]
-
-    def read(self, name: str) -> bytes:
-        offset, size = self._places[name]
-        content = os.pread(self._file.fileno(), size, offset)
-        if len(content) < size:
-            raise EOFError("the archive ends within it")
-        return content
 
 
 def check_archive(file: Path, archive: Archive) -> None:
@@ -238,11 +187,18 @@ def check_archive(file: Path, archive: Archive) -> None:
 
 def digest(file: Path, length: int) -> str:
     """The MD5 (`length` 32) or SHA-256 (64) of a file, in hexadecimal digits."""
+    status = file.stat()
+    return _digest(file, length, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache
+def _digest(file: Path, length: int, size: int, *version: int) -> str:
+    """The digest of a file as it is now; preparing need not repeat a download's."""
     summary = hashlib.md5(usedforsecurity=False) if length == 32 else hashlib.sha256()
     with (
         file.open("rb") as stream,
         tqdm(
-            total=file.stat().st_size,
+            total=size,
             desc=f"check {file.name}",
             unit="B",
             unit_scale=True,

@@ -7,11 +7,15 @@ label as a grey PNG of ids, in the order of the split's list. TensorFlow is not 
 
 import abc
 import dataclasses
+import errno
 import io
+import re
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,24 +24,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from dilax.datasets.archives import Archive, Tree
-from dilax.datasets.spec import RGB, DatasetSpec
+from dilax.datasets.inventory import Item as Item
+from dilax.datasets.inventory import take_inventory
+from dilax.datasets.shards import write_shards
+from dilax.datasets.spec import RGB, DatasetSpec, ids_of_colours
 
 _THREADS = 4
-_NAMED = 100
-
-
-class Item(NamedTuple):
-    """An image of a split.
-
-    Attributes:
-        id: as the data set's lists name it.
-        image: the image's file in the tree.
-        label: the label's file in the tree, or "" if it is not a file or not given.
-    """
-
-    id: str
-    image: str
-    label: str = ""
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -51,7 +52,9 @@ class Variant(tfds.core.BuilderConfig):
     splits: tuple[tuple[str, int], ...]
 
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SegmentationBuilder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """Base of the builders; see the module.
 
     Attributes:
@@ -67,7 +70,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "python -m dilax.datasets list"
-    BUILDER_CONFIGS: list[Variant]  # type: ignore[assignment]
+    BUILDER_CONFIGS: list[Variant]
     SPEC: DatasetSpec
     ARCHIVES: tuple[Archive, ...] = ()
     HOMEPAGE = ""
@@ -94,7 +97,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             description=f"{self.SPEC.name}: {self.builder_config.description}",
             homepage=self.HOMEPAGE,
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict({"partial": self.partial}),
+            metadata=tfds.core.MetadataDict({"partial": False}),
             disable_shuffling=True,
         )
 
@@ -102,6 +105,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def variant(self) -> Variant:
         """The form that is prepared."""
         return self.builder_config
+
+    def archives(self) -> Sequence[Archive]:
+        """The files that the variant is made of, all of `ARCHIVES` unless it says."""
+        return self.ARCHIVES
 
     @abc.abstractmethod
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
@@ -121,50 +128,61 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         source = self.source or Path(dl_manager.manual_dir)
-        tree = Tree(source, self.ARCHIVES, scratch=self.scratch, verify=self.verify)
-        items = {name: s for name, s in self.items(tree).items() if s}
-        items = self._complete(tree, items)
+        tree = Tree(source, self.archives(), scratch=self.scratch, verify=self.verify)
+        items = self._complete(tree, self.items(tree))
         self._check_space(tree, items)
-        self.info.metadata["partial"] = self.partial
         return {
             name: self._generate_examples(tree, name, items[name]) for name in items
         }
 
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list:
+        """See `write_shards` for why this is not left to tfds."""
+        return [
+            write_shards(
+                self._get_filename_template(split_name=name),
+                (self.info.features.serialize_example(e) for _, e in examples),
+            )
+            for name, examples in self._split_generators(dl_manager).items()
+        ]
+
     def _complete(
         self, tree: Tree, items: Mapping[str, Sequence[Item]]
-    ) -> dict[str, Sequence[Item]]:
+    ) -> dict[str, list[Item]]:
         """The items whose files are there; refuses missing ones unless partial."""
-        there, problems = {}, []
-        for name, listed in items.items():
-            there[name] = [i for i in listed if all(f in tree for f in i[1:] if f)]
-            missing = [f for i in listed for f in i[1:] if f and f not in tree]
-            problems += [f"{name}: {file} is missing" for file in missing]
-        for name, listed in items.items():
-            published = dict(self.variant.splits).get(name, 0)
-            if len(listed) != published > 0:
-                problems.append(
-                    f"{name}: {len(listed)} images are listed, {published} published"
-                )
-        if not any(there.values()):
-            raise ValueError(f"{tree}: holds no {self.SPEC.name}. {self.HOW}")
-        if problems and not self.partial:
-            more = len(problems) - _NAMED
+        found = take_inventory(tree, items, dict(self.variant.splits))
+        if not found.whole:
+            listing = found.listing()
+            raise ValueError(f"{tree}: holds no {self.SPEC.name}. {self.HOW}{listing}")
+        if found.problems and not self.partial:
             raise ValueError(
-                f"{tree}: not all of {self.SPEC.name} is there.\n"
-                + "\n".join(problems[:_NAMED])
-                + (f"\n… and {more} more" if more > 0 else "")
-                + "\nGet what is missing, or give --partial to prepare what is there."
+                f"{tree}: not all of {self.SPEC.name} is there.{found.listing()}"
+                "\nGet what is missing, or give --partial to prepare what is there."
             )
-        return {name: listed for name, listed in there.items() if listed}
+        self.info.metadata["partial"] = bool(found.problems)
+        return found.whole
+
+    def absent(self) -> list[str]:
+        """The variant's splits that the prepared set has not, and what holds them."""
+        lines = []
+        for split, _ in self.variant.splits:
+            if split not in self.info.splits:
+                holding = [
+                    f"{archive.name}: {archive.holds}"
+                    for archive in self.archives()
+                    if re.search(rf"\b{split}\b", archive.holds)
+                ]
+                lines.append(split + (f" ({', '.join(holding)})" if holding else ""))
+        return lines
 
     def _check_space(self, tree: Tree, items: Mapping[str, Sequence[Item]]) -> None:
         images = sum(tree.size(i.image) for listed in items.values() for i in listed)
-        need = int(2.2 * images)  # in the order of arrival first, then in shards
+        need = int(1.1 * images)  # with the labels
         free = shutil.disk_usage(self.scratch).free
         if need > free:
-            raise ValueError(
-                f"{self.scratch.parent}: preparing needs about {need / 1e9:.1f} GB, "
-                f"{free / 1e9:.1f} GB are free; free some, or give another --data_dir"
+            raise OSError(
+                errno.ENOSPC,
+                f"preparing {self.SPEC.name} needs about {need / 1e9:.1f} GB and "
+                f"{free / 1e9:.1f} GB are free",
             )
 
     def _generate_examples(
@@ -219,7 +237,7 @@ def decoded(content: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(content))
         image.load()
         return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{name}: cannot be read as an image ({error})") from error
 
 
@@ -248,22 +266,6 @@ def decode_colours(tree: Tree, name: str, ids: Mapping[RGB, int]) -> np.ndarray:
     """
     image = decoded(tree.read(name), name).convert("RGB")
     return ids_of_colours(np.asarray(image), ids, name)
-
-
-def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.ndarray:
-    """(h, w, 3) uint8 colours → (h, w) uint8 ids; see `decode_colours`."""
-    packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    keys = np.array([(r << 16) | (g << 8) | b for r, g, b in ids], np.uint32)
-    values = np.array(list(ids.values()), np.uint8)
-    order = np.argsort(keys)
-    at = order[np.minimum(np.searchsorted(keys, packed, sorter=order), len(keys) - 1)]
-    if (unknown := keys[at] != packed).any():
-        colours = np.unique(image[unknown], axis=0)[:5].tolist()
-        raise ValueError(
-            f"{name}: {int(unknown.sum())} pixels have colours that stand for no class,"
-            f" such as {', '.join(map(str, map(tuple, colours)))}"
-        )
-    return values[at]
 
 
 def encode_png(ids: np.ndarray) -> bytes:

@@ -1,19 +1,23 @@
-"""Images and labels on disk as a random-access source, in three layouts.
+"""Images and labels on disk as a random-access source.
 
-A source is a sequence of `{"image": (h, w, 3) uint8 RGB, "label": (h, w) uint8, "id"}`.
+A source is a sequence of `{"image": (h, w, c), "label": (h, w) uint8, "id"}`; images
+are RGB and uint8 unless the data set says otherwise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+import tifffile
 from absl import logging
 from PIL import Image, ImageOps
 
-from dilax.datasets.spec import DatasetSpec, colour_map
+from dilax.datasets.spec import DatasetSpec, ids_of_colours
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+T = TypeVar("T")
+_INDEX = ("P", "L", "1", "I", "I;16", "I;16B")
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _SKIP = "--config.data.skip_unreadable=True trains without such files"
 
@@ -67,8 +71,10 @@ class ImageLabelFiles(Sequence):
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
         pair = self._pairs[index]
+        channels = len(self._spec.mean)
         try:
-            image, ids = read_image(pair.image), _read_ids(pair.label)
+            image = read_pixels(pair.image, channels)
+            ids = read_mask(pair.label)
         except ValueError as error:
             if not self._skip:
                 raise ValueError(f"{error}; {_SKIP}") from error
@@ -77,12 +83,16 @@ class ImageLabelFiles(Sequence):
                 logging.warning("Left out: %s", error)
             with Image.open(pair.image) as file:
                 width, height = file.size
-            image = np.zeros((height, width, 3), np.uint8)
+            image = np.zeros((height, width, channels), np.uint8)
             ids = np.full((height, width), self._spec.ignore_label, np.uint8)
         label = self._train_ids(ids, pair.label)
         return {"image": image, "label": label, "id": pair.id}
 
     def _train_ids(self, ids: np.ndarray, path: Path) -> np.ndarray:
+        if ids.ndim == 3:
+            colours = {c: i for i, c in enumerate(self._spec.palette)}
+            colours |= dict.fromkeys(self._spec.void_colours, self._spec.ignore_label)
+            return ids_of_colours(ids, colours, str(path))
         label = self._table[ids]
         if (label < 0).any():
             wrong = np.unique(ids[label < 0]).tolist()
@@ -92,10 +102,6 @@ class ImageLabelFiles(Sequence):
                 f"{self._spec.ignore_label} (ignored)"
             )
         return label.astype(np.uint8)
-
-
-def _read_ids(path: Path) -> np.ndarray:
-    return _decode(path, lambda file: np.asarray(file).astype(np.uint8))
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
@@ -119,7 +125,86 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
     return _decode(path, convert)
 
 
-def _decode(path: Path, convert) -> np.ndarray:
+def read_pixels(path: Path, channels: int | None = None) -> np.ndarray:
+    """Reads an image as (h, w, c), uint8 or uint16, with the channels that it has.
+
+    TIFF keeps all its channels and bits. Of other formats transparency is left out, and
+    colour images of 16 bits come with their upper 8.
+
+    Args:
+        path: the file.
+        channels: how many are wanted; 3 makes RGB of grey and palette images.
+
+    Raises:
+        ValueError: naming the file, if it is not an image or has other channels.
+    """
+    tiff = path.suffix.lower() in (".tif", ".tiff")
+    pixels = _read_tiff(path) if tiff else _decode(path, _native)
+    if channels in (None, pixels.shape[2]):
+        return pixels
+    if channels == 3:
+        return read_image(path)
+    raise ValueError(
+        f"{path}: has {pixels.shape[2]} channels where the others have {channels}"
+    )
+
+
+def _native(file: Image.Image) -> np.ndarray:
+    if file.mode in ("L", "LA", "1"):
+        return np.asarray(file.convert("L"))[..., None]
+    if file.mode.startswith("I;16"):
+        return np.asarray(file).astype(np.uint16)[..., None]
+    if file.mode[0] in "IF":
+        raise ValueError(f"mode {file.mode} is neither 8 nor 16 bits a channel")
+    return np.asarray(file.convert("RGB"))
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            pixels, axes = series.asarray(), series.axes
+    except (OSError, ValueError, IndexError, KeyError, tifffile.TiffFileError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    if pixels.ndim == 2:
+        pixels, axes = pixels[..., None], "YXS"
+    if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"{path}: is {axes} {pixels.shape} {pixels.dtype}, not an image of 8 or 16 "
+            "bits a channel"
+        )
+    return pixels if axes.startswith("YX") else np.moveaxis(pixels, 0, -1)
+
+
+def mask_mode(path: Path) -> Literal["index", "colour"]:
+    """Whether a mask holds class ids or colours.
+
+    Raises:
+        ValueError: naming the file, if it is not an image.
+    """
+    mode = _decode(path, lambda file: file.mode)
+    return "index" if mode in _INDEX else "colour"
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(h, w) uint8 ids, or (h, w, 3) uint8 colours.
+
+    Raises:
+        ValueError: naming the file, if it is not an image or has ids above 255.
+    """
+
+    def convert(file: Image.Image) -> np.ndarray:
+        if file.mode not in _INDEX:
+            return np.asarray(file.convert("RGB"))
+        ids = np.asarray(file)
+        if ids.min() < 0 or ids.max() > 255:
+            raise ValueError(f"label ids reach from {ids.min()} to {ids.max()}")
+        return ids.astype(np.uint8)
+
+    return _decode(path, convert)
+
+
+def _decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
     try:
         with Image.open(path) as file:
             return convert(file)
@@ -135,11 +220,6 @@ def _header_problem(pair: Pair) -> str | None:
         try:
             with Image.open(path) as file:
                 sizes.append(file.size)
-                if path == pair.label and file.mode not in ("P", "L", "1"):
-                    return (
-                        f"{path}: a label is a grey or palette image of class ids, "
-                        f"this one has mode {file.mode}"
-                    )
         except _UNREADABLE as error:
             return f"{path}: not an image ({error})"
     if sizes[0] != sizes[1]:
@@ -156,76 +236,6 @@ def _listing(problems: list[str]) -> str:
     )
 
 
-def voc_pairs(root: Path, split: str) -> list[Pair]:
-    """Pairs of the VOC layout: `VOCdevkit`, or `VOCdevkit/VOC2012` itself.
-
-    Args:
-        root: the folder that holds `JPEGImages`, `SegmentationClass`, `ImageSets`.
-        split: a list in `ImageSets/Segmentation`, such as `train` or `val`. Labels of
-            a list that ends in `aug` (VOC + SBD) are in `SegmentationClassAug`.
-    """
-    labels = "SegmentationClassAug" if split.endswith("aug") else "SegmentationClass"
-    root = _existing(root / "VOC2012" if (root / "VOC2012").is_dir() else root)
-    return [
-        Pair(
-            name,
-            root / "JPEGImages" / f"{name}.jpg",
-            root / labels / f"{name}.png",
-        )
-        for name in _listed(root / "ImageSets" / "Segmentation", split)
-    ]
-
-
-def camvid_pairs(root: Path, split: str) -> list[Pair]:
-    """Pairs of the public CamVid layout: `train/ trainannot/ … train.txt …`.
-
-    Args:
-        root: the folder that holds them.
-        split: `train`, `val` or `test`.
-    """
-    root = _existing(root)
-    images = {path.stem: path for path in _images(root / split)}
-    return [
-        Pair(
-            name,
-            images.get(name, root / split / f"{name}.png"),
-            root / f"{split}annot" / f"{name}.png",
-        )
-        for name in _listed(root, split)
-    ]
-
-
-def folder_pairs(root: Path, split: str) -> list[Pair]:
-    """Pairs of plain folders: `images/SPLIT/*` and `labels/SPLIT/*.png`, by file name.
-
-    Args:
-        root: the folder that holds `images`, `labels` and `classes.txt`.
-        split: the name of the sub-folder, such as `train` or `val`.
-    """
-    images = _images(_existing(root) / "images" / split)
-    return [
-        Pair(path.stem, path, root / "labels" / split / f"{path.stem}.png")
-        for path in images
-    ]
-
-
-def folder_spec(root: Path, mean: tuple[float, float, float]) -> DatasetSpec:
-    """The `DatasetSpec` of plain folders: class names are the lines of `classes.txt`.
-
-    Raises:
-        ValueError: if the file is missing or empty, names a class twice, or names more
-            classes than there are ids beside the ignored 255.
-    """
-    path = _existing(root) / "classes.txt"
-    names = tuple(_lines(path))
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: names {', '.join(twice)} more than once")
-    if len(names) > 255:
-        raise ValueError(f"{path}: {len(names)} classes are more than 255")
-    return DatasetSpec(root.resolve().name, names, colour_map(len(names)), mean)
-
-
 def list_images(path: Path) -> Iterator[Path]:
     """The image files of a folder in order of name, or the file itself.
 
@@ -239,7 +249,7 @@ def list_images(path: Path) -> Iterator[Path]:
 
 def _images(folder: Path) -> list[Path]:
     paths = sorted(
-        p for p in _existing(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES
+        p for p in existing(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES
     )
     if not paths:
         raise ValueError(
@@ -248,21 +258,23 @@ def _images(folder: Path) -> list[Path]:
     return paths
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """The folder, if it is one.
+
+    Raises:
+        ValueError: if it is not there.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give it with --data_dir")
     return folder
 
 
-def _listed(folder: Path, split: str) -> list[str]:
-    path = folder / f"{split}.txt"
-    if not path.is_file():
-        have = sorted(p.stem for p in _existing(folder).glob("*.txt"))
-        raise ValueError(f"{path}: no such list of images; there are {have}")
-    return _lines(path)
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, stripped.
 
-
-def _lines(path: Path) -> list[str]:
+    Raises:
+        ValueError: naming the file, if it cannot be read or has none.
+    """
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except OSError as error:

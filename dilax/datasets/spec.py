@@ -1,6 +1,7 @@
 """What a data set is: classes, palette, mean pixel, ignore label, tiles."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +18,8 @@ class DatasetSpec:
         name: for messages and tables.
         classes: class names in the order of the train ids 0, 1, ….
         palette: one RGB colour a class.
-        mean: the mean pixel (B, G, R) on the 0..255 scale, subtracted from the input.
+        mean: the mean pixel (B, G, R) on the 0..255 scale, subtracted from the input;
+            a number a channel, in reversed order, where images are not RGB.
         ignore_label: label of pixels that count nowhere, on disk and in memory.
         tile: (height, width) in pixels of a tile as the network takes it, margins
             included; None makes the whole image one tile.
@@ -36,7 +38,7 @@ class DatasetSpec:
     name: str
     classes: tuple[str, ...]
     palette: tuple[RGB, ...]
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     ignore_label: int = 255
     tile: tuple[int, int] | None = None
     scale: float = 1.0
@@ -80,6 +82,31 @@ def colour_map(count: int) -> tuple[RGB, ...]:
         return sum(((index >> (3 * i + bit)) & 1) << (7 - i) for i in range(8))
 
     return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
+
+
+def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.ndarray:
+    """(h, w, 3) uint8 colours → (h, w) uint8 ids.
+
+    Args:
+        image: the colours.
+        ids: the id of each colour.
+        name: of the file, for the message.
+
+    Raises:
+        ValueError: naming the file and the colours that stand for nothing.
+    """
+    packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    keys = np.array([(r << 16) | (g << 8) | b for r, g, b in ids], np.uint32)
+    values = np.array(list(ids.values()), np.uint8)
+    order = np.argsort(keys)
+    at = order[np.minimum(np.searchsorted(keys, packed, sorter=order), len(keys) - 1)]
+    if (unknown := keys[at] != packed).any():
+        colours = np.unique(image[unknown], axis=0)[:5].tolist()
+        raise ValueError(
+            f"{name}: {int(unknown.sum())} pixels have colours that stand for no class,"
+            f" such as {', '.join(map(str, map(tuple, colours)))}"
+        )
+    return values[at]
 
 
 VOC = DatasetSpec(

@@ -4,7 +4,8 @@
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.io
@@ -13,7 +14,6 @@ from dilax.datasets.archives import Archive, Tree
 from dilax.datasets.builder import Item, SegmentationBuilder, Variant
 from dilax.datasets.spec import VOC
 
-_LISTS = "ImageSets/Segmentation/"
 _SBD = "dataset/cls/"
 
 
@@ -73,65 +73,63 @@ class Voc(SegmentationBuilder):
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
         """See the base class."""
-        root = tree.root(_LISTS)
-        if root is None:
-            return {}
-        listed = {
-            name.removeprefix(root + _LISTS).removesuffix(".txt"): tree.lines(name)
-            for name in tree.under(root + _LISTS, ".txt")
-        }
-        splits = {
-            split: [Item(i, _photo(root, i), _mask(root, i)) for i in listed[split]]
-            for split in ("train", "val", "trainval")
-            if split in listed
-        }
+        splits = {s: _listed(tree, s) for s in ("train", "val", "trainval", "test")}
         sbd = tree.root(_SBD)
-        if sbd is not None and {"train", "val"} <= listed.keys():
-            splits["train_aug"] = self._augmented(tree, root, sbd, listed)
-        splits["test"] = [Item(i, _photo(root, i)) for i in listed.get("test", ())]
+        if sbd is not None and splits["train"] and splits["val"]:
+            splits["train_aug"] = self._augmented(
+                tree, sbd, splits["train"], splits["val"]
+            )
         return splits
 
     def _augmented(
-        self, tree: Tree, root: str, sbd: str, listed: Mapping[str, list[str]]
+        self, tree: Tree, sbd: str, train: list[Item], val: list[Item]
     ) -> list[Item]:
-        own, val = set(listed["train"]), set(listed["val"])
-        both = {
-            i for s in ("train", "val") for i in tree.lines(f"{sbd}dataset/{s}.txt")
+        photos = (f"{_home(tree, 'train')}JPEGImages/", f"{sbd}dataset/img/")
+        lists = [tree.lines(f"{sbd}dataset/{split}.txt") for split in ("train", "val")]
+        items = {
+            i: Item(i, _photo(tree, photos, i), f"{sbd}{_SBD}{i}.mat")
+            for i in itertools.chain(*lists)
         }
-        masks = {i: _mat(sbd, i) for i in both}
-        voc = {i: _mask(root, i) for i in own}
-        masks = (
-            {**voc, **masks} if self.variant.name == "sbd_first" else {**masks, **voc}
-        )
-        photos = {i: _photo(root, i) for i in masks}
-        for image, photo in photos.items():
-            if (
-                photo not in tree
-                and (inside := f"{sbd}dataset/img/{image}.jpg") in tree
-            ):
-                photos[image] = inside
-        return [Item(i, photos[i], masks[i]) for i in sorted(masks) if i not in val]
+        for item in train:
+            if self.variant.name == "voc_first" or item.id not in items:
+                items[item.id] = item
+        for item in val:
+            items.pop(item.id, None)
+        return [items[i] for i in sorted(items)]
 
     def label(self, tree: Tree, item: Item) -> np.ndarray | None:
         """See the base class."""
         if not item.label.endswith(".mat"):
             return super().label(tree, item)
+        content = tree.read(item.label)
         try:
-            content = scipy.io.loadmat(io.BytesIO(tree.read(item.label)))
-            return content["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
-        except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+            annotation = scipy.io.loadmat(io.BytesIO(content))["GTcls"][0, 0]
+            return annotation["Segmentation"].astype(np.uint8)
+        except Exception as error:  # scipy's have no common base
             raise ValueError(
                 f"{item.label}: is not one of SBD's files ({error!r})"
             ) from error
 
 
-def _photo(root: str, image: str) -> str:
-    return f"{root}JPEGImages/{image}.jpg"
+def _home(tree: Tree, split: str) -> str | None:
+    """The folder of VOC 2012 that lists a split, also where other years lie by it."""
+    marker = f"ImageSets/Segmentation/{split}.txt"
+    above = tree.root(f"VOC2012/{marker}")
+    return tree.root(marker) if above is None else f"{above}VOC2012/"
 
 
-def _mask(root: str, image: str) -> str:
-    return f"{root}SegmentationClass/{image}.png"
+def _listed(tree: Tree, split: str) -> list[Item]:
+    home = _home(tree, split)
+    if home is None:
+        return []
+    photos, masks = f"{home}JPEGImages/", f"{home}SegmentationClass/"
+    return [
+        Item(i, f"{photos}{i}.jpg", "" if split == "test" else f"{masks}{i}.png")
+        for i in tree.lines(f"{home}ImageSets/Segmentation/{split}.txt")
+    ]
 
 
-def _mat(sbd: str, image: str) -> str:
-    return f"{sbd}{_SBD}{image}.mat"
+def _photo(tree: Tree, folders: Iterable[str], image: str) -> str:
+    """The image in the first of the folders that has it, else in the first."""
+    places = [f"{folder}{image}.jpg" for folder in folders]
+    return next((place for place in places if place in tree), places[0])

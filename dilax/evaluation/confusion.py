@@ -1,6 +1,7 @@
 """Confusion matrices as exact integer counts, and what the field reads off them."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -48,35 +49,68 @@ class Scores:
 
     A class that is neither labelled nor predicted anywhere has no IoU: it is None, and
     left out of the mean. A class that is predicted but never labelled counts with 0.
+    The same holds for categories, whose classes count as one: confusion within a
+    category is a hit (cityscapesScripts, `getIouScoreForCategory`).
 
     Attributes:
         classes: class names.
         confusion: (k, k) Python-int counts; rows are labels, columns predictions.
+        categories: (name, classes) groups that are measured besides; may be none.
+
+    Example:
+        >>> counts = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 4]])
+        >>> groups = (("vehicle", ("car", "bus")), ("sky", ("sky",)))
+        >>> scores = Scores(("car", "bus", "sky"), counts, groups)
+        >>> scores.iou_per_class
+        {'car': 0.333..., 'bus': 0.0, 'sky': 0.8}
+        >>> scores.iou_per_category
+        {'vehicle': 0.75, 'sky': 0.8}
     """
 
     classes: tuple[str, ...]
     confusion: np.ndarray
+    categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
-    def of(cls, classes: tuple[str, ...], words: jax.Array) -> "Scores":
-        """From the device's matrix of (low, high) words."""
+    def of(
+        cls,
+        classes: tuple[str, ...],
+        words: jax.Array,
+        categories: tuple[tuple[str, tuple[str, ...]], ...] = (),
+    ) -> "Scores":
+        """From the device's (k, k, 2) matrix of (low, high) words."""
         low, high = np.moveaxis(np.asarray(words).astype(object), -1, 0)
-        return cls(classes, low + high * 2**32)
+        return cls(classes, low + high * 2**32, categories)
 
     @property
     def iou_per_class(self) -> dict[str, float | None]:
         """Intersection over union of each class, 0..1, or None."""
-        hit = np.diag(self.confusion)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - hit
-        return {
-            name: int(h) / int(u) if u else None
-            for name, h, u in zip(self.classes, hit, union, strict=True)
-        }
+        return {name: self._iou([i]) for i, name in enumerate(self.classes)}
 
     @property
     def mean_iou(self) -> float:
         """Mean of the IoUs of the classes that have one."""
         return _mean(self.iou_per_class.values())
+
+    @property
+    def iou_per_category(self) -> dict[str, float | None]:
+        """Intersection over union of each category's classes as one, 0..1, or None."""
+        return {
+            name: self._iou([self.classes.index(c) for c in members])
+            for name, members in self.categories
+        }
+
+    @property
+    def mean_category_iou(self) -> float:
+        """Mean of the IoUs of the categories that have one."""
+        return _mean(self.iou_per_category.values())
+
+    def _iou(self, members: Sequence[int]) -> float | None:
+        """The IoU of some classes taken as one."""
+        labelled, predicted = self.confusion[members], self.confusion[:, members]
+        hit = labelled[:, members].sum()
+        union = labelled.sum() + predicted.sum() - hit
+        return int(hit) / int(union) if union else None
 
     @property
     def pixel_accuracy(self) -> float:
@@ -91,16 +125,21 @@ class Scores:
         return _mean(int(h) / int(n) if n else None for h, n in rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `results.json` holds of it."""
+        """What `results.json` holds of it; of categories, if there are any."""
+        by_category = {
+            "mean_category_iou": self.mean_category_iou,
+            "iou_per_category": self.iou_per_category,
+        }
         return {
             "mean_iou": self.mean_iou,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "iou_per_class": self.iou_per_class,
+            **(by_category if self.categories else {}),
             "confusion": [[int(n) for n in row] for row in self.confusion],
         }
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float | None]) -> float:
     present = [v for v in values if v is not None]
     return sum(present) / len(present) if present else float("nan")

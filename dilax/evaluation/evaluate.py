@@ -48,7 +48,7 @@ def evaluate(
                 if on_prediction:
                     on_prediction(next(index), prediction)
                 bar.update()
-    return Scores.of(spec.classes, confusion)
+    return Scores.of(spec.classes, confusion, spec.categories)
 
 
 def _rounded_up(array: np.ndarray, value: int):

@@ -14,7 +14,7 @@ _SUMMARY = (
 def stage_table(
     stages: Mapping[str, Mapping], marked: Sequence[str] = (), style: str = "github"
 ) -> str:
-    """Per-class IoU of every stage, and the means, in per cent.
+    """IoU of every stage per class and per category, and the means, in per cent.
 
     Args:
         stages: stage name → what `Scores.as_dict` gives.
@@ -22,17 +22,9 @@ def stage_table(
         style: a format of `tabulate`.
 
     Returns:
-        The table; classes without an IoU show a dash.
+        The table; what has no IoU shows a dash. Stages without categories show none.
     """
-    names = list(next(iter(stages.values()))["iou_per_class"])
-    columns = [stage["iou_per_class"] for stage in stages.values()]
-    rows: list[list] = [
-        [f"{name} *" if name in marked else name, *(_percent(c[name]) for c in columns)]
-        for name in names
-    ]
-    if marked:
-        means = [_mean_of(c, marked) for c in columns]
-        rows.append(["mean of *", *map(_percent, means)])
+    rows = _class_rows(stages, marked) + _category_rows(stages)
     for title, key in _SUMMARY:
         bold = f"**{title}**" if key == "mean_iou" else title
         rows.append([bold, *(_percent(s[key]) for s in stages.values())])
@@ -44,6 +36,31 @@ def stage_table(
         disable_numparse=True,
     )
     return table + ("\n\\* only the surroundings tell these apart" if marked else "")
+
+
+def _class_rows(stages: Mapping[str, Mapping], marked: Sequence[str]) -> list[list]:
+    columns = [stage["iou_per_class"] for stage in stages.values()]
+    rows: list[list] = [
+        [f"{name} *" if name in marked else name, *(_percent(c[name]) for c in columns)]
+        for name in columns[0]
+    ]
+    if marked:
+        means = [_mean_of(c, marked) for c in columns]
+        rows.append(["mean of *", *map(_percent, means)])
+    return rows
+
+
+def _category_rows(stages: Mapping[str, Mapping]) -> list[list]:
+    columns = [stage.get("iou_per_category", {}) for stage in stages.values()]
+    names = dict.fromkeys(name for column in columns for name in column)
+    if not names:
+        return []
+    rows: list[list] = [
+        [f"category {name}", *(_percent(c.get(name)) for c in columns)]
+        for name in names
+    ]
+    means = [stage.get("mean_category_iou") for stage in stages.values()]
+    return [*rows, ["mean of categories", *map(_percent, means)]]
 
 
 def _percent(value: float | None) -> str:

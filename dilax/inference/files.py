@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dilax.datasets import DatasetSpec, list_images, read_image
+from dilax.datasets import DatasetSpec, list_images, read_image, read_pixels
 from dilax.inference.predictor import Predictor
 
 
@@ -33,13 +33,19 @@ def overlay(
     """The image with the classes' colours over it.
 
     Args:
-        image: (h, w, 3) uint8 RGB.
+        image: (h, w, c) uint8 or uint16; RGB, or its first channels are shown as RGB.
         labels: (h, w) train ids.
         spec: palette.
         opacity: of the colours, 0..1.
     """
     colours = palette_image(labels, spec).convert("RGB")
-    return Image.blend(Image.fromarray(image), colours, opacity)
+    return Image.blend(Image.fromarray(as_rgb(image)), colours, opacity)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """(h, w, c) uint8 or uint16 → (h, w, 3) uint8 to look at: the first 3 channels."""
+    image = image if image.dtype == np.uint8 else (image // 257).astype(np.uint8)
+    return image[..., [min(i, image.shape[2] - 1) for i in range(3)]]
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -86,7 +92,7 @@ def predict_files(predictor: Predictor, source: Path, output: Path) -> list[str]
     jobs = list(zip(paths, _targets(paths, output), strict=True))
     for path, (label_map, blend) in tqdm(jobs, "predict", unit="image"):
         try:
-            image = read_image(path, upright=True)
+            image = _read(path, len(predictor.spec.mean))
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -94,6 +100,12 @@ def predict_files(predictor: Predictor, source: Path, output: Path) -> list[str]
         save_image(palette_image(labels, predictor.spec), label_map)
         save_image(overlay(image, labels, predictor.spec), blend)
     return problems
+
+
+def _read(path: Path, channels: int) -> np.ndarray:
+    if channels == 3:
+        return read_image(path, upright=True)
+    return read_pixels(path, channels)
 
 
 def _targets(paths: list[Path], output: Path) -> list[tuple[Path, Path]]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt
 
 from dilax.datasets import DatasetSpec
 from dilax.inference.tiles import TileGrid, cut_tiles, join_tiles, plan_tiles
@@ -35,7 +35,7 @@ class Predictor:
 
     Raises:
         ValueError: if a tile is not larger than twice the model's margin, or from a
-            call, if an image is not (h, w, 3) uint8.
+            call, if an image is not (h, w, channels of the mean pixel) uint8 or uint16.
 
     Example:
         >>> from dilax.models import FrontEnd, Layer
@@ -66,7 +66,7 @@ class Predictor:
         other.params = params
         return other
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
+    def __call__(self, image: UInt[np.ndarray, "h w c"]) -> Int[np.ndarray, "h w"]:
         """The label map (h, w) int32 of an RGB image."""
         return next(self.stream([image]))
 
@@ -79,7 +79,7 @@ class Predictor:
             yield labels[: image.shape[0], : image.shape[1]]
 
     def probabilities(
-        self, image: UInt8[np.ndarray, "h w 3"]
+        self, image: UInt[np.ndarray, "h w c"]
     ) -> Float[np.ndarray, "h w k"]:
         """Class probabilities of every pixel, float32, as a dense CRF takes them."""
         [(_, cells)] = self._run(self._run_tiles, [image])
@@ -87,15 +87,35 @@ class Predictor:
         full = np.asarray(self._finish(cells, placing, shape=shape))
         return full[: image.shape[0], : image.shape[1]]
 
-    def maps(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def maps(
+        self, images: Sequence[np.ndarray], surroundings: bool = False
+    ) -> Iterator[np.ndarray]:
         """The front end's logits over each image: (⌈h/8⌉, ⌈w/8⌉, k) float32.
 
         Sizes are those of the image resized by `spec.scale`; §5 trains the context
         module on these.
+
+        Args:
+            images: as for `stream`.
+            surroundings: give the cells of the whole tiles, of which the image's are
+                the upper left; the others see its reflection.
         """
-        for size, cells in self._run(self._run_maps, images):
-            rows, columns = (-(-n // self.model.map_stride) for n in size)
+        for image, (_, cells) in zip(
+            images, self._run(self._run_maps, images), strict=True
+        ):
+            rows, columns = self.map_size(image.shape, surroundings)
             yield np.asarray(cells[:rows, :columns])
+
+    def map_size(
+        self, shape: tuple[int, ...], surroundings: bool = False
+    ) -> tuple[int, int]:
+        """(rows, columns) of what `maps` gives for an image of `shape`."""
+        size, stride = scaled_size(shape, self.spec.scale), self.model.map_stride
+        if not surroundings:
+            return -(-size[0] // stride), -(-size[1] // stride)
+        grid = plan_tiles(size, self.spec.tile, self.model.margin, stride)
+        inner = [(t - 2 * grid.margin) // stride for t in grid.tile]
+        return grid.rows * inner[0], grid.columns * inner[1]
 
     def _run(self, network, images) -> list[tuple[tuple[int, int], Any]]:
         """(size in the network's pixels, joined cells) of each image."""
@@ -110,10 +130,12 @@ class Predictor:
 
     def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, TileGrid]:
         image = np.asarray(image)
-        shape = image.shape
-        if len(shape) != 3 or shape[2] != 3 or 0 in shape or image.dtype != np.uint8:
+        shape, channels = image.shape, len(self.spec.mean)
+        known = image.dtype in (np.uint8, np.uint16)
+        if len(shape) != 3 or shape[2] != channels or 0 in shape or not known:
+            kind = "uint8 RGB" if channels == 3 else "uint8 or uint16"
             raise ValueError(
-                f"an image is (h, w, 3) uint8 RGB, not {shape} {image.dtype}"
+                f"an image is (h, w, {channels}) {kind}, not {shape} {image.dtype}"
             )
         image = resize(image, scaled_size(shape, self.spec.scale))
         stride = self.model.map_stride

@@ -1,11 +1,13 @@
 """From samples to batches: the released data layer and the Grain pipeline."""
 
+from dilax.input.held import held_batches, hold
 from dilax.input.pipeline import (
     Augmentation,
     Batch,
-    image_example,
+    ImageExample,
+    MapExample,
+    Reading,
     in_order,
-    map_example,
     training_batches,
 )
 from dilax.input.transforms import (
@@ -22,10 +24,13 @@ __all__ = [
     "Augmentation",
     "Batch",
     "CropGeometry",
+    "ImageExample",
+    "MapExample",
+    "Reading",
     "check_crop",
-    "image_example",
+    "held_batches",
+    "hold",
     "in_order",
-    "map_example",
     "reflect_pad",
     "rescale",
     "resize",

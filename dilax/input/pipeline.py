@@ -5,16 +5,19 @@ So a run that resumes at step n asks for batch n, and nothing else is to be rest
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import grain
 import numpy as np
+from absl import flags
 
 from dilax.input.transforms import (
     CropGeometry,
     crop_maps,
+    cut_crop,
+    draw_place,
     jitter_colours,
     mirror,
-    random_crop,
     rescale,
 )
 
@@ -37,48 +40,94 @@ class Augmentation:
     colour: float = 0.0
 
 
-def image_example(
-    geometry: CropGeometry, augmentation: Augmentation, scale: float = 1.0
-) -> Example:
-    """The function that turns `{image, label}` into one training example.
+@dataclasses.dataclass
+class Reading:
+    """How training images are read. It changes the speed and no batch.
 
-    Args:
+    Attributes:
+        threads: that decode and augment; in each process, if there are several.
+        processes: worker processes; 0 reads in the training process.
+        hold: `""` decodes an image each time; `"host"` keeps all decoded in main
+            memory, `"device"` in the accelerator's, where they are also cropped and
+            mirrored (that needs images of one size and no other augmentation).
+    """
+
+    threads: int = 4
+    processes: int = 0
+    hold: Literal["", "host", "device"] = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageExample:
+    """Turns `{image, label}` into one training example.
+
+    Attributes:
         geometry: crop, margin and label stride.
         augmentation: random changes.
         scale: factor by which images are resized before anything else.
     """
 
-    def example(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        factor = scale * rng.uniform(*augmentation.scales)
+    geometry: CropGeometry
+    augmentation: Augmentation
+    scale: float = 1.0
+
+    def __call__(self, sample: dict, rng: np.random.Generator) -> Batch:
+        """`{"image": crop, "label"}`; see `cut_crop`."""
+        factor = self.draw_factor(rng)
         image, label = rescale(sample["image"], sample["label"], factor)
-        if augmentation.colour:
-            image = jitter_colours(image, rng, augmentation.colour)
-        if augmentation.mirror and rng.random() < 0.5:
+        if self.augmentation.colour:
+            image = jitter_colours(image, rng, self.augmentation.colour)
+        flip, place = self.draw(label.shape, rng)
+        if flip:
             image, label = mirror(image, label)
-        return random_crop(image, label, rng, geometry)
+        return cut_crop(image, label, place, self.geometry)
 
-    return example
+    def draw_factor(self, rng: np.random.Generator) -> float:
+        """The factor of the resize; the first that is drawn."""
+        return self.scale * rng.uniform(*self.augmentation.scales)
+
+    def draw(
+        self, size: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[bool, tuple[int, int]]:
+        """Whether the image is flipped, and where it is cropped then."""
+        flip = self.augmentation.mirror and rng.random() < 0.5
+        return flip, draw_place(size, rng, self.geometry)
 
 
-def map_example(
-    cells: tuple[int, int],
-    map_stride: int,
-    label_stride: int,
-    ignore_label: int,
-    augmentation: Augmentation,
-) -> Example:
-    """As `image_example`, for `{image: stored maps, label}`; see `crop_maps`."""
+@dataclasses.dataclass(frozen=True)
+class MapExample:
+    """As `ImageExample`, for `{image: stored maps, label}`; see `crop_maps`.
 
-    def example(sample: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        maps, label = sample["image"], sample["label"]
-        cut = crop_maps(maps, label, rng, cells, map_stride, label_stride, ignore_label)
-        if augmentation.mirror and rng.random() < 0.5:
+    Attributes:
+        cells: (height, width) of the crop in cells.
+        map_stride: image pixels from one cell to the next.
+        label_stride: image pixels from one label to the next.
+        ignore_label: written where there is no label.
+        augmentation: maps are mirrored only.
+    """
+
+    cells: tuple[int, int]
+    map_stride: int
+    label_stride: int
+    ignore_label: int
+    augmentation: Augmentation
+
+    def __call__(self, sample: dict, rng: np.random.Generator) -> Batch:
+        """`{"image": maps, "label"}`."""
+        cut = crop_maps(
+            sample["image"],
+            sample["label"],
+            rng,
+            self.cells,
+            self.map_stride,
+            self.label_stride,
+            self.ignore_label,
+        )
+        if self.augmentation.mirror and rng.random() < 0.5:
             # Only now, so that each cell keeps the label of its own sampled pixel.
             maps, label = mirror(cut["image"], cut["label"])
             return {"image": maps, "label": label}
         return cut
-
-    return example
 
 
 class _Apply(grain.transforms.RandomMap):
@@ -96,31 +145,48 @@ def training_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    threads: int = 4,
+    reading: Reading | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Endless batches of shuffled examples, epoch after epoch, from step `start`.
 
     Args:
         source: random-access samples.
         example: sample and generator → example, all of one shape.
-        batch_size: examples a batch.
+        batch_size: examples of a batch, over all shards.
         seed: decides order and augmentation.
         start: the index of the first batch; batch n is the same for every start.
-        threads: reader threads.
+        reading: threads and processes.
+        shard: (index, count): which part of each batch to read, for training on
+            several hosts. All parts together are the batch that one host reads.
 
     Returns:
-        An iterator of `{"image": (b, …), "label": (b, …)}`.
+        An iterator of `{"image": (batch_size / count, …), "label": (…)}`.
+
+    Raises:
+        ValueError: if the shards do not divide the batch.
     """
+    reading = reading or Reading()
+    index, count = shard
+    if batch_size % count:
+        raise ValueError(f"batch_size={batch_size}: {count} processes do not divide it")
     examples = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_Apply(example))
+        .random_map(_Apply(example))[start * batch_size + index :: count]
     )
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    batches = examples[start * batch_size :].to_iter_dataset(options)
-    return iter(batches.batch(batch_size, drop_remainder=True))
+    own, threads = batch_size // count, reading.threads
+    if not reading.processes:
+        ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
+        return iter(examples.to_iter_dataset(ahead).batch(own, drop_remainder=True))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # the worker processes ask for absl's flags
+    ahead = grain.ReadOptions(threads, prefetch_buffer_size=threads)
+    workers = grain.MultiprocessingOptions(reading.processes)
+    batches = examples.batch(own, drop_remainder=True).to_iter_dataset(ahead)
+    return iter(batches.mp_prefetch(workers))
 
 
 def in_order(

@@ -19,12 +19,20 @@ class CropGeometry:
         margin: pixels of surroundings on every side that have no labels.
         stride: image pixels from one label to the next: the network's output stride.
         ignore_label: written where the crop has no label.
+        halves: crops stand at the left or the right end of the image, not between
+            (A.3 trains jointly on halves of images).
     """
 
     crop: tuple[int, int]
     margin: int
     stride: int
     ignore_label: int = 255
+    halves: bool = False
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """(height, width) in pixels of the crop without its margins."""
+        return self.crop[0] - 2 * self.margin, self.crop[1] - 2 * self.margin
 
 
 def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
@@ -49,8 +57,17 @@ def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
 
 
 def subtract_mean(image, mean):
-    """(…, 3) uint8 RGB → float32 BGR minus the mean pixel (B, G, R). NumPy or JAX."""
-    return image[..., ::-1].astype(np.float32) - np.asarray(mean, np.float32)
+    """(…, c) uint8 or uint16 → float32, channels reversed, minus the mean pixel.
+
+    RGB becomes BGR on the 0..255 scale, as the release has it; 16-bit values are
+    brought to that scale. NumPy or JAX.
+
+    Args:
+        image: channels in the order of the file.
+        mean: in the reversed order, such as (B, G, R).
+    """
+    scale = np.float32(1 / 257 if image.dtype == np.uint16 else 1)
+    return image[..., ::-1].astype(np.float32) * scale - np.asarray(mean, np.float32)
 
 
 def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int):
@@ -60,16 +77,27 @@ def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes (h, w, 3) uint8 bilinearly, or (h, w) labels to the nearest, to `size`.
+    """Resizes (h, w, c) images bilinearly, or (h, w) labels to the nearest, to `size`.
 
     Args:
-        image: image or label.
+        image: image, uint8 or uint16, or label, uint8.
         size: (height, width) of the result in pixels.
     """
     if image.shape[:2] == tuple(size):
         return image
-    filter_ = Image.Resampling.NEAREST if image.ndim == 2 else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize(size[::-1], filter_))
+    if image.ndim == 2:
+        return _resized(image, size, Image.Resampling.NEAREST)
+    if image.shape[2] == 3 and image.dtype == np.uint8:
+        return _resized(image, size, Image.Resampling.BILINEAR)
+    planes = [
+        _resized(plane.astype(np.float32), size, Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack(planes, -1).round().astype(image.dtype)
+
+
+def _resized(array: np.ndarray, size, method: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(array).resize(size[::-1], method))
 
 
 def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
@@ -84,11 +112,21 @@ def rescale(image: np.ndarray, label: np.ndarray, scale: float):
 
 
 def jitter_colours(image: np.ndarray, rng: np.random.Generator, strength: float):
-    """Scales brightness, contrast and saturation by factors within 1 ± strength."""
-    picture = Image.fromarray(image)
-    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = change(picture).enhance(1 + rng.uniform(-strength, strength))
-    return np.asarray(picture)
+    """Scales brightness, contrast and saturation by factors within 1 ± strength.
+
+    Images that are not 8-bit RGB have no saturation: two factors.
+    """
+    if image.shape[2] == 3 and image.dtype == np.uint8:
+        picture = Image.fromarray(image)
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for change in enhancers:
+            picture = change(picture).enhance(1 + rng.uniform(-strength, strength))
+        return np.asarray(picture)
+    brightness, contrast = 1 + rng.uniform(-strength, strength, 2)
+    bright = image.astype(np.float32) * brightness
+    middle = bright.mean()
+    changed = (bright - middle) * contrast + middle
+    return changed.clip(0, np.iinfo(image.dtype).max).round().astype(image.dtype)
 
 
 def mirror(image: np.ndarray, label: np.ndarray):
@@ -96,11 +134,27 @@ def mirror(image: np.ndarray, label: np.ndarray):
     return image[:, ::-1], label[:, ::-1]
 
 
-def random_crop(
-    image: np.ndarray,
-    label: np.ndarray,
-    rng: np.random.Generator,
-    geometry: CropGeometry,
+def draw_place(
+    size: tuple[int, ...], rng: np.random.Generator, geometry: CropGeometry
+) -> tuple[int, int]:
+    """(y, x) of a crop in the image padded by its margin.
+
+    Uniform over all places within the padding; where the crop is larger, 0.
+
+    Args:
+        size: (height, width) of the image in pixels.
+        rng: draws the place.
+        geometry: sizes.
+    """
+    spare = [max(0, n - i) for n, i in zip(size, geometry.inner, strict=False)]
+    y = int(rng.integers(spare[0] + 1))
+    if geometry.halves:
+        return y, spare[1] * int(rng.integers(2))
+    return y, int(rng.integers(spare[1] + 1))
+
+
+def cut_crop(
+    image: np.ndarray, label: np.ndarray, place: tuple[int, int], geometry: CropGeometry
 ) -> dict[str, np.ndarray]:
     """A crop of the reflection-padded image, and the labels at the network's stride.
 
@@ -108,20 +162,18 @@ def random_crop(
     the bottom and the right. Labels outside the image are ignored.
 
     Args:
-        image: (h, w, 3) uint8.
+        image: (h, w, c).
         label: (h, w) uint8.
-        rng: draws the crop's place, uniformly over all that lie within the padding.
+        place: (y, x) of the crop in the padded image; see `draw_place`.
         geometry: sizes.
 
     Returns:
-        `{"image": crop × 3, "label": ((crop − 2·margin) / stride)²}`.
+        `{"image": crop × c, "label": ((crop − 2·margin) / stride)²}`.
 
-    Source: the release's data layer; REFERENCE: labels at offset 186 with stride 8.
+    Source: the release's data layer; labels at offset 186 with stride 8.
     """
-    margin, inner = geometry.margin, [c - 2 * geometry.margin for c in geometry.crop]
-    spare = [max(0, n - i) for n, i in zip(image.shape[:2], inner, strict=True)]
+    margin, inner, (y, x) = geometry.margin, geometry.inner, place
     lack = [max(0, i - n) for n, i in zip(image.shape[:2], inner, strict=True)]
-    y, x = (int(rng.integers(s + 1)) for s in spare)
     padded = reflect_pad(image, margin, margin + lack[0], margin, margin + lack[1])
     labels = np.pad(
         label[y : y + inner[0], x : x + inner[1]],

@@ -58,11 +58,11 @@ class DilatedNet(nn.Module):
         return self.front_end.receptive_field.stride
 
     def __call__(
-        self, x: Float[Array, "b h w 3"], train: bool = False
+        self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
         return self.from_maps(self.front_end(x, train=train), train=train)
 
-    def maps(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 k"]:
+    def maps(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         """The front end's logits, which a context stage trains on (§5)."""
         return self.front_end(x)
 

@@ -120,7 +120,7 @@ class FrontEnd(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w 3"], train: bool = False
+        self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
         for row in self.layers:
             if row.channels == 0:

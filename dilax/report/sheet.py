@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dilax.datasets import DatasetSpec
-from dilax.inference import palette_image
+from dilax.inference import as_rgb, palette_image
 
 _GAP, _LINE, _FONT = 6, 22, 14
 
@@ -32,12 +32,44 @@ def prediction_sheet(
     rows = []
     for i, sample in enumerate(samples):
         panels = [
-            Image.fromarray(sample["image"]),
+            Image.fromarray(as_rgb(sample["image"])),
             palette_image(sample["label"], spec),
             *(Image.open(files[i]) for files in predictions.values()),
         ]
         rows.append([_fit(panel, height) for panel in panels])
     titles = ["image", "ground truth", *(n.replace("_", " ") for n in predictions)]
+    return _grid(rows, titles, spec, height)
+
+
+def contact_sheet(
+    samples: Sequence[dict], spec: DatasetSpec, columns: int = 3, height: int = 160
+) -> Image.Image:
+    """Draws images with their labels beside them, and the classes' colours below.
+
+    Args:
+        samples: `{image, label}` of each pair.
+        spec: palette and class names.
+        columns: pairs in a row.
+        height: of a row in pixels.
+    """
+    panels = [
+        _fit(panel, height)
+        for sample in samples
+        for panel in (
+            Image.fromarray(as_rgb(sample["image"])),
+            palette_image(sample["label"], spec),
+        )
+    ]
+    width = 2 * min(columns, len(samples))
+    panels += [Image.new("RGB", (1, height), "white")] * (-len(panels) % width)
+    rows = [panels[i : i + width] for i in range(0, len(panels), width)]
+    return _grid(rows, ["image", "label"] * (width // 2), spec, height)
+
+
+def _grid(
+    rows: list[list[Image.Image]], titles: list[str], spec: DatasetSpec, height: int
+) -> Image.Image:
+    """Rows of panels of one height below their titles, with a legend."""
     widths = [
         max(panel.width for panel in column) for column in zip(*rows, strict=True)
     ]

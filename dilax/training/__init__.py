@@ -7,28 +7,36 @@ from dilax.training.config import (
     ModelConfig,
     OptimizerConfig,
     StageConfig,
-    slim_adam,
+    build_spec,
     validated,
 )
+from dilax.training.estimate import Cost, estimate
 from dilax.training.interrupt import Interrupted
-from dilax.training.loop import NonFiniteLoss, open_evaluation, picture_indices, train
+from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
+from dilax.training.recipes import slim, slim_adam, voc_paper
+from dilax.training.run import open_evaluation, picture_indices
 
 __all__ = [
     "Config",
+    "Cost",
     "DataConfig",
     "Interrupted",
     "ModelConfig",
     "NonFiniteLoss",
     "OptimizerConfig",
     "StageConfig",
+    "build_spec",
+    "estimate",
     "load_checkpoint",
     "open_evaluation",
     "picture_indices",
     "set_field",
+    "slim",
     "slim_adam",
     "train",
     "validated",
+    "voc_paper",
     "write_text",
 ]

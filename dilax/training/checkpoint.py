@@ -119,21 +119,21 @@ def checkpoint_folder(workdir: Path, stage: str) -> Path:
     return Path(workdir).expanduser().resolve() / "checkpoints" / stage
 
 
-def init_params(model: DilatedNet, seed: int) -> Params:
-    """Fresh parameters, decided by the seed."""
-    return jit(_init, static_argnums=0)(model, jax.random.key(seed))
+def init_params(model: DilatedNet, seed: int, channels: int = 3) -> Params:
+    """Fresh parameters for images of so many channels, decided by the seed."""
+    return jit(_init, static_argnums=(0, 2))(model, jax.random.key(seed), channels)
 
 
-def _init(model: DilatedNet, key: jax.Array) -> Params:
+def _init(model: DilatedNet, key: jax.Array, channels: int) -> Params:
     side = 2 * model.margin + 4 * model.map_stride
-    return model.init(key, jnp.zeros((1, side, side, 3)))["params"]
+    return model.init(key, jnp.zeros((1, side, side, channels)))["params"]
 
 
 def stage_params(
     workdir: Path,
     config: Config,
     name: str,
-    num_classes: int,
+    spec: DatasetSpec,
     which: Literal["last", "best"] = "last",
 ) -> Params:
     """All parameters of a trained stage: its own, and below them its start's.
@@ -144,9 +144,10 @@ def stage_params(
     stage = config.stage(name)
     frozen: Params = {}
     if stage.start and stage.trains != "all":
-        frozen = stage_params(workdir, config, stage.start, num_classes)
-    model = build_model(config.model, stage, num_classes)
-    shapes = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+        frozen = stage_params(workdir, config, stage.start, spec)
+    model = build_model(config.model, stage, spec.num_classes)
+    key, channels = jax.random.key(0), len(spec.mean)
+    shapes = jax.eval_shape(lambda: _init(model, key, channels))
     trained, _ = split_params(shapes, stage)
     return {**frozen, **_read_params(workdir, stage, trained, which)}
 
@@ -203,5 +204,5 @@ def load_checkpoint(
     spec = from_json(DatasetSpec, root / "spec.json")
     chosen = config.stage(stage)
     model = build_model(config.model, chosen, spec.num_classes)
-    params = stage_params(root, config, chosen.name, spec.num_classes, which)
+    params = stage_params(root, config, chosen.name, spec, which)
     return model, params, spec

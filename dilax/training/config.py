@@ -15,8 +15,8 @@ import cattrs
 import jax.numpy as jnp
 from cattrs.v import format_exception
 
-from dilax.datasets import DATASETS, DatasetSpec, folder_spec
-from dilax.input import Augmentation, check_crop
+from dilax.datasets import DATASETS, DatasetSpec, survey_folder
+from dilax.input import Augmentation, Reading, check_crop
 from dilax.models import (
     VGG16,
     ContextLayer,
@@ -58,19 +58,6 @@ class OptimizerConfig:
     clip: float = 0.0
 
 
-def slim_adam(learning_rate: float, warmup: int = 50) -> OptimizerConfig:
-    """Adam with warm-up and cosine decay, which trains slim networks from scratch."""
-    return OptimizerConfig(
-        "adam",
-        learning_rate,
-        beta2=0.99,
-        weight_decay=1e-4,
-        bias_multiplier=1.0,
-        schedule="cosine",
-        warmup=warmup,
-    )
-
-
 @dataclasses.dataclass
 class StageConfig:
     """One stage of a recipe: what trains, on what, how long, from where.
@@ -85,6 +72,10 @@ class StageConfig:
         context: the context module's table; empty for the front end alone.
         steps: optimizer steps.
         batch_size: examples of an optimizer step.
+        extra: train on the images of `data.extra` besides.
+        surroundings: store maps of whole tiles, as the joint network sees them around
+            the image; else of the image alone, with zeros around it as in the release.
+        halves: crops stand at the left or right end of the image (A.3).
         accumulate: parts into which a batch is cut to save memory; the loss is still
             summed over the whole batch and divided once.
         crop: (height, width) in pixels of the network's input, margins included; for
@@ -100,6 +91,9 @@ class StageConfig:
     inputs: Literal["images", "maps"] = "images"
     start: str = ""
     context: tuple[ContextLayer, ...] = ()
+    extra: bool = False
+    surroundings: bool = True
+    halves: bool = False
     steps: int = 1000
     batch_size: int = 8
     accumulate: int = 1
@@ -136,11 +130,18 @@ class DataConfig:
     """Which images.
 
     Attributes:
-        layout: how the files lie: `"voc"`, `"camvid"`, `"folder"` (your own), or
-            `"scenes"`, which are rendered and need no files.
+        dataset: a prepared set (`python -m dilax.datasets list`), your own `"folder"`,
+            or `"scenes"`, which are rendered and need no files.
+        variant: of a prepared set; `""` is its first.
         train: name of the split to train on.
         val: name of the split to evaluate on.
-        data_dir: folder of the files; `--data_dir` sets it.
+        extra: a prepared set of the same classes whose training images join in stages
+            that ask for it (§5 trains on VOC and COCO).
+        data_dir: folder of the files, or of all prepared sets; `--data_dir` sets it.
+        images: folder: of the images, below `data_dir`; `""` looks for it.
+        labels: folder: of the masks, below `data_dir`; `""` looks for it.
+        classes: folder: names, `"sky,tree"`, or a file of them; `""` takes classes.txt,
+            or what the masks hold.
         tile: (height, width) of prediction tiles; None takes the data set's own, or the
             whole image where the network pads inside and seams would show.
         scale: images are resized by this on their way into the network.
@@ -150,10 +151,17 @@ class DataConfig:
         seed: of the rendered scenes.
     """
 
-    layout: Literal["voc", "camvid", "folder", "scenes"] = "voc"
+    dataset: Literal[
+        "voc", "coco", "camvid", "kitti", "cityscapes", "folder", "scenes"
+    ] = "voc"
+    variant: str = ""
     train: str = "train"
     val: str = "val"
+    extra: Literal["", "voc", "coco"] = ""
     data_dir: str = ""
+    images: str = ""
+    labels: str = ""
+    classes: str = ""
     tile: tuple[int, int] | None = None
     scale: float = 1.0
     class_weight_power: float = 0.0
@@ -170,6 +178,7 @@ class Config:
         model: the network.
         data: the images.
         stages: the recipe.
+        reading: threads and memory for training images; it may change on resuming.
         seed: with the step, decides all randomness.
         log_every: steps between lines of `metrics.jsonl`.
         eval_batch_size: prediction tiles that run together.
@@ -180,6 +189,7 @@ class Config:
     data: DataConfig
     model: ModelConfig
     stages: tuple[StageConfig, ...]
+    reading: Reading = field(default_factory=Reading)
     seed: int = 0
     log_every: int = 20
     eval_batch_size: int = 1
@@ -200,13 +210,13 @@ class Config:
 def build_spec(config: Config) -> DatasetSpec:
     """The data set's facts, with the configuration's tile and scale."""
     data = config.data
-    if data.layout == "folder":
+    if data.dataset == "folder":
         if not data.data_dir:
-            raise ValueError("--data_dir: the folder of images and labels is missing")
+            raise ValueError("--data_dir: the folder of images and masks is missing")
         root = Path(data.data_dir).expanduser()
-        spec = folder_spec(root, DATASETS["voc"].mean)
+        spec = survey_folder(root, data.images, data.labels, data.classes).spec
     else:
-        spec = DATASETS[data.layout]
+        spec = DATASETS[data.dataset]
     own = spec.tile if config.model.padding == "valid" else None
     return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)
 
@@ -255,11 +265,12 @@ def check_config(config: Config) -> None:
     validated(config)
     _check_positive(config, "", "log_every", "eval_batch_size")
     _check_positive(config.data, "data.", "scale")
+    _check_positive(config.reading, "reading.", "threads")
     _check_positive(config.model, "model.", "width_multiplier")
     seen: list[str] = []
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
-        _check_stage(stage, flag, seen)
+        _check_stage(stage, flag, seen, config.data.extra)
         model = build_model(config.model, stage, num_classes=2)
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(stage.crop):
@@ -272,13 +283,15 @@ def check_config(config: Config) -> None:
         raise ValueError("--config.stages: the recipe has no stages")
 
 
-def _check_stage(stage: StageConfig, flag: str, seen: list[str]) -> None:
+def _check_stage(stage: StageConfig, flag: str, seen: list[str], extra: str) -> None:
     if not stage.name.isidentifier() or stage.name in seen:
         raise ValueError(f"{flag}.name={stage.name!r}: is taken or not a plain word")
     if stage.start and stage.start not in seen:
         raise ValueError(
             f"{flag}.start={stage.start!r}: is none of the stages before: {seen}"
         )
+    if stage.extra and not extra:
+        raise ValueError(f"{flag}.extra: --config.data.extra names no data set")
     if stage.trains == "context" and not (stage.context and stage.start):
         raise ValueError(f"{flag}: to train a context module, give .context and .start")
     if stage.inputs == "maps" and stage.trains != "context":

@@ -3,16 +3,21 @@
 A context stage trains on these instead of running the front end in each step.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from flax import serialization
 
+from dilax.datasets import Chosen
 from dilax.inference import Predictor
 from dilax.input import in_order, resize, scaled_size
 from dilax.training.metrics import progress
+
+_PROBED = 32
 
 
 class StoredMaps(Sequence):
@@ -36,7 +41,11 @@ class StoredMaps(Sequence):
 
 
 def store_maps(
-    predictor: Predictor, source: Sequence[dict], folder: Path, title: str
+    predictor: Predictor,
+    source: Sequence[dict],
+    folder: Path,
+    title: str,
+    surroundings: bool = False,
 ) -> StoredMaps:
     """Computes and stores the maps that are not there yet; an interrupted job goes on.
 
@@ -47,18 +56,25 @@ def store_maps(
         source: `{image, label}` samples.
         folder: where to store one file an image.
         title: of the progress bar.
+        surroundings: store the maps of whole tiles, beyond the image where it is
+            smaller, as the joint network sees them.
 
     Returns:
         The source of stored maps.
+
+    Raises:
+        OSError: if the disk has no room for them, before anything is computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(len(source)) if not _file(folder, i).exists()]
     done = len(source) - len(missing)
+    if missing:
+        _check_space(predictor, source, missing, folder, surroundings)
     with progress(title, len(source), done, "image") as bar:
-        chunks = in_order(_Chosen(source, missing), predictor.batch_size)
+        chunks = in_order(Chosen(source, missing), predictor.batch_size)
         indices = iter(missing)
         for samples in chunks:
-            maps = predictor.maps([s["image"] for s in samples])
+            maps = predictor.maps([s["image"] for s in samples], surroundings)
             for sample, cells in zip(samples, maps, strict=True):
                 size = scaled_size(sample["label"].shape, predictor.spec.scale)
                 label = resize(sample["label"], size)
@@ -67,15 +83,30 @@ def store_maps(
     return StoredMaps(folder, len(source))
 
 
-class _Chosen(Sequence):
-    def __init__(self, source: Sequence[dict], indices: list[int]):
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        return self._source[self._indices[index]]
+def _check_space(
+    predictor: Predictor,
+    source: Sequence[dict],
+    missing: list[int],
+    folder: Path,
+    surroundings: bool,
+) -> None:
+    """Estimates the maps' size from some of the images."""
+    some = missing[:: max(1, len(missing) // _PROBED)][:_PROBED]
+    sizes = []
+    for i in some:
+        shape = source[i]["image"].shape
+        rows, columns = predictor.map_size(shape, surroundings)
+        height, width = scaled_size(shape, predictor.spec.scale)
+        cell = 4 * predictor.spec.num_classes
+        sizes.append(rows * columns * cell + height * width)
+    need, free = sum(sizes) / len(sizes) * len(missing), shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the maps of {len(missing)} images take about {need / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free",
+            str(folder),
+        )
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -1,0 +1,87 @@
+"""Any split of any data set as one kind of source: a sequence of samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dilax.datasets.files import ImageLabelFiles
+from dilax.datasets.folder import folder_splits
+from dilax.datasets.scenes import Scenes
+from dilax.datasets.spec import DATASETS, DatasetSpec
+
+
+def open_source(
+    dataset: str,
+    spec: DatasetSpec,
+    data_dir: str,
+    split: str,
+    *,
+    variant: str = "",
+    images: str = "",
+    labels: str = "",
+    seed: int = 0,
+    skip_unreadable: bool = False,
+) -> Sequence[dict]:
+    """Opens a split of a data set as a sequence of `{image, label, id}`.
+
+    Args:
+        dataset: `"scenes"`, `"folder"` (your own), or a prepared data set.
+        spec: the data set's facts.
+        data_dir: the folder of the files, or of all prepared sets.
+        split: `"train"`, `"val"`, ….
+        variant: of a prepared set; "" is its first.
+        images: of a folder; see `folder_splits`.
+        labels: of a folder; see `folder_splits`.
+        seed: of the rendered scenes.
+        skip_unreadable: of a folder; see `ImageLabelFiles`.
+
+    Returns:
+        A random-access source.
+
+    Raises:
+        ValueError: if the data set is unknown or not there, or its files are missing,
+            empty or wrong.
+    """
+    if dataset == "scenes":
+        return Scenes(split, seed=seed)
+    if dataset != "folder":
+        if dataset not in DATASETS:
+            known = ", ".join(["folder", *DATASETS])
+            raise ValueError(f"--config.data.dataset={dataset!r}: is none of {known}")
+        # Here, because it takes tfds more than a second to import itself.
+        from dilax.datasets.prepared import open_prepared
+
+        return open_prepared(dataset, spec, data_dir, split, variant)
+    if not data_dir:
+        raise ValueError("--data_dir: the folder of images and masks is missing")
+    splits = folder_splits(Path(data_dir).expanduser(), images, labels)
+    if split not in splits:
+        raise ValueError(f"{data_dir}: has no split {split!r}; there are {[*splits]}")
+    return ImageLabelFiles(splits[split], spec, skip_unreadable)
+
+
+class Joined(Sequence):
+    """Two sources, one after the other, as one."""
+
+    def __init__(self, first: Sequence[dict], second: Sequence[dict]):
+        self._parts = first, second
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
+        index = range(len(self))[index]
+        first, second = self._parts
+        return first[index] if index < len(first) else second[index - len(first)]
+
+
+class Chosen(Sequence):
+    """Some samples of a source, by index, as a source."""
+
+    def __init__(self, source: Sequence[dict], indices: Sequence[int]):
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
+        return self._source[self._indices[index]]

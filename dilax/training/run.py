@@ -1,0 +1,125 @@
+"""The folder of a run: what it is of, the data that it opens, what it found."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dilax.datasets import DATASETS, DatasetSpec, Joined, open_source
+from dilax.evaluation import stage_table
+from dilax.training.config import (
+    Config,
+    DataConfig,
+    StageConfig,
+    build_spec,
+    check_config,
+    from_json,
+    to_json,
+)
+from dilax.training.metrics import write_text
+from dilax.training.same_run import check_same_config, check_same_data, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all stages of a run share."""
+
+    config: Config
+    workdir: Path
+    spec: DatasetSpec
+    train: Sequence[dict]
+    val: Sequence[dict]
+    extra: Sequence[dict] = ()
+
+    def samples(self, stage: StageConfig) -> Sequence[dict]:
+        """The images that a stage trains on."""
+        return Joined(self.train, self.extra) if stage.extra else self.train
+
+
+def open_run(config: Config, workdir: Path) -> Run:
+    """Checks the configuration, opens the data, and claims the folder for this run."""
+    check_config(config)
+    data = config.data
+    if data.data_dir:
+        data.data_dir = str(Path(data.data_dir).expanduser().resolve())
+    spec = build_spec(config)
+    sources = [_open(data, spec, split) for split in (data.train, data.val)]
+    if data.extra:
+        sources.append(_open_extra(data, spec))
+    path = workdir / "config.json"
+    if path.exists():
+        check_same_config(from_json(Config, path), config, path)
+        check_same_data(workdir, spec, sources)
+    write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
+    write_text(workdir / "spec.json", to_json(spec))
+    write_text(path, to_json(config))
+    return Run(config, workdir, spec, *sources)
+
+
+def open_evaluation(
+    workdir: Path, data_dir: str = "", split: str = ""
+) -> tuple[Config, DatasetSpec, Sequence[dict]]:
+    """Configuration, data set and evaluation images of a run's folder.
+
+    Args:
+        workdir: the run's folder.
+        data_dir: where the data lies now, if it moved.
+        split: to open; "" is the one that the run evaluates on.
+    """
+    config = from_json(Config, workdir / "config.json")
+    spec = from_json(DatasetSpec, workdir / "spec.json")
+    config.data.data_dir = data_dir or config.data.data_dir
+    config.data.val = split or config.data.val
+    return config, spec, _open(config.data, spec, config.data.val)
+
+
+def _open(data: DataConfig, spec: DatasetSpec, split: str) -> Sequence[dict]:
+    return open_source(
+        data.dataset,
+        spec,
+        data.data_dir,
+        split,
+        variant=data.variant,
+        images=data.images,
+        labels=data.labels,
+        seed=data.seed,
+        skip_unreadable=data.skip_unreadable,
+    )
+
+
+def _open_extra(data: DataConfig, spec: DatasetSpec) -> Sequence[dict]:
+    other = DATASETS[data.extra]
+    if other.classes != spec.classes:
+        raise ValueError(
+            f"--config.data.extra={data.extra}: has other classes than {spec.name}"
+        )
+    return open_source(data.extra, other, data.data_dir, "train")
+
+
+def picture_indices(config: Config, count: int) -> list[int]:
+    """Which of `count` evaluation images to show: `config.pictures`, evenly spread."""
+    shown = min(config.pictures, count)
+    return [i * count // shown for i in range(shown)]
+
+
+def read_results(run: Run) -> dict[str, Any]:
+    """What the run's finished stages found so far."""
+    path = run.workdir / "results.json"
+    if path.exists():
+        return json.loads(path.read_text("utf-8"))
+    return {
+        "config": run.config.name,
+        "data": run.spec.name,
+        "split": run.config.data.val,
+        "images": len(run.val),
+        "seed": run.config.seed,
+        "stages": {},
+    }
+
+
+def write_results(run: Run, results: dict[str, Any]) -> None:
+    """Writes `results.md` and `results.json`."""
+    table = stage_table(results["stages"], run.spec.context_classes)
+    write_text(run.workdir / "results.md", table + "\n")
+    write_text(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")

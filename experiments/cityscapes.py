@@ -1,0 +1,83 @@
+"""Cityscapes (Yu & Koltun 2016, Appendix A.3, Tables 7 and 8).
+
+    python -m dilax.datasets prepare cityscapes --from CITYSCAPES
+    python experiments/cityscapes.py --config=small --workdir=runs/cityscapes
+    python experiments/cityscapes.py --config=paper --workdir=runs/paper
+    python experiments/cityscapes.py --mode=submit --workdir=runs/paper --split=test
+
+small   On a machine without a GPU: the slim network at a quarter of the resolution,
+        from scratch.
+paper   A.3 at full width, in its three stages: front end 40K steps on crops; context
+        module 24K steps on the maps of whole images, a hundred a step, computed one
+        after the other; jointly 60K steps on halves of images. Dilation10 reaches 68.7
+        mean IoU on the validation images and 67.1 on the test server from ImageNet
+        weights; this configuration starts from random ones.
+"""
+
+from dilax.launch import run
+from dilax.models import CITYSCAPES
+from dilax.training import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StageConfig,
+    slim,
+)
+
+
+def small() -> Config:
+    """Cityscapes at a quarter of the resolution with VGG-16 ÷ 8, from scratch."""
+    data = DataConfig("cityscapes", scale=0.25, class_weight_power=0.5)
+    return slim(data, crop=(240, 320), steps=(6000, 800, 1500))
+
+
+def paper() -> Config:
+    """A.3 at full width."""
+    front_end = StageConfig(
+        "front_end",
+        "front_end",
+        steps=40_000,
+        batch_size=8,
+        crop=(628, 628),
+        optimizer=OptimizerConfig(learning_rate=1e-4, momentum=0.99),
+        evaluate_every=10_000,
+        checkpoint_every=1000,
+    )
+    context = StageConfig(
+        "context",
+        "context",
+        "maps",
+        start="front_end",
+        context=CITYSCAPES,
+        steps=24_000,
+        batch_size=100,
+        accumulate=100,
+        crop=(1024, 2048),
+        optimizer=OptimizerConfig(learning_rate=1e-4, momentum=0.99),
+        evaluate_every=4000,
+        checkpoint_every=500,
+    )
+    joint = StageConfig(
+        "joint",
+        "all",
+        start="context",
+        context=CITYSCAPES,
+        halves=True,
+        steps=60_000,
+        batch_size=1,
+        crop=(1396, 1396),
+        optimizer=OptimizerConfig(learning_rate=1e-5, momentum=0.99),
+        evaluate_every=10_000,
+        checkpoint_every=1000,
+    )
+    return Config(
+        name="paper",
+        data=DataConfig("cityscapes"),
+        model=ModelConfig(upsample=True),
+        stages=(front_end, context, joint),
+    )
+
+
+if __name__ == "__main__":
+    run({"small": small, "paper": paper}, __doc__)
