@@ -24,6 +24,8 @@ from dilax.input.transforms import (
 Example = Callable[[dict, np.random.Generator], dict[str, np.ndarray]]
 Batch = dict[str, np.ndarray]
 
+_BATCHES_AHEAD = 2
+
 
 @dataclasses.dataclass
 class Augmentation:
@@ -180,7 +182,13 @@ def training_batches(
     own, threads = batch_size // count, reading.threads
     if not reading.processes:
         ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
-        return iter(examples.to_iter_dataset(ahead).batch(own, drop_remainder=True))
+        batches = examples.to_iter_dataset(ahead).batch(own, drop_remainder=True)
+        # Batches are put together in a thread of their own, not in that which trains.
+        return iter(
+            grain.experimental.ThreadPrefetchIterDataset(
+                batches, prefetch_buffer_size=_BATCHES_AHEAD
+            )
+        )
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # the worker processes ask for absl's flags
     ahead = grain.ReadOptions(threads, prefetch_buffer_size=threads)

@@ -1,0 +1,105 @@
+"""How fast training images are read, and how long a training step waits for them.
+
+    python -m dilax.datasets prepare camvid --from CamVid
+    python -m benchmarks.input --dataset=camvid [--data_dir=DIR] [--steps=60]
+
+The first table is one core's work: images decoded a second, and decoded and augmented
+as `--config=small` of the experiment does. The second trains its front end for some
+steps in each way of reading and gives the share of the time that a step waits for its
+batch; the first steps, in which the buffers fill, do not count.
+"""
+
+import dataclasses
+import importlib
+import time
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from tabulate import tabulate
+
+from dilax.datasets import open_source
+from dilax.input import CropGeometry, ImageExample, Reading, hold, training_batches
+from dilax.ops import jit
+from dilax.training import build_spec
+from dilax.training.checkpoint import init_params
+from dilax.training.config import build_model
+from dilax.training.step import init_state, make_train_step, split_params
+
+_SETS = ["voc", "coco", "camvid", "kitti", "cityscapes"]
+_DATASET = flags.DEFINE_enum("dataset", "camvid", _SETS, "A prepared data set.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of all prepared data sets.")
+_STEPS = flags.DEFINE_integer("steps", 60, "Steps of each way.", lower_bound=1)
+_WARM = 10
+
+
+def _rate(function, count: int) -> float:
+    start = time.process_time()
+    for i in range(count):
+        function(i)
+    return count / (time.process_time() - start)
+
+
+def _one_core(source, example, count: int) -> list[list]:
+    rng = np.random.default_rng(0)
+    size = "{1}x{0}".format(*source[0]["image"].shape)
+    decoded = _rate(lambda i: source[i], count)
+    both = _rate(lambda i: example(source[i], rng), count)
+    return [[size, f"{decoded:.0f}", f"{both:.0f}"]]
+
+
+def _waiting(step, state, frozen, batches) -> list[str]:
+    """(milliseconds a step, share of them that it waits) once it runs."""
+    waited = 0.0
+    for number in range(_WARM + _STEPS.value):
+        if number == _WARM:
+            jax.block_until_ready(state)
+            start, waited = time.perf_counter(), 0.0
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        state, metrics = step(state, frozen, batch)
+        jax.block_until_ready(metrics)
+    spent = time.perf_counter() - start
+    return [f"{1000 * spent / _STEPS.value:.0f}", f"{100 * waited / spent:.2f} %"]
+
+
+def main(argv: list[str]) -> None:
+    """Prints the two tables."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    config = importlib.import_module(f"experiments.{_DATASET.value}").small()
+    stage, spec = config.stages[0], build_spec(config)
+    split, data_dir = config.data.train, _DATA_DIR.value
+    source = open_source(_DATASET.value, spec, data_dir, split)
+    model = build_model(config.model, stage, spec.num_classes)
+    geometry = CropGeometry(stage.crop, model.margin, model.output_stride)
+    example = ImageExample(geometry, stage.augmentation, spec.scale)
+    print(f"\n{spec.name}, {split}: {len(source)} images, {jax.default_backend()}\n")
+    headers = ["size", "decoded / s a core", "decoded and augmented / s a core"]
+    print(
+        tabulate(_one_core(source, example, min(200, len(source))), headers, "github")
+    )
+    trained, frozen = split_params(init_params(model, 0), stage)
+    step = jit(make_train_step(model, stage, spec, 0))
+    state = init_state(trained, stage)
+    plain = Reading()
+    ways = {
+        f"{plain.threads} threads": (source, plain),
+        "1 thread": (source, dataclasses.replace(plain, threads=1)),
+        "1 process": (source, dataclasses.replace(plain, processes=1)),
+        "held on the host": (hold(source), plain),
+    }
+    rows = []
+    for name, (images, reading) in ways.items():
+        batches = training_batches(
+            images, example, stage.batch_size, 0, reading=reading
+        )
+        rows.append([name, *_waiting(step, state, frozen, batches)])
+    print()
+    print(tabulate(rows, ["read by", "ms a step", "waiting"], "github"))
+    print()
+
+
+if __name__ == "__main__":
+    app.run(main)
