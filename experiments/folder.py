@@ -5,9 +5,10 @@
 
 Nothing needs to be renamed or converted. DIR holds images and masks in folders of any
 names: a folder called mask, label, annotation, gt, … holds masks, and a mask belongs to
-the image of the same name, up to endings such as _mask (--images=… --labels=… name the
-folders where that does not do). Folders or lists called train, val and test are the
-splits; without any, a fifth of the images is held back as val.
+the image of the same name, up to endings such as _mask. Where that does not do,
+--images and --labels name folders, or patterns such as '*_mask.png'. Folders or lists
+called train, val and test are the splits (a line is an image, or an image and its
+mask); without val, a fifth of the images to train on is held back.
 
 Masks are grey or palette images of class ids (255 is ignored), or colour images.
 Images have any number of channels, of 8 or 16 bits (more than three, or 16 bits in
@@ -21,69 +22,98 @@ small   The slim network from scratch, in stages, in a size that suits the image
         --config.stages.front_end.crop=(256,256), …).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
-from dilax.datasets import folder_splits, survey_folder
+from dilax.datasets import survey_folder
 from dilax.launch import run
-from dilax.training import Config, DataConfig, slim
+from dilax.training import Config, DataConfig, from_json, slim
 
 # The shorter side of the network's input, in pixels.
 _SHORT_SIDE = {"cpu": 192}
 _SHORT_SIDE_ELSEWHERE = 512
 _EPOCHS, _LEAST_STEPS, _MOST_STEPS = 60, 600, 6000
+_CONTEXT_STEPS = 600
 
 
 def small() -> Config:
-    """The slim network; `fit` gives it the size of the images."""
-    data = DataConfig("folder", class_weight_power=0.5)
-    return slim(data, crop=(176, 240), steps=(2500, 600, 600))
+    """The slim network; zeros stand for what `fit` chooses."""
+    return _slim(scale=0, crop=(0, 0), steps=(0, 0, 0))
+
+
+def _slim(scale: float, crop: tuple[int, int], steps: tuple[int, int, int]) -> Config:
+    data = DataConfig("folder", scale=scale, class_weight_power=0.5)
+    return slim(data, crop, steps)
 
 
 def fit(config: Config, values: Any) -> None:
-    """Sets scale, crops and steps by what the folder holds, and says so."""
+    """Chooses what the command line leaves open, as the run began, and says so.
+
+    Args:
+        config: is completed.
+        values: of the flags.
+    """
     data = config.data
-    data.images, data.labels, data.classes = (
-        values.images,
-        values.labels,
-        values.classes,
+    data.images = values.images or data.images
+    data.labels = values.labels or data.labels
+    data.classes = values.classes or data.classes
+    found = survey_folder(
+        data.data_dir, data.images, data.labels, data.classes, data.skip_unreadable
     )
-    if not data.data_dir:
-        raise ValueError("--data_dir: the folder of images and masks is missing")
-    root = Path(data.data_dir).expanduser()
-    found = survey_folder(root, data.images, data.labels, data.classes)
-    print("\n".join([f"{root}:", *(f"  {note}" for note in found.notes)]))
-    size = max(found.sizes, key=lambda s: found.sizes[s])
-    data.scale, crop = choose_crop(size, jax.default_backend())
-    count = len(folder_splits(root, data.images, data.labels)["train"])
-    front_end, *contexts, joint = config.stages
-    steps = _EPOCHS * count // front_end.batch_size
+    print("\n".join([f"{data.data_dir}:", *(f"  {note}" for note in found.notes)]))
+    began = Path(values.workdir).expanduser() / "config.json"
+    if began.exists():
+        chosen = from_json(Config, began)
+    else:
+        chosen = choose(found.sizes, jax.default_backend(), data.scale)
+    data.scale = data.scale or chosen.data.scale
+    print(f"images at {data.scale:g} of their size; steps and crops:")
+    for stage, choice in zip(config.stages, chosen.stages, strict=False):
+        stage.steps = stage.steps or choice.steps
+        stage.crop = stage.crop if any(stage.crop) else choice.crop
+        height, width = stage.crop
+        print(f"  {stage.name}: {stage.steps} of {stage.batch_size} {width}x{height}")
+
+
+def choose(
+    sizes: Mapping[tuple[int, int], int], backend: str, scale: float = 0
+) -> Config:
+    """The configuration for images of these sizes.
+
+    Args:
+        sizes: (height, width) → how many images have it.
+        backend: JAX's name of the machine: `"cpu"`, `"gpu"`, ….
+        scale: of the images; 0 chooses it.
+    """
+    every = np.repeat([*sizes], [*sizes.values()], 0)
+    height, width = np.median(every, 0).astype(int).tolist()
+    scale, crop = choose_crop((height, width), backend, scale)
+    config = _slim(scale, crop, (1, _CONTEXT_STEPS, 1))
+    front_end, *_, joint = config.stages
+    steps = _EPOCHS * len(every) // front_end.batch_size
     front_end.steps = min(max(steps, _LEAST_STEPS), _MOST_STEPS)
     joint.steps = front_end.steps // 4
-    for stage in config.stages:
-        stage.crop = crop
-    print(
-        f"chosen: images at {data.scale:g} of their size, "
-        f"crops of {crop[1]}x{crop[0]}, "
-        f"{front_end.steps} steps of the front end, {contexts[0].steps} of context, "
-        f"{joint.steps} jointly"
-    )
+    return config
 
 
-def choose_crop(size: tuple[int, int], backend: str) -> tuple[float, tuple[int, int]]:
+def choose_crop(
+    size: tuple[int, int], backend: str, scale: float = 0
+) -> tuple[float, tuple[int, int]]:
     """(scale, crop) for images of (height, width); crops are multiples of 8 pixels."""
     short = _SHORT_SIDE.get(backend, _SHORT_SIDE_ELSEWHERE)
-    scale = min(1.0, round(short / min(size), 2))
+    scale = scale or min(1.0, float(f"{short / min(size):.2g}"))
     limit = 3 * short // 2
     crop = [max(8, min(int(n * scale), limit) // 8 * 8) for n in size]
     return scale, (crop[0], crop[1])
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("images", "", "Folder of the images in data_dir [looked for].")
-    flags.DEFINE_string("labels", "", "Folder of the masks in data_dir [looked for].")
+    flags.DEFINE_string("images", "", "Folder or pattern of the images [looked for].")
+    flags.DEFINE_string("labels", "", "Folder or pattern of the masks [looked for].")
     flags.DEFINE_string("classes", "", "Names, a,b,c, or a file [what masks hold].")
     run({"small": small}, __doc__, fit, estimates=True)

@@ -8,8 +8,8 @@ from layouts import by_id, encoded, ids, photo, unpacked, zipped
 from PIL import Image
 
 from dilax.datasets import DATASETS
-from dilax.datasets.archives import Tree
-from dilax.datasets.camvid import Camvid
+from dilax.datasets.builders.archives import Tree
+from dilax.datasets.builders.camvid import Camvid
 from dilax.datasets.prepared import open_prepared, prepare
 
 SPEC = DATASETS["camvid"]

@@ -10,7 +10,7 @@ from layouts import by_id, encoded, ids, photo, unpacked, zipped
 from PIL import Image
 
 from dilax.datasets import DATASETS
-from dilax.datasets.cityscapes import Cityscapes
+from dilax.datasets.builders.cityscapes import Cityscapes
 from dilax.datasets.prepared import open_prepared, prepare
 
 SPEC = DATASETS["cityscapes"]

@@ -9,9 +9,9 @@ from collections import namedtuple
 
 import pytest
 
-from dilax.datasets import download as module
-from dilax.datasets.archives import Archive
-from dilax.datasets.download import download
+from dilax.datasets.builders import download as module
+from dilax.datasets.builders.archives import Archive
+from dilax.datasets.builders.download import download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 OTHER = CONTENT[::-1]

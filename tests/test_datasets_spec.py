@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.datasets import DATASETS, colour_map, open_source
+from dilax.datasets import DATASETS, colour_map
 
 ROAD_SCENE = {
     "Building": (128, 0, 0),
@@ -96,16 +96,6 @@ def test_cityscapes_has_the_train_ids_and_colours_of_its_own_table(real_data):
     spec = DATASETS["cityscapes"]
     assert spec.classes == tuple(r["name"] for r in rows)
     assert spec.palette == tuple(tuple(r["color"]) for r in rows)
-
-
-def test_real_camvid_labels_are_renumbered_by_name(real_data):
-    source = open_source("camvid", DATASETS["camvid"], str(real_data / "CamVid"), "val")
-    sample = source[0]
-    with Image.open(real_data / f"CamVid/valannot/{sample['id']}.png") as file:
-        disk = np.asarray(file)
-    for i, name in enumerate(CAMVID_ON_DISK):
-        expected = list(ROAD_SCENE).index(name)
-        np.testing.assert_array_equal(disk == i, sample["label"] == expected)
 
 
 def test_real_voc_masks_bear_our_palette(real_data):

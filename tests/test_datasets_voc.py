@@ -11,9 +11,9 @@ from layouts import encoded, ids, photo, unpacked
 from PIL import Image
 
 from dilax.datasets import DATASETS, colour_map
-from dilax.datasets.archives import Tree
+from dilax.datasets.builders.archives import Tree
+from dilax.datasets.builders.voc import Voc
 from dilax.datasets.prepared import open_prepared, prepare
-from dilax.datasets.voc import Voc
 
 SPEC = DATASETS["voc"]
 DEVKIT, SBD = "VOCdevkit/VOC2012/", "benchmark_RELEASE/dataset/"

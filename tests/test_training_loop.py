@@ -159,3 +159,24 @@ def test_some_predictions_evenly_spread_are_kept_as_palette_images(whole):
     workdir, _ = whole
     files = sorted(p.name for p in (workdir / "predictions" / "joint").iterdir())
     assert files == ["0000.png", "0004.png"]
+
+
+@pytest.mark.parametrize("hold", ["host", "device"])
+def test_images_held_in_memory_train_the_same_parameters(data, whole, tmp_path, hold):
+    config = tiny_config(data)
+    config.reading.hold = hold
+    dilax.train(config, tmp_path / "run")
+    for one, other in zip(_final(whole[0]), _final(tmp_path / "run"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_way_of_reading_may_change_when_a_run_goes_on(data, whole):
+    config = tiny_config(data)
+    config.reading.threads = 1
+    assert dilax.train(config, whole[0]) == whole[1]
+
+
+def test_the_share_of_time_that_steps_wait_for_input_is_logged(whole):
+    waits = [e["input_wait"] for e in _metrics(whole[0]) if "input_wait" in e]
+    assert len(waits) == 6 + 4 + 4
+    assert all(0 <= wait < 1 for wait in waits)

@@ -16,8 +16,7 @@ from absl import flags, logging
 from tabulate import tabulate
 from tqdm import tqdm
 
-from dilax.datasets.builder import Variant
-from dilax.datasets.folder import survey_folder
+from dilax.datasets.builders.builder import Variant
 from dilax.datasets.prepared import (
     NAMES,
     builder_class,
@@ -28,6 +27,7 @@ from dilax.datasets.prepared import (
 from dilax.datasets.source import Chosen, open_source
 from dilax.datasets.spec import DATASETS, DatasetSpec
 from dilax.datasets.statistics import Statistics
+from dilax.datasets.survey import survey_folder
 from dilax.inference import save_image
 from dilax.input import in_order
 from dilax.report import contact_sheet

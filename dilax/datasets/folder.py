@@ -1,322 +1,344 @@
-"""Your own images and masks: found in a folder, paired, split and described.
+"""Your own images and masks: found in a folder, paired, and split.
 
-Nothing needs to be renamed. Folders of masks are told from folders of images by their
-names, splits by folders or lists that are called train, val and test. A mask belongs to
-the image of the same name, up to endings such as `_mask` or `_gtFine_labelIds`.
+Nothing needs to be renamed. Masks are told from images by the names of their folders,
+or else by their own; splits by folders or lists that are called train, val and test. A
+mask belongs to the image of the same name, up to endings such as `_mask`; of several,
+the one whose folders have the most words in common with the image's.
 """
 
 import os
 import re
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
-import numpy as np
-from tqdm import tqdm
-
-from dilax.datasets.files import (
-    IMAGE_SUFFIXES,
-    Pair,
-    existing,
-    mask_mode,
-    read_lines,
-    read_mask,
-    read_pixels,
+from dilax.datasets.files import IMAGE_SUFFIXES, Pair, read_lines
+from dilax.datasets.naming import (
+    SPLITS,
+    Words,
+    core_of,
+    is_mask_name,
+    kind_of,
+    one_form,
+    split_of,
+    split_of_list,
+    words_of,
 )
-from dilax.datasets.spec import RGB, DatasetSpec, colour_map
 
-SPLITS = ("train", "val", "test")
-_MASKS = re.compile(
-    r"label|mask|annot|^gt|gt$|ground_?truth|segmentation|^seg$|target", re.IGNORECASE
+_SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_TWO_FILES = re.compile(
+    rf"(.+?\.(?:{_SUFFIXES}))[\s,;]+(\S.*\.(?:{_SUFFIXES}))", re.IGNORECASE
 )
-_ENDING = re.compile(
-    r"[ _.-](l|labels?|labelids|labeltrainids|masks?|gt\w*|seg\w*|annot\w*|rgb|image|"
-    r"img|color|colour|leftimg8bit)$",
-    re.IGNORECASE,
-)
-_VOID = {"void", "ignore", "ignored", "unlabelled", "unlabeled"}
-_MEASURED, _MOST_COLOURS = 500, 255
+_REMEDY = "say which by --images and --labels: folders, or patterns like '*_mask.png'"
 
 
-class Survey(NamedTuple):
+class Folder(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        spec: classes, palette, mean pixel, label map.
-        notes: what was found and chosen, a sentence each.
-        sizes: (height, width) → how many of the measured images have it.
+        splits: the pairs of each split, in order of the images' paths or of the list.
+            Of an image without a mask, the mask is a file that is not there.
+        notes: what was found and decided, a sentence each.
     """
 
-    spec: DatasetSpec
+    splits: dict[str, list[Pair]]
     notes: list[str]
-    sizes: dict[tuple[int, int], int]
 
 
-def folder_splits(
-    root: Path, images: str = "", labels: str = ""
-) -> dict[str, list[Pair]]:
-    """The pairs of each split, by name of image.
+def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Folder:
+    """Finds the images and masks of a folder.
 
-    Without folders or lists that name a split, a fifth of the images is `val`: the same
-    ones whenever the same names are there.
+    Where no folder or list is called val, it is a fifth of the images to train on: the
+    same ones whenever the same names are there.
 
     Args:
-        root: the folder.
-        images: of the images, below `root`; "" finds it.
-        labels: of the masks, below `root`; "" finds it.
+        data_dir: the folder.
+        images: a folder of the images, or a pattern of their names; "" looks for them.
+        labels: of the masks, as `images`.
 
     Raises:
-        ValueError: if no images or no masks are found, or an image has no mask.
+        ValueError: if there are no images or no masks, if it is not clear which belong
+            together, or if a list names files that are not there.
     """
-    pictures, masks = _files(existing(root), images, labels)
-    taken = {(_split_of(m, root), _key(m)): m for m in masks}
-    loose = {_key(m): m for m in masks}
-    if len(loose) < len({key for _, key in taken}):
-        loose = {}
-    found: dict[str, list[Pair]] = {}
-    for path in pictures:
-        split, key = _split_of(path, root), _key(path)
-        mask = taken.get((split, key)) or loose.get(key)
-        pair = Pair(path.stem, path, mask or path.with_name(f"{path.stem} (its mask)"))
-        found.setdefault(split, []).append(pair)
-    return _divided(root, found)
+    if not data_dir:
+        raise ValueError("--data_dir: the folder of images and masks is missing")
+    root = Path(data_dir).expanduser().absolute()
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; give it with --data_dir")
+    files = sorted(_walk(root))
+    found = _roles(root, files, images, labels)
+    top = Path(os.path.commonpath([path.parent for kind in found for path in kind]))
+    pictures, masks = (_Files(kind, top) for kind in found)
+    return _divided(root, _Pairing(pictures, masks), _lists(root, files))
 
 
-def _files(root: Path, images: str, labels: str) -> tuple[list[Path], list[Path]]:
-    """(images, masks) below the root."""
-    top = root / labels if labels else root
-    every = _below(existing(root / images) if images else root)
-    if labels:
-        masks = _below(existing(top))
-    else:
-        masks = [p for p in every if _is_mask(p, root)]
-        if images and not masks:
-            masks = [p for p in _below(root) if _is_mask(p, root)]
-    chosen = set(masks)
-    pictures = [
-        p for p in every if p not in chosen and (labels or not _is_mask(p, root))
-    ]
-    if not pictures or not masks:
-        folders = sorted({str(p.parent.relative_to(root)) for p in _below(root)})
-        missing = "masks" if pictures else "images"
-        raise ValueError(
-            f"{root}: no {missing} found; folders that hold pictures: {folders}. Name "
-            "them with --images=FOLDER --labels=FOLDER"
-        )
-    return pictures, masks
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files, but for hidden ones and the folders of runs."""
+    for place, below, names in os.walk(folder, followlinks=True):
+        if {"config.json", "spec.json"} <= {*names}:
+            below.clear()
+            continue
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
-def _below(folder: Path) -> list[Path]:
-    return sorted(
-        Path(place) / name
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+def _pictures(files: Iterable[Path]) -> list[Path]:
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+# Which are images, and which are masks.
+
+
+def _roles(
+    root: Path, files: Sequence[Path], images: str, labels: str
+) -> tuple[list[Path], list[Path]]:
+    """(images, masks)."""
+    every = _pictures(files)
+    pictures = _chosen(root, every, images) if images else []
+    free = _without(every, pictures)
+    masks = _chosen(root, every, labels) if labels else _look_for_masks(root, free)
+    if not images:
+        free = _without(free, masks)
+        pictures = [path for path in free if not _kind(path, root)] or free
+    if pictures and masks:
+        return pictures, masks
+    folders = sorted({str(path.parent.relative_to(root)) for path in every})
+    missing = "masks" if pictures else "images"
+    raise ValueError(
+        f"{root}: no {missing} found; there are pictures in {folders[:10]}; {_REMEDY}"
     )
 
 
-def _is_mask(path: Path, root: Path) -> bool:
-    return any(_MASKS.search(part) for part in path.relative_to(root).parts[:-1])
+def _without(paths: list[Path], others: list[Path]) -> list[Path]:
+    known = set(others)
+    return [path for path in paths if path not in known]
 
 
-def _key(path: Path) -> str:
-    stem = path.stem
-    while stem != (shorter := _ENDING.sub("", stem)):
-        stem = shorter
-    return stem
-
-
-def _split_of(path: Path, root: Path) -> str:
-    for part in path.relative_to(root).parts[:-1]:
-        for split in SPLITS:
-            if part.lower().startswith(split):
-                return split
-    return ""
-
-
-def _divided(root: Path, found: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
-    """The splits by their folders, else by lists, else by the names' checksums."""
-    loose = found.pop("", [])
-    if not loose or "train" in found:
-        return found
-    names = {pair.id: pair for pair in loose} | {_key(p.image): p for p in loose}
-    lists = {s: root / f"{s}.txt" for s in SPLITS if (root / f"{s}.txt").is_file()}
-    for split, path in lists.items():
-        listed = [Path(line.split()[0]).stem for line in read_lines(path)]
-        unknown = [name for name in listed if name not in names]
-        if unknown:
-            raise ValueError(f"{path}: names images that are not there: {unknown[:10]}")
-        found[split] = [names[name] for name in listed]
-    if "train" not in found:
-        order = sorted(loose, key=lambda p: (zlib.crc32(p.id.encode()), p.id))
-        held = {p.id for p in order[: max(1, len(loose) // 5)]}
-        found["val"] = [p for p in loose if p.id in held]
-        found["train"] = [p for p in loose if p.id not in held]
+def _chosen(root: Path, every: list[Path], where: str) -> list[Path]:
+    folder = Path(os.path.normpath(root / where))
+    if folder.is_dir():
+        found = sorted(_pictures(_walk(folder)))
+    else:
+        found = [path for path in every if path.relative_to(root).match(where)]
+    if not found:
+        raise ValueError(f"{folder}: no such folder or files; {_REMEDY}")
     return found
 
 
-def survey_folder(
-    root: Path, images: str = "", labels: str = "", classes: str = ""
-) -> Survey:
-    """Measures what training on a folder needs to know.
-
-    Args:
-        root: see `folder_splits`, as `images` and `labels`.
-        images: folder of the images.
-        labels: folder of the masks.
-        classes: names, `"sky,tree"`, or a file with a name a line, and the colour of
-            its masks behind it, `sky 70 130 180`, where masks are colour images; a
-            class called void (or ignore, unlabelled) counts nowhere. "" takes the file
-            `classes.txt`, or else what the masks hold.
-
-    Raises:
-        ValueError: naming the file, if something cannot be read or does not fit.
-    """
-    splits = folder_splits(root, images, labels)
-    pairs = [pair for listed in splits.values() for pair in listed]
-    notes = [", ".join(f"{name}: {len(s)} images" for name, s in splits.items())]
-    mean, sizes, about = _measure([p.image for p in splits["train"]])
-    masks = [pair.label for pair in pairs if pair.label.exists()]
-    if not masks:
-        raise ValueError(f"{pairs[0].label}: is missing, and so is every other mask")
-    colour = mask_mode(masks[0]) == "colour"
-    given = _given_classes(root, classes)
-    describe = _colour_classes if colour else _index_classes
-    spec = describe(root.resolve().name, given, masks, mean)
-    kind = "colours" if colour else "class ids"
-    notes += [about, f"masks hold {kind}; {spec.num_classes} classes: "]
-    notes[-1] += ", ".join(spec.classes[:20]) + (" …" * (spec.num_classes > 20))
-    notes += _remarks(spec)
-    return Survey(spec, notes, sizes)
+def _look_for_masks(root: Path, every: list[Path]) -> list[Path]:
+    by_folder = [path for path in every if _kind(path, root) == "mask"]
+    by_name = [path for path in every if is_mask_name(path.stem)]
+    return by_folder or by_name or _twins(every)
 
 
-def _remarks(spec: DatasetSpec) -> Iterator[str]:
-    if spec.label_map and (255, 1) in spec.label_map:
-        yield "masks hold only 0 and 255, so 255 is taken as a class, not as ignored"
-    if spec.void_colours:
-        yield f"ignored colours: {', '.join(map(str, spec.void_colours))}"
+def _kind(path: Path, root: Path) -> str:
+    return kind_of(path.relative_to(root).parts[:-1])
 
 
-def _measure(
-    paths: Sequence[Path],
-) -> tuple[tuple[float, ...], dict[tuple[int, int], int], str]:
-    """(mean pixel in reversed channel order, sizes, a sentence)."""
-    some = paths[:: max(1, len(paths) // _MEASURED)][:_MEASURED]
-    first = read_pixels(some[0])
-    channels = first.shape[2]
-    total, count, sizes = np.zeros(channels), 0, Counter[tuple[int, int]]()
-    for pixels in _each("mean pixel", lambda p: read_pixels(p, channels), some):
-        scale = 257 if pixels.dtype == np.uint16 else 1
-        total += pixels.sum((0, 1), dtype=np.float64) / scale
-        count += pixels.shape[0] * pixels.shape[1]
-        sizes[pixels.shape[:2]] += 1
-    mean = tuple(round(float(v), 4) for v in (total / count)[::-1])
-    (height, width), most = sizes.most_common(1)[0]
-    about = (
-        f"{channels} channels of {8 * first.itemsize} bits; {most} of {len(some)} "
-        f"images looked at are {width}x{height}; mean pixel (channels reversed) {mean}"
-    )
-    return mean, dict(sizes), about
+def _twins(every: list[Path]) -> list[Path]:
+    """PNGs beside files of another format with the same name."""
+    others = {p.with_suffix("") for p in every if p.suffix.lower() != ".png"}
+    return [
+        p for p in every if p.suffix.lower() == ".png" and p.with_suffix("") in others
+    ]
 
 
-def _each(title: str, function, items: Sequence[Path]) -> Iterator:
-    with ThreadPoolExecutor(4) as pool:
-        results = pool.map(function, items)
-        yield from tqdm(results, title, len(items), unit="image", delay=1)
+# Which belong together.
 
 
-def _given_classes(root: Path, classes: str) -> list[tuple[str, RGB | None]]:
-    """(name, colour) of the classes that the user names."""
-    path = Path(classes).expanduser() if classes else root / "classes.txt"
-    if "," in classes:
-        lines: Iterable[str] = [c.strip() for c in classes.split(",")]
-    elif classes or path.exists():
-        lines = read_lines(path if path.exists() else root / classes)
-    else:
-        return []
-    given = [_named_class(line, path) for line in lines]
-    names = [name for name, _ in given if name.lower() not in _VOID]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: names {', '.join(twice)} more than once")
-    if len(names) > 255:
-        raise ValueError(f"{path}: {len(names)} classes are more than 255")
-    return given
+class _Files:
+    """Files by name; of those of one name, by the words of their folders."""
+
+    def __init__(self, paths: Iterable[Path], top: Path):
+        self.top = top
+        self.words: dict[Path, Words] = {}
+        self._same, self._alike = defaultdict(list), defaultdict(list)
+        for path in paths:
+            self.words[path] = words_of(path.relative_to(top).parts[:-1])
+            self._same[one_form(path.stem)].append(path)
+            self._alike[core_of(path.stem)].append(path)
+
+    def find(self, stem: str, words: Words) -> list[Path]:
+        """The files of this name, or a like one, in the folders that are nearest."""
+        same = self._same.get(one_form(stem))
+        return self.nearest(same or self._alike.get(core_of(stem), []), words)
+
+    def nearest(self, paths: Iterable[Path], words: Words) -> list[Path]:
+        """Those with the most words in common, and the fewest others."""
+        ranks = {p: (len(words & (w := self.words[p])), -len(w)) for p in paths}
+        best = max(ranks.values(), default=None)
+        return [path for path, rank in ranks.items() if rank == best]
+
+    def look_up(self, text: str, split: str) -> list[Path]:
+        """The files that a list means: by their stem, name, or path on any machine."""
+        path = PurePath(text.replace("\\", "/"))
+        suffixed = path.suffix.lower() in IMAGE_SUFFIXES
+        words = words_of(path.parts[:-1])
+        words = words if split_of(words) else words | {split}
+        found = self.find(path.stem if suffixed else path.name, words)
+        return [p for p in found if p.name == path.name] or found
 
 
-def _named_class(line: str, path: Path) -> tuple[str, RGB | None]:
-    match = re.fullmatch(r"(.*\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", line)
-    if not match:
-        return line, None
-    red, green, blue = (int(v) for v in match.groups()[1:])
-    if max(red, green, blue) > 255:
-        raise ValueError(f"{path}: {line!r}: a colour is three numbers 0..255")
-    return match[1], (red, green, blue)
+class _Pairing:
+    """Images and their masks."""
 
+    def __init__(self, images: _Files, masks: _Files):
+        self.images, self.masks = images, masks
+        self._taken: dict[Path, Path] = {}
+        self._folders: dict[Words, Path] = {}
 
-def _index_classes(
-    name: str,
-    given: list[tuple[str, RGB | None]],
-    masks: Sequence[Path],
-    mean: tuple[float, ...],
-) -> DatasetSpec:
-    """The classes of masks that hold ids."""
-    if given:
-        names = tuple(n for n, _ in given if n.lower() not in _VOID)
-        shown = zip(given, colour_map(len(given)), strict=True)
-        palette = tuple(c or own for (n, c), own in shown if n.lower() not in _VOID)
-        ids = [i for i, (n, _) in enumerate(given) if n.lower() not in _VOID]
-        pairs = [(i, at) for at, i in enumerate(ids)]
-        voids = [(i, 255) for i in range(len(given)) if i not in ids]
-        label_map = tuple(pairs + voids) if voids else ()
-        return DatasetSpec(name, names, palette, mean, label_map=label_map)
-    counts = np.zeros(256, np.int64)
-    for array in _each("classes", lambda path: read_mask(path), masks):
-        counts += np.bincount(array.ravel(), minlength=256)
-    found = np.flatnonzero(counts).tolist()
-    if found != [0, 255] and 255 in found:
-        found.remove(255)
-    names = tuple(f"id {i}" for i in found)
-    mapped = tuple((i, at) for at, i in enumerate(found))
-    mapped = () if found == list(range(len(found))) else mapped
-    return DatasetSpec(name, names, colour_map(len(found)), mean, label_map=mapped)
-
-
-def _colour_classes(
-    name: str,
-    given: list[tuple[str, RGB | None]],
-    masks: Sequence[Path],
-    mean: tuple[float, ...],
-) -> DatasetSpec:
-    """The classes of masks that hold colours."""
-    if given and all(colour for _, colour in given):
-        kept = [(n, c) for n, c in given if n.lower() not in _VOID]
-        void = tuple(c for n, c in given if n.lower() in _VOID and c)
-        names = tuple(n for n, _ in kept)
-        palette = tuple(c for _, c in kept if c)
-        return DatasetSpec(name, names, palette, mean, void_colours=void)
-    found: set[RGB] = set()
-    for colours in _each("classes", _colours, masks):
-        found |= colours
-        if len(found) > _MOST_COLOURS:
+    def pair(self, image: Path) -> Pair:
+        """The pair of an image, by names."""
+        words = self.images.words[image]
+        found = self.masks.find(image.stem, words)
+        found = [m for m in found if not _apart(words, self.masks.words[m])]
+        if len(found) > 1:
             raise ValueError(
-                f"{masks[0].parent}: masks hold more than {_MOST_COLOURS} colours; are "
-                "they photographs, or stored with loss (JPEG)? Save them as PNG"
+                f"{image}: has {len(found)} masks, {', '.join(map(str, found[:3]))}; "
+                f"{_REMEDY}"
             )
-    ordered = sorted(found)
-    if given:
+        mask = found[0] if found else self._missing(image, words)
+        other = self._taken.setdefault(mask, image)
+        if other != image:
+            raise ValueError(
+                f"{mask}: is the mask of {other} and of {image}; {_REMEDY}"
+            )
+        return Pair(image.stem, image, mask)
+
+    def _missing(self, image: Path, words: Words) -> Path:
+        if words not in self._folders:
+            nearest = self.masks.nearest(self.masks.words, words)
+            self._folders[words] = nearest[0].parent
+        return self._folders[words] / f"{image.stem}.png"
+
+    def unused(self) -> list[Path]:
+        """The masks that no image has."""
+        return [mask for mask in self.masks.words if mask not in self._taken]
+
+    def listed(self, line: str, split: str, path: Path) -> Pair | None:
+        """The pair that a line of a list means, or None if there is no such file."""
+        if two := _TWO_FILES.fullmatch(line):
+            image = _only(self.images.look_up(two[1], split), line, path)
+            mask = _only(self.masks.look_up(two[2], split), line, path)
+            return Pair(image.stem, image, mask) if image and mask else None
+        ends = [match.start() for match in re.finditer(r"[\s,;]+", line)]
+        for end in [len(line), *reversed(ends)]:
+            if found := self.images.look_up(line[:end], split):
+                image = _only(found, line, path)
+                return self.pair(image) if image else None
+        return None
+
+
+def _apart(one: Words, other: Words) -> bool:
+    """Whether two files are in different splits."""
+    splits = {split_of(one), split_of(other)}
+    return len(splits - {""}) > 1
+
+
+def _only(found: list[Path], line: str, path: Path) -> Path | None:
+    if len(found) > 1:
         raise ValueError(
-            "--classes: masks are colour images; write a colour behind each name, such "
-            f"as '{given[0][0]} {' '.join(map(str, ordered[0]))}'. They hold {ordered}"
+            f"{path}: {line!r} may mean {found[0]} or {found[1]}; write folders, too"
         )
-    names = tuple("#{:02x}{:02x}{:02x}".format(*c) for c in ordered)
-    return DatasetSpec(name, names, tuple(ordered), mean)
+    return found[0] if found else None
 
 
-def _colours(path: Path) -> set[RGB]:
-    image = read_mask(path).reshape(-1, 3).astype(np.uint32)
-    packed = np.unique(image @ np.array([1 << 16, 1 << 8, 1], np.uint32))
-    return {(int(c >> 16), int(c >> 8) & 255, int(c) & 255) for c in packed}
+# Which are to train on, and which to evaluate on.
+
+
+def _lists(root: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """The list of each split that has one."""
+    found = defaultdict(list)
+    for path in files:
+        if path.suffix.lower() == ".txt" and (split := split_of_list(path.stem)):
+            found[split].append(path)
+    return {split: _the_list(root, paths) for split, paths in found.items()}
+
+
+def _the_list(root: Path, paths: list[Path]) -> Path:
+    """The outermost; of several, that in a folder such as ImageSets/Segmentation."""
+    least = min(len(path.parts) for path in paths)
+    outer = [path for path in paths if len(path.parts) == least]
+    chosen = [path for path in outer if _kind(path, root)] or outer
+    if len(chosen) > 1:
+        raise ValueError(
+            f"{chosen[0]}, {chosen[1]}: which is the list? Give the others other names"
+        )
+    return chosen[0]
+
+
+def _read_list(path: Path, split: str, pairing: _Pairing) -> list[Pair]:
+    pairs = {line: pairing.listed(line, split, path) for line in read_lines(path)}
+    if missing := [line for line, pair in pairs.items() if not pair]:
+        raise ValueError(
+            f"{path}: names {len(missing)} files that are not there, such as "
+            f"{missing[:5]}; correct it, or give it another name if it is no list"
+        )
+    return [pair for pair in pairs.values() if pair]
+
+
+def _divided(root: Path, pairing: _Pairing, lists: dict[str, Path]) -> Folder:
+    """The splits by lists, else by folders, else by the names' checksums."""
+    found = {s: _read_list(path, s, pairing) for s, path in lists.items()}
+    listed = {pair.image for pairs in found.values() for pair in pairs}
+    rest = defaultdict(list)
+    for image, words in pairing.images.words.items():
+        split = split_of(words)
+        if image not in listed and (split or "train") not in found:
+            pair = pairing.pair(image)
+            own = pairing.masks.words.get(pair.label, frozenset())
+            rest[split or split_of(own)].append(pair)
+    loose = rest.pop("", [])
+    found = {**rest, **found}
+    if loose:
+        found.setdefault("train", loose)
+    if "train" not in found:
+        raise ValueError(f"{root}: has only {[*found]}; call what to train on train")
+    notes = _remarks(root, pairing, found, lists)
+    if "val" not in found:
+        found["train"], found["val"] = _held_back(found["train"], pairing.images.top)
+        notes.append(
+            f"no images are called val, so a fifth of train, {len(found['val'])}, is "
+            "held back; if they are frames of videos, list others in val.txt"
+        )
+    splits = {split: found[split] for split in SPLITS if split in found}
+    counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
+    return Folder(splits, [f"images: {counts}", *notes])
+
+
+def _remarks(
+    root: Path, pairing: _Pairing, found: dict[str, list[Pair]], lists: dict[str, Path]
+) -> list[str]:
+    """An example of a pair, and what is in no pair."""
+    masks = pairing.masks.words
+    example = next((pair for pair in found["train"] if pair.label in masks), None)
+    if not example:
+        image, mask = found["train"][0].image, next(iter(masks))
+        raise ValueError(
+            f"{root}: no mask is called as its image is, such as {image} and {mask}; "
+            f"{_REMEDY}, or list them in train.txt, both files a line"
+        )
+    files = [os.path.relpath(path, root) for path in example[1:]]
+    notes = ["{} has the mask {}".format(*files)]
+    if left := len(pairing.images.words) - sum(map(len, found.values())):
+        notes.append(f"images in no split: {left}")
+    if not lists and (unused := pairing.unused()):
+        notes.append(f"masks without an image: {len(unused)}, such as {unused[0]}")
+    return notes
+
+
+def _held_back(pairs: list[Pair], top: Path) -> tuple[list[Pair], list[Pair]]:
+    """(four fifths, a fifth), drawn by the checksums of the names."""
+
+    def order(pair: Pair) -> tuple[int, str]:
+        name = os.path.relpath(pair.image, top)
+        return zlib.crc32(one_form(name).encode()), name
+
+    if len(pairs) < 2:
+        raise ValueError(
+            f"{pairs[0].image}: one image is too few to train and evaluate"
+        )
+    held = {*sorted(pairs, key=order)[: max(1, len(pairs) // 5)]}
+    return [p for p in pairs if p not in held], [p for p in pairs if p in held]

@@ -7,15 +7,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dilax.datasets.builder import SegmentationBuilder, decoded
-from dilax.datasets.download import download
-from dilax.datasets.lock import alone
+from dilax.datasets.builders.builder import SegmentationBuilder, decoded
+from dilax.datasets.builders.download import download
+from dilax.datasets.builders.lock import alone
 from dilax.datasets.spec import DatasetSpec
 
 NAMES = ("voc", "coco", "camvid", "kitti", "cityscapes")
@@ -32,7 +32,7 @@ def builder_class(name: str) -> type[SegmentationBuilder]:
     """
     if name not in NAMES:
         raise ValueError(f"{name!r}: is no data set to prepare; there are {NAMES}")
-    module = importlib.import_module(f"dilax.datasets.{name}")
+    module = importlib.import_module(f"dilax.datasets.builders.{name}")
     return getattr(module, name.capitalize())
 
 
@@ -70,27 +70,31 @@ class PreparedSplit(Sequence):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
+    def __getitem__(self, index: SupportsIndex) -> dict:  # type: ignore[override]
         record = self._record(range(len(self))[index])
         name = record["id"].decode()
-        image = np.asarray(decoded(record["image"], name).convert("RGB"))
-        ids = np.asarray(decoded(record["label"], name))
-        return {"image": image, "label": self._trained(ids, name), "id": name}
+        where = f"{self._where}: {name}"
+        image = np.asarray(decoded(record["image"], where).convert("RGB"))
+        ids = np.asarray(decoded(record["label"], where))
+        return {"image": image, "label": self._trained(ids, where), "id": name}
 
     def _record(self, index: int) -> dict:
         try:
-            return self._records[index]
-        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            record = self._records[index]
+            if record["id"] is None:
+                raise ValueError("it is empty")
+        except Exception as error:  # array_record's and protobuf's have no common base
             raise ValueError(
                 f"{self._where}: record {index} cannot be read ({error}); {_AGAIN}"
             ) from error
+        return record
 
-    def _trained(self, ids: np.ndarray, name: str) -> np.ndarray:
+    def _trained(self, ids: np.ndarray, where: str) -> np.ndarray:
         labels = self._spec.label_table()[ids]
         if (labels < 0).any():
             wrong = np.unique(ids[labels < 0]).tolist()
             raise ValueError(
-                f"{self._where}: {name} has label ids {wrong}, none of the "
+                f"{where}: label ids {wrong} are none of the "
                 f"{self._spec.num_classes} classes of {self._spec.name}"
             )
         return labels.astype(np.uint8)
@@ -133,7 +137,9 @@ def open_prepared(
 def _builder_at(folder: Path) -> tfds.core.DatasetBuilder:
     """The set in a folder, whoever made it."""
     try:
-        return tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(folder)
+        builder.info.metadata.get("partial")  # tfds reads it only when asked
+        return builder
     except Exception as error:  # files of any content raise errors of any kind
         raise ValueError(
             f"{folder}: is not a prepared data set ({error}); {_AGAIN}"
@@ -181,11 +187,12 @@ def prepare(
             staging = folder.parent / _STAGING
             try:
                 builder = _staged(name, folder.parent.name, staging)
+                builder.partial, builder.verify = partial, verify
                 builder.source = source or _downloaded(
                     builder, data_dir.expanduser() / "downloads" / name
                 )
-                builder.partial, builder.verify = partial, verify
-                _generate(builder)
+                with _full_disk_told(folder):
+                    _generate(builder)
                 _move(Path(builder.data_dir), folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -247,27 +254,33 @@ def _downloaded(builder: SegmentationBuilder, folder: Path) -> Path:
         )
     for archive in archives:
         if archive.url:
-            download(archive, folder)
+            unknown = archive._replace(size=0, digest="")
+            download(archive if builder.verify else unknown, folder)
         elif archive not in there:
             logging.warning("%s cannot be downloaded: %s", archive.name, archive.holds)
     return folder
 
 
-def _generate(builder: SegmentationBuilder) -> None:
-    tfds.disable_progress_bar()
+@contextlib.contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
     try:
-        with contextlib.redirect_stdout(None):
-            builder.download_and_prepare(
-                download_dir=str(builder.scratch), file_format="array_record"
-            )
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(
             error.errno,
-            f"{builder.data_dir}: the disk is full ({error.strerror}); "
+            f"{folder}: the disk is full ({error.strerror}); "
             "free some space, or give another --data_dir",
         ) from error
+
+
+def _generate(builder: SegmentationBuilder) -> None:
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(None):
+        builder.download_and_prepare(
+            download_dir=str(builder.scratch), file_format="array_record"
+        )
 
 
 def _move(made: Path, folder: Path) -> None:

@@ -1,10 +1,9 @@
 """Any split of any data set as one kind of source: a sequence of samples."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from dilax.datasets.files import ImageLabelFiles
-from dilax.datasets.folder import folder_splits
+from dilax.datasets.folder import read_folder
 from dilax.datasets.scenes import Scenes
 from dilax.datasets.spec import DATASETS, DatasetSpec
 
@@ -29,8 +28,8 @@ def open_source(
         data_dir: the folder of the files, or of all prepared sets.
         split: `"train"`, `"val"`, ….
         variant: of a prepared set; "" is its first.
-        images: of a folder; see `folder_splits`.
-        labels: of a folder; see `folder_splits`.
+        images: of a folder; see `read_folder`.
+        labels: of a folder; see `read_folder`.
         seed: of the rendered scenes.
         skip_unreadable: of a folder; see `ImageLabelFiles`.
 
@@ -51,9 +50,7 @@ def open_source(
         from dilax.datasets.prepared import open_prepared
 
         return open_prepared(dataset, spec, data_dir, split, variant)
-    if not data_dir:
-        raise ValueError("--data_dir: the folder of images and masks is missing")
-    splits = folder_splits(Path(data_dir).expanduser(), images, labels)
+    splits = read_folder(data_dir, images, labels).splits
     if split not in splits:
         raise ValueError(f"{data_dir}: has no split {split!r}; there are {[*splits]}")
     return ImageLabelFiles(splits[split], spec, skip_unreadable)

@@ -33,6 +33,7 @@ class DatasetSpec:
         context_layers: layers of the context module that the paper gives the set.
         void_colours: colours of unlabelled pixels where masks are colour images; the
             other colours of a mask are those of the palette.
+        colour_masks: the masks of a folder are such colour images.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DatasetSpec:
     splits: tuple[tuple[str, int], ...] = ()
     context_layers: int = 0
     void_colours: tuple[RGB, ...] = ()
+    colour_masks: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -55,8 +57,12 @@ class DatasetSpec:
         return len(self.classes)
 
     def label_table(self) -> np.ndarray:
-        """(256,) int16: train id or ignore label of each id on disk, −1 if invalid."""
-        table = np.full(256, -1, np.int16)
+        """int16: train id or ignore label of each id on disk, −1 if invalid.
+
+        It has 256 entries, or more if ids on disk are larger.
+        """
+        largest = max((source for source, _ in self.label_map), default=0)
+        table = np.full(max(256, largest + 1), -1, np.int16)
         table[self.ignore_label] = self.ignore_label
         for source, target in self.label_map or enumerate(range(self.num_classes)):
             table[source] = target

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dilax.datasets import DatasetSpec, list_images, read_image, read_pixels
+from dilax.datasets import DatasetSpec, list_images, read_pixels
 from dilax.inference.predictor import Predictor
 
 
@@ -92,7 +92,7 @@ def predict_files(predictor: Predictor, source: Path, output: Path) -> list[str]
     jobs = list(zip(paths, _targets(paths, output), strict=True))
     for path, (label_map, blend) in tqdm(jobs, "predict", unit="image"):
         try:
-            image = _read(path, len(predictor.spec.mean))
+            image = read_pixels(path, len(predictor.spec.mean), upright=True)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -100,12 +100,6 @@ def predict_files(predictor: Predictor, source: Path, output: Path) -> list[str]
         save_image(palette_image(labels, predictor.spec), label_map)
         save_image(overlay(image, labels, predictor.spec), blend)
     return problems
-
-
-def _read(path: Path, channels: int) -> np.ndarray:
-    if channels == 3:
-        return read_image(path, upright=True)
-    return read_pixels(path, channels)
 
 
 def _targets(paths: list[Path], output: Path) -> list[tuple[Path, Path]]:

@@ -8,6 +8,7 @@ from dilax.training.config import (
     OptimizerConfig,
     StageConfig,
     build_spec,
+    from_json,
     validated,
 )
 from dilax.training.estimate import Cost, estimate
@@ -29,6 +30,7 @@ __all__ = [
     "StageConfig",
     "build_spec",
     "estimate",
+    "from_json",
     "load_checkpoint",
     "open_evaluation",
     "picture_indices",

@@ -211,10 +211,13 @@ def build_spec(config: Config) -> DatasetSpec:
     """The data set's facts, with the configuration's tile and scale."""
     data = config.data
     if data.dataset == "folder":
-        if not data.data_dir:
-            raise ValueError("--data_dir: the folder of images and masks is missing")
-        root = Path(data.data_dir).expanduser()
-        spec = survey_folder(root, data.images, data.labels, data.classes).spec
+        spec = survey_folder(
+            data.data_dir,
+            data.images,
+            data.labels,
+            data.classes,
+            data.skip_unreadable,
+        ).spec
     else:
         spec = DATASETS[data.dataset]
     own = spec.tile if config.model.padding == "valid" else None

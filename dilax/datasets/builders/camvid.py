@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from dilax.datasets.archives import Archive, Tree
-from dilax.datasets.builder import (
+from dilax.datasets.builders.archives import Archive, Tree
+from dilax.datasets.builders.builder import (
     Item,
     SegmentationBuilder,
     Variant,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import (  # type: ignore[import-untyped]
+from array_record.python.array_record_module import (
     ArrayRecordWriter,
 )
 
@@ -68,7 +68,8 @@ class _Shard:
     @_system_errors()
     def __init__(self, path: Path):
         self.path, self.records, self.bytes = path, 0, 0
-        self._writer = ArrayRecordWriter(str(path), "group_size:1")
+        # One record a chunk, to read at random; images are compressed as they are.
+        self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
 
     @_system_errors()
     def add(self, record: bytes) -> None:

@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dilax.datasets.stores import NOT_WHOLE, FolderStore, Store, TarStore, ZipStore
+from dilax.datasets.builders.stores import (
+    NOT_WHOLE,
+    FolderStore,
+    Store,
+    TarStore,
+    ZipStore,
+)
 
 _BLOCK = 1 << 20
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import scipy.io
 
-from dilax.datasets.archives import Archive, Tree
-from dilax.datasets.builder import Item, SegmentationBuilder, Variant
+from dilax.datasets.builders.archives import Archive, Tree
+from dilax.datasets.builders.builder import Item, SegmentationBuilder, Variant
 from dilax.datasets.spec import VOC
 
 _SBD = "dataset/cls/"

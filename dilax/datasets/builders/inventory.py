@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from dilax.datasets.archives import Tree
+from dilax.datasets.builders.archives import Tree
 
 _NAMED = 100
 

@@ -13,8 +13,8 @@ import urllib3
 from absl import logging
 from tqdm import tqdm
 
-from dilax.datasets.archives import Archive, check_archive
-from dilax.datasets.lock import alone
+from dilax.datasets.builders.archives import Archive, check_archive
+from dilax.datasets.builders.lock import alone
 
 PAUSES = (1.0, 3.0, 9.0)  # seconds before each further attempt
 TIMEOUTS = (20.0, 60.0)  # seconds for the connection, and for the next bytes
@@ -158,24 +158,12 @@ def _understood(
     Raises:
         ValueError: if it does not give the file, or gives one of another size.
     """
-    status = response.status_code
-    if status == 416:
+    if response.status_code == 416:
         if _size(partial) == _total(response):
             return None
         _forget(partial)
         raise _Dropped("the server's file is another one than it was")
-    if status in _TRANSIENT:
-        raise _Dropped(f"the server answers {status} {response.reason}")
-    if status not in (200, 206):
-        raise ValueError(
-            f"{archive.url}: the server answers {status} {response.reason}; get "
-            f"{archive.name} elsewhere and put it into {partial.parent}"
-        )
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise ValueError(
-            f"{archive.url}: the server sends a web page; get {archive.name} with a "
-            f"browser and put it into {partial.parent}"
-        )
+    _check_status(response, archive, partial.parent)
     reply = _reply(response)
     if reply.start not in (0, _size(partial)):
         raise _Dropped(f"the server sends from byte {reply.start}")
@@ -185,6 +173,18 @@ def _understood(
             f"{archive.size} are published"
         )
     return reply
+
+
+def _check_status(response: requests.Response, archive: Archive, folder: Path) -> None:
+    answer = f"the server answers {response.status_code} {response.reason}"
+    if response.status_code in _TRANSIENT:
+        raise _Dropped(answer)
+    if response.status_code not in (200, 206):
+        remedy = f"get {archive.name} elsewhere and put it into {folder}"
+        raise ValueError(f"{archive.url}: {answer}; {remedy}")
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        remedy = f"get {archive.name} with a browser and put it into {folder}"
+        raise ValueError(f"{archive.url}: the server sends a web page; {remedy}")
 
 
 def _reply(response: requests.Response) -> _Reply:

@@ -7,8 +7,8 @@ which of them are the 19 classes.
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from dilax.datasets.archives import Archive, Tree
-from dilax.datasets.builder import Item, SegmentationBuilder, Variant
+from dilax.datasets.builders.archives import Archive, Tree
+from dilax.datasets.builders.builder import Item, SegmentationBuilder, Variant
 from dilax.datasets.spec import CITYSCAPES
 
 _IMAGE = "_leftImg8bit.png"

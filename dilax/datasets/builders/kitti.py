@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dilax.datasets.archives import Tree
-from dilax.datasets.builder import (
+from dilax.datasets.builders.archives import Tree
+from dilax.datasets.builders.builder import (
     Item,
     SegmentationBuilder,
     Variant,

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dilax.datasets.archives import Tree
-from dilax.datasets.builder import decoded
-from dilax.datasets.coco_masks import area, compressed, inside, packed_ring
+from dilax.datasets.builders.archives import Tree
+from dilax.datasets.builders.builder import decoded
+from dilax.datasets.builders.coco_masks import area, compressed, inside, packed_ring
 from dilax.datasets.spec import COCO, RGB, ids_of_colours
 
 _IGNORE = COCO.ignore_label

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dilax.datasets.archives import Archive, Tree
-from dilax.datasets.builder import Item, SegmentationBuilder, Variant
-from dilax.datasets.coco_annotations import (
+from dilax.datasets.builders.archives import Archive, Tree
+from dilax.datasets.builders.builder import Item, SegmentationBuilder, Variant
+from dilax.datasets.builders.coco_annotations import (
     Objects,
     Segments,
     read_objects,

@@ -6,6 +6,7 @@ label as a grey PNG of ids, in the order of the split's list. TensorFlow is not 
 """
 
 import abc
+import contextlib
 import dataclasses
 import errno
 import io
@@ -23,10 +24,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from dilax.datasets.archives import Archive, Tree
-from dilax.datasets.inventory import Item as Item
-from dilax.datasets.inventory import take_inventory
-from dilax.datasets.shards import write_shards
+from dilax.datasets.builders.archives import Archive, Tree
+from dilax.datasets.builders.inventory import Item as Item
+from dilax.datasets.builders.inventory import take_inventory
+from dilax.datasets.builders.shards import write_shards
 from dilax.datasets.spec import RGB, DatasetSpec, ids_of_colours
 
 _THREADS = 4
@@ -50,6 +51,11 @@ class Variant(tfds.core.BuilderConfig):
     """
 
     splits: tuple[tuple[str, int], ...]
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Nothing of ours lies there, and looking leaves a folder in /tmp."""
 
 
 class SegmentationBuilder(  # type: ignore[call-arg]
@@ -92,7 +98,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             "label": label,
             "id": tfds.features.Text(),
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=f"{self.SPEC.name}: {self.builder_config.description}",
             homepage=self.HOMEPAGE,
@@ -126,7 +132,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         """(h, w) uint8 ids; None if the images are published without labels."""
         return decode_ids(tree, item.label) if item.label else None
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         source = self.source or Path(dl_manager.manual_dir)
         tree = Tree(source, self.archives(), scratch=self.scratch, verify=self.verify)
         items = self._complete(tree, self.items(tree))
@@ -137,13 +143,14 @@ class SegmentationBuilder(  # type: ignore[call-arg]
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list:
         """See `write_shards` for why this is not left to tfds."""
-        return [
-            write_shards(
-                self._get_filename_template(split_name=name),
-                (self.info.features.serialize_example(e) for _, e in examples),
-            )
-            for name, examples in self._split_generators(dl_manager).items()
-        ]
+        splits = []
+        for name, examples in self._split_generators(dl_manager).items():
+            template = self._get_filename_template(split_name=name)
+            serialize = self.info.features.serialize_example
+            with contextlib.closing(examples):
+                records = (serialize(example) for _, example in examples)
+                splits.append(write_shards(template, records))
+        return splits
 
     def _complete(
         self, tree: Tree, items: Mapping[str, Sequence[Item]]
@@ -190,13 +197,10 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     ) -> Iterator[tuple[str, dict]]:
         examples = grain.MapDataset.source(items).map(lambda i: self.example(tree, i))
         options = grain.ReadOptions(_THREADS, prefetch_buffer_size=4 * _THREADS)
-        for example in tqdm(
-            examples.to_iter_dataset(options),
-            total=len(items),
-            desc=f"prepare {split}",
-            unit="image",
-        ):
-            yield example["id"], example
+        with tqdm(total=len(items), desc=f"prepare {split}", unit="image") as bar:
+            for example in examples.to_iter_dataset(options):
+                yield example["id"], example
+                bar.update()
 
     def example(self, tree: Tree, item: Item) -> dict:
         """The checked example of an item.
