@@ -15,7 +15,8 @@ import toys
 from layouts import unpacked
 from toys import SPLITS, Toys, check, files, left, opened
 
-from dilax.datasets import prepared, shards
+from dilax.datasets import prepared
+from dilax.datasets.builders import shards
 from dilax.datasets.builders.builder import SegmentationBuilder
 from dilax.datasets.prepared import prepare
 

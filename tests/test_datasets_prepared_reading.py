@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from layouts import encoded, ids, unpacked
 from toys import SPEC, SPLITS, Toys, check, files, jpeg, opened
 
-from dilax.datasets import prepared, shards
+from dilax.datasets import prepared
+from dilax.datasets.builders import shards
 from dilax.datasets.prepared import (
     PreparedSplit,
     default_data_dir,

@@ -94,7 +94,7 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
         ([], "--workdir: the folder of the run is missing"),
         (
             ["--config=small", "--workdir=x", "--data_dir=nowhere"],
-            "--data_dir=nowhere: Pascal VOC 2012 is not prepared there",
+            "nowhere: Pascal VOC 2012 is not prepared there",
         ),
         (["--mode=eval", "--workdir=x"], "config.json: not the folder of a run"),
     ],

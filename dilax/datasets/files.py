@@ -142,7 +142,7 @@ def _header_problem(pair: Pair, channels: int | None) -> str | None:
     if not pair.image.exists():
         return f"{pair.image}: is missing"
     if not pair.label.exists():
-        return f"{pair.label}: is missing, the mask of {pair.image}"
+        return f"{pair.image}: has no mask, such as {pair.label}"
     try:
         image, size = read_header(pair.image), read_mask_size(pair.label)
     except ValueError as error:

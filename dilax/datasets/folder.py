@@ -7,31 +7,22 @@ the one whose folders have the most words in common with the image's.
 """
 
 import os
-import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from dilax.datasets.files import IMAGE_SUFFIXES, Pair, read_lines
 from dilax.datasets.naming import (
     SPLITS,
-    Words,
-    core_of,
     is_mask_name,
     kind_of,
     one_form,
     split_of,
     split_of_list,
-    words_of,
 )
-
-_SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-_TWO_FILES = re.compile(
-    rf"(.+?\.(?:{_SUFFIXES}))[\s,;]+(\S.*\.(?:{_SUFFIXES}))", re.IGNORECASE
-)
-_REMEDY = "say which by --images and --labels: folders, or patterns like '*_mask.png'"
+from dilax.datasets.pairing import REMEDY, NamedFiles, Pairing
 
 
 class Folder(NamedTuple):
@@ -64,14 +55,25 @@ def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Fol
     """
     if not data_dir:
         raise ValueError("--data_dir: the folder of images and masks is missing")
-    root = Path(data_dir).expanduser().absolute()
+    root = Path(os.path.abspath(Path(data_dir).expanduser()))
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give it with --data_dir")
     files = sorted(_walk(root))
-    found = _roles(root, files, images, labels)
-    top = Path(os.path.commonpath([path.parent for kind in found for path in kind]))
-    pictures, masks = (_Files(kind, top) for kind in found)
-    return _divided(root, _Pairing(pictures, masks), _lists(root, files))
+    roles = _roles(root, files, images, labels)
+    top = Path(os.path.commonpath([path.parent for role in roles for path in role]))
+    pairing = Pairing(*(NamedFiles(role, top) for role in roles))
+    lists = _lists(root, files)
+    found = _divided(root, pairing, lists)
+    notes = _remarks(root, pairing, found, bool(lists))
+    if "val" not in found:
+        found["train"], found["val"] = _held_back(found["train"], top)
+        notes.append(
+            f"no images are called val, so a fifth of train, {len(found['val'])}, is "
+            "held back; if they are frames of videos, list others in val.txt"
+        )
+    splits = {split: found[split] for split in SPLITS if split in found}
+    counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
+    return Folder(splits, [f"images: {counts}", *notes])
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -96,9 +98,10 @@ def _roles(
 ) -> tuple[list[Path], list[Path]]:
     """(images, masks)."""
     every = _pictures(files)
-    pictures = _chosen(root, every, images) if images else []
+    masks = _chosen(root, every, labels) if labels else []
+    pictures = _without(_chosen(root, every, images), masks) if images else []
     free = _without(every, pictures)
-    masks = _chosen(root, every, labels) if labels else _look_for_masks(root, free)
+    masks = masks or _look_for_masks(root, free)
     if not images:
         free = _without(free, masks)
         pictures = [path for path in free if not _kind(path, root)] or free
@@ -107,7 +110,7 @@ def _roles(
     folders = sorted({str(path.parent.relative_to(root)) for path in every})
     missing = "masks" if pictures else "images"
     raise ValueError(
-        f"{root}: no {missing} found; there are pictures in {folders[:10]}; {_REMEDY}"
+        f"{root}: no {missing} found; there are pictures in {folders[:10]}; {REMEDY}"
     )
 
 
@@ -123,7 +126,7 @@ def _chosen(root: Path, every: list[Path], where: str) -> list[Path]:
     else:
         found = [path for path in every if path.relative_to(root).match(where)]
     if not found:
-        raise ValueError(f"{folder}: no such folder or files; {_REMEDY}")
+        raise ValueError(f"{folder}: no such folder or files; {REMEDY}")
     return found
 
 
@@ -143,106 +146,6 @@ def _twins(every: list[Path]) -> list[Path]:
     return [
         p for p in every if p.suffix.lower() == ".png" and p.with_suffix("") in others
     ]
-
-
-# Which belong together.
-
-
-class _Files:
-    """Files by name; of those of one name, by the words of their folders."""
-
-    def __init__(self, paths: Iterable[Path], top: Path):
-        self.top = top
-        self.words: dict[Path, Words] = {}
-        self._same, self._alike = defaultdict(list), defaultdict(list)
-        for path in paths:
-            self.words[path] = words_of(path.relative_to(top).parts[:-1])
-            self._same[one_form(path.stem)].append(path)
-            self._alike[core_of(path.stem)].append(path)
-
-    def find(self, stem: str, words: Words) -> list[Path]:
-        """The files of this name, or a like one, in the folders that are nearest."""
-        same = self._same.get(one_form(stem))
-        return self.nearest(same or self._alike.get(core_of(stem), []), words)
-
-    def nearest(self, paths: Iterable[Path], words: Words) -> list[Path]:
-        """Those with the most words in common, and the fewest others."""
-        ranks = {p: (len(words & (w := self.words[p])), -len(w)) for p in paths}
-        best = max(ranks.values(), default=None)
-        return [path for path, rank in ranks.items() if rank == best]
-
-    def look_up(self, text: str, split: str) -> list[Path]:
-        """The files that a list means: by their stem, name, or path on any machine."""
-        path = PurePath(text.replace("\\", "/"))
-        suffixed = path.suffix.lower() in IMAGE_SUFFIXES
-        words = words_of(path.parts[:-1])
-        words = words if split_of(words) else words | {split}
-        found = self.find(path.stem if suffixed else path.name, words)
-        return [p for p in found if p.name == path.name] or found
-
-
-class _Pairing:
-    """Images and their masks."""
-
-    def __init__(self, images: _Files, masks: _Files):
-        self.images, self.masks = images, masks
-        self._taken: dict[Path, Path] = {}
-        self._folders: dict[Words, Path] = {}
-
-    def pair(self, image: Path) -> Pair:
-        """The pair of an image, by names."""
-        words = self.images.words[image]
-        found = self.masks.find(image.stem, words)
-        found = [m for m in found if not _apart(words, self.masks.words[m])]
-        if len(found) > 1:
-            raise ValueError(
-                f"{image}: has {len(found)} masks, {', '.join(map(str, found[:3]))}; "
-                f"{_REMEDY}"
-            )
-        mask = found[0] if found else self._missing(image, words)
-        other = self._taken.setdefault(mask, image)
-        if other != image:
-            raise ValueError(
-                f"{mask}: is the mask of {other} and of {image}; {_REMEDY}"
-            )
-        return Pair(image.stem, image, mask)
-
-    def _missing(self, image: Path, words: Words) -> Path:
-        if words not in self._folders:
-            nearest = self.masks.nearest(self.masks.words, words)
-            self._folders[words] = nearest[0].parent
-        return self._folders[words] / f"{image.stem}.png"
-
-    def unused(self) -> list[Path]:
-        """The masks that no image has."""
-        return [mask for mask in self.masks.words if mask not in self._taken]
-
-    def listed(self, line: str, split: str, path: Path) -> Pair | None:
-        """The pair that a line of a list means, or None if there is no such file."""
-        if two := _TWO_FILES.fullmatch(line):
-            image = _only(self.images.look_up(two[1], split), line, path)
-            mask = _only(self.masks.look_up(two[2], split), line, path)
-            return Pair(image.stem, image, mask) if image and mask else None
-        ends = [match.start() for match in re.finditer(r"[\s,;]+", line)]
-        for end in [len(line), *reversed(ends)]:
-            if found := self.images.look_up(line[:end], split):
-                image = _only(found, line, path)
-                return self.pair(image) if image else None
-        return None
-
-
-def _apart(one: Words, other: Words) -> bool:
-    """Whether two files are in different splits."""
-    splits = {split_of(one), split_of(other)}
-    return len(splits - {""}) > 1
-
-
-def _only(found: list[Path], line: str, path: Path) -> Path | None:
-    if len(found) > 1:
-        raise ValueError(
-            f"{path}: {line!r} may mean {found[0]} or {found[1]}; write folders, too"
-        )
-    return found[0] if found else None
 
 
 # Which are to train on, and which to evaluate on.
@@ -269,7 +172,7 @@ def _the_list(root: Path, paths: list[Path]) -> Path:
     return chosen[0]
 
 
-def _read_list(path: Path, split: str, pairing: _Pairing) -> list[Pair]:
+def _read_list(path: Path, split: str, pairing: Pairing) -> list[Pair]:
     pairs = {line: pairing.listed(line, split, path) for line in read_lines(path)}
     if missing := [line for line, pair in pairs.items() if not pair]:
         raise ValueError(
@@ -279,8 +182,10 @@ def _read_list(path: Path, split: str, pairing: _Pairing) -> list[Pair]:
     return [pair for pair in pairs.values() if pair]
 
 
-def _divided(root: Path, pairing: _Pairing, lists: dict[str, Path]) -> Folder:
-    """The splits by lists, else by folders, else by the names' checksums."""
+def _divided(
+    root: Path, pairing: Pairing, lists: dict[str, Path]
+) -> dict[str, list[Pair]]:
+    """The splits by lists, else by folders; what is in none is to train on."""
     found = {s: _read_list(path, s, pairing) for s, path in lists.items()}
     listed = {pair.image for pairs in found.values() for pair in pairs}
     rest = defaultdict(list)
@@ -296,35 +201,26 @@ def _divided(root: Path, pairing: _Pairing, lists: dict[str, Path]) -> Folder:
         found.setdefault("train", loose)
     if "train" not in found:
         raise ValueError(f"{root}: has only {[*found]}; call what to train on train")
-    notes = _remarks(root, pairing, found, lists)
-    if "val" not in found:
-        found["train"], found["val"] = _held_back(found["train"], pairing.images.top)
-        notes.append(
-            f"no images are called val, so a fifth of train, {len(found['val'])}, is "
-            "held back; if they are frames of videos, list others in val.txt"
-        )
-    splits = {split: found[split] for split in SPLITS if split in found}
-    counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
-    return Folder(splits, [f"images: {counts}", *notes])
+    return found
 
 
 def _remarks(
-    root: Path, pairing: _Pairing, found: dict[str, list[Pair]], lists: dict[str, Path]
+    root: Path, pairing: Pairing, found: dict[str, list[Pair]], listed: bool
 ) -> list[str]:
-    """An example of a pair, and what is in no pair."""
+    """An example of a pair, and how many files are in none."""
     masks = pairing.masks.words
     example = next((pair for pair in found["train"] if pair.label in masks), None)
     if not example:
         image, mask = found["train"][0].image, next(iter(masks))
         raise ValueError(
             f"{root}: no mask is called as its image is, such as {image} and {mask}; "
-            f"{_REMEDY}, or list them in train.txt, both files a line"
+            f"{REMEDY}, or list them in train.txt, both files a line"
         )
-    files = [os.path.relpath(path, root) for path in example[1:]]
+    files = [os.path.relpath(path, root) for path in (example.image, example.label)]
     notes = ["{} has the mask {}".format(*files)]
     if left := len(pairing.images.words) - sum(map(len, found.values())):
         notes.append(f"images in no split: {left}")
-    if not lists and (unused := pairing.unused()):
+    if not listed and (unused := pairing.unused()):
         notes.append(f"masks without an image: {len(unused)}, such as {unused[0]}")
     return notes
 

@@ -13,7 +13,6 @@ from dilax.datasets.spec import RGB
 
 T = TypeVar("T")
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-_BROKEN_TIFF = (OSError, ValueError, IndexError, KeyError)
 _MOST_COLOURS = 256
 
 
@@ -184,7 +183,7 @@ def _of_tiff(path: Path, read: Callable[[tifffile.TiffPageSeries], T]) -> T:
             return read(file.series[0])
     except _UnfitError as error:
         raise ValueError(f"{path}: {error}") from error
-    except _BROKEN_TIFF as error:
+    except Exception as error:  # tifffile raises what its parsing happens upon
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
 
 
@@ -258,8 +257,10 @@ def _mask_values(file: Image.Image) -> MaskValues:
     ids = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
     if file.mode == "P":
         return _palette_values(file, ids)
-    few = len(counts) <= 256 and file.mode[0] != "I"
-    return MaskValues(ids, {(i, i, i): n for i, n in ids.items()} if few else None, {})
+    if file.mode[0] == "I":
+        return MaskValues(ids, None, {})
+    white = 255 if file.mode == "1" else 1
+    return MaskValues(ids, {(white * i,) * 3: n for i, n in ids.items()}, {})
 
 
 def _palette_values(file: Image.Image, ids: dict[int, int]) -> MaskValues:

@@ -43,8 +43,12 @@ def overlay(
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """(h, w, c) uint8 or uint16 → (h, w, 3) uint8 to look at: the first 3 channels."""
-    image = image if image.dtype == np.uint8 else (image // 257).astype(np.uint8)
+    """(h, w, c) uint8 or uint16 → (h, w, 3) uint8 to look at: the first 3 channels.
+
+    The largest value of 16 bits becomes 255, as sensors seldom fill them.
+    """
+    if image.dtype != np.uint8:
+        image = (image * (255 / max(1, image.max()))).astype(np.uint8)
     return image[..., [min(i, image.shape[2] - 1) for i in range(3)]]
 
 
