@@ -43,7 +43,7 @@ _CONTEXT_STEPS = 600
 
 def small() -> Config:
     """The slim network; zeros stand for what `fit` chooses."""
-    return _slim(scale=0, crop=(0, 0), steps=(0, 0, 0))
+    return _slim(scale=0.0, crop=(0, 0), steps=(0, 0, 0))
 
 
 def _slim(scale: float, crop: tuple[int, int], steps: tuple[int, int, int]) -> Config:
@@ -81,7 +81,7 @@ def fit(config: Config, values: Any) -> None:
 
 
 def choose(
-    sizes: Mapping[tuple[int, int], int], backend: str, scale: float = 0
+    sizes: Mapping[tuple[int, int], int], backend: str, scale: float = 0.0
 ) -> Config:
     """The configuration for images of these sizes.
 
@@ -102,7 +102,7 @@ def choose(
 
 
 def choose_crop(
-    size: tuple[int, int], backend: str, scale: float = 0
+    size: tuple[int, int], backend: str, scale: float = 0.0
 ) -> tuple[float, tuple[int, int]]:
     """(scale, crop) for images of (height, width); crops are multiples of 8 pixels."""
     short = _SHORT_SIDE.get(backend, _SHORT_SIDE_ELSEWHERE)

@@ -48,18 +48,14 @@ def test_images_come_with_their_own_labels(tmp_path):
         np.testing.assert_array_equal(sample["label"], _grey(i))
 
 
-@pytest.mark.parametrize(
-    "mean, kind, shape", [((1.0,) * 6, np.uint16, (6, 8, 6)), ((1.0,), np.uint8, None)]
-)
-def test_images_of_any_channels_and_bits_come_as_they_are(tmp_path, mean, kind, shape):
-    [pair] = _pairs(tmp_path, "a")
-    pixels = np.arange(6 * 8 * len(mean)).reshape(6, 8, -1).astype(kind)
-    if shape:
-        pair = pair._replace(image=tmp_path / "a.tif")
-        tifffile.imwrite(pair.image, pixels, photometric="minisblack")
-    else:
-        _save(pair.image, pixels[..., 0])
-    spec = DatasetSpec("other", ("a",), colour_map(1), mean)
+@pytest.mark.parametrize("channels, kind", [(6, np.uint16), (4, np.uint8)])
+def test_images_of_any_channels_and_bits_come_as_they_are(two, channels, kind):
+    pixels = np.arange(6 * 8 * channels).reshape(6, 8, -1).astype(kind)
+    pair = two[0]._replace(image=two[0].image.with_suffix(".tif"))
+    tifffile.imwrite(
+        pair.image, pixels, photometric="minisblack", planarconfig="contig"
+    )
+    spec = DatasetSpec("other", ("a",), colour_map(1), (1.0,) * channels)
     [sample] = ImageLabelFiles([pair], spec)
     assert sample["image"].dtype == kind
     np.testing.assert_array_equal(sample["image"], pixels)
@@ -110,12 +106,6 @@ def _cut_short(pair):
     pair.label.write_bytes(pair.label.read_bytes()[:-30])
 
 
-def _turned(pair):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    _save(pair.image, _grey(0, (8, 6, 3)), exif=exif)
-
-
 WRONG_HEADERS = {
     "no image": (lambda pair: pair.image.unlink(), r"images/b\.png: is missing"),
     "no label": (
@@ -126,7 +116,10 @@ WRONG_HEADERS = {
         lambda pair: _save(pair.label, _grey(0, (5, 8))),
         r"images/b\.png: is 8x6, its mask 8x5",
     ),
-    "turned": (_turned, r"b\.png: is 6x8 \(its EXIF orientation.*\), its mask 8x6"),
+    "turned": (
+        lambda pair: _save(pair.image, _grey(0, (8, 6, 3))),
+        r"images/b\.png: is 6x8, its mask 8x6; does its EXIF orientation turn it\?",
+    ),
     "text": (
         lambda pair: pair.image.write_text("not a picture"),
         r"images/b\.png: cannot be read as an image",
@@ -214,7 +207,7 @@ def test_ten_wrong_files_are_named_and_the_rest_counted(tmp_path):
         ImageLabelFiles(pairs, SPEC)
     assert str(error.value).count("has no mask") == 10
     assert "and 2 more" in str(error.value)
-    with pytest.raises(ValueError, match=r"none of 12 images can be used; .*a\.png"):
+    with pytest.raises(ValueError, match=r"(?s)none of 12 images .*a\.png"):
         ImageLabelFiles(pairs, SPEC, skip_unreadable=True)
 
 

@@ -45,7 +45,7 @@ def test_many_channels_of_16_bits_come_as_they_are(tmp_path, pixels, options):
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, pixels, **options)
     np.testing.assert_array_equal(read_pixels(path), SIX)
-    assert read_header(path)[:3] == ((12, 9), 6, 16)
+    assert read_header(path) == ((12, 9), 6, 16)
 
 
 def test_the_channel_axis_that_a_file_names_may_be_the_longest(tmp_path):
@@ -53,14 +53,14 @@ def test_the_channel_axis_that_a_file_names_may_be_the_longest(tmp_path):
     wide = np.zeros((4, 3, 5), np.uint8)
     tifffile.imwrite(path, wide, photometric="minisblack", planarconfig="contig")
     assert read_pixels(path).shape == (4, 3, 5)
-    assert read_header(path)[:3] == ((4, 3), 5, 8)
+    assert read_header(path) == ((4, 3), 5, 8)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
 def test_compressed_tiff_needs_no_other_package(tmp_path, compression):
     path = _save(tmp_path / "x.tif", np.dstack([GREY] * 3), compression=compression)
     np.testing.assert_allclose(read_pixels(path)[..., 1], GREY, atol=3)
-    assert read_header(path)[:3] == ((6, 8), 3, 8)
+    assert read_header(path) == ((6, 8), 3, 8)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_images_have_the_channels_that_they_show(tmp_path, image, expected, bits
     path = _save(tmp_path / "x.png", image)
     expected = np.dstack([GREY, GREY + 1, GREY + 2]) if expected is None else expected
     np.testing.assert_array_equal(read_pixels(path), expected)
-    assert read_header(path)[:3] == ((6, 8), expected.shape[2], bits)
+    assert read_header(path) == ((6, 8), expected.shape[2], bits)
 
 
 def test_grey_and_transparent_images_become_rgb_and_nothing_else_does(tmp_path):
@@ -120,7 +120,6 @@ def test_photographs_are_turned_upright_on_demand(tmp_path, upright, shape, red)
     result = read_pixels(path, upright=upright)
     assert result.shape == (*shape, 3)
     assert np.argwhere(result[..., 0]).tolist() == [[0, red]]
-    assert read_header(path).turned
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])

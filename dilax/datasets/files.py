@@ -148,9 +148,9 @@ def _header_problem(pair: Pair, channels: int | None) -> str | None:
     except ValueError as error:
         return str(error)
     if image.size != size:
-        turned = " (its EXIF orientation turns it; save it turned)" * image.turned
-        return "{}: is {}x{}{}, its mask {}x{}".format(
-            pair.image, *image.size[::-1], turned, *size[::-1]
+        turned = "; does its EXIF orientation turn it?" * (image.size == size[::-1])
+        return "{}: is {}x{}, its mask {}x{}{}".format(
+            pair.image, *image.size[::-1], *size[::-1], turned
         )
     if channels and not fits(image.channels, channels):
         return f"{pair.image}: has {image.channels} channels, not {channels}"

@@ -27,13 +27,11 @@ class Header(NamedTuple):
         size: (height, width) in pixels.
         channels: as `read_pixels` gives them.
         bits: of each channel, 8 or 16.
-        turned: whether viewers turn the image, as its EXIF orientation says.
     """
 
     size: tuple[int, int]
     channels: int
     bits: int
-    turned: bool = False
 
 
 class MaskValues(NamedTuple):
@@ -159,9 +157,8 @@ def _mode(file: Image.Image) -> str:
 
 def _header(file: Image.Image) -> Header:
     mode = _mode(file)
-    turned = file.getexif().get(0x0112, 1) > 4  # by 90°
     channels = 3 if mode == "RGB" else 1
-    return Header(file.size[::-1], channels, 16 if mode == "I;16" else 8, turned)
+    return Header((file.height, file.width), channels, 16 if mode == "I;16" else 8)
 
 
 def _native(file: Image.Image, upright: bool) -> np.ndarray:

@@ -1,0 +1,352 @@
+"""Your own images, from a folder of any kind to predictions, with no file edited."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tifffile
+from layouts import by_id
+from PIL import Image
+
+import dilax
+from dilax.datasets import DATASETS, open_source
+from dilax.inference import predict_files
+from dilax.launch import overridden
+from dilax.training import Config, from_json, open_evaluation
+from dilax.training.config import check_config, to_json
+from experiments import folder
+
+SCRIPT = Path(__file__).parent.parent / "experiments/folder.py"
+TINY = (  # the slim network and its stages, small enough for a test
+    "--config.model.layers="
+    "(('conv1', 3, 6, 1, 0.0), ('pool1', 2, 0, 1, 0.0), ('pool2', 2, 0, 1, 0.0), "
+    "('pool3', 2, 0, 1, 0.0), ('fc', 1, 8, 1, 0.0))",
+    "--config.stages.front_end.steps=3",
+    "--config.stages.context.steps=2",
+    "--config.stages.control.steps=2",
+    "--config.stages.joint.steps=2",
+    "--config.pictures=2",
+)
+COLOURS = np.array([(128, 64, 128), (0, 0, 0), (64, 0, 128)], np.uint8)
+
+
+# What is chosen.
+
+
+@pytest.mark.parametrize(
+    "size, backend, scale, crop",
+    [
+        ((360, 480), "cpu", 0.53, (184, 248)),
+        ((480, 360), "cpu", 0.53, (248, 184)),
+        ((1024, 2048), "cpu", 0.19, (192, 288)),
+        ((1024, 2048), "gpu", 0.5, (512, 768)),
+        ((360, 480), "gpu", 1.0, (360, 480)),
+        ((24, 33), "cpu", 1.0, (24, 32)),
+        ((5, 300), "cpu", 1.0, (8, 288)),
+        ((60000, 90000), "cpu", 0.0032, (192, 288)),
+    ],
+)
+def test_the_crop_suits_the_images_and_the_machine(size, backend, scale, crop):
+    assert folder.choose_crop(size, backend) == (scale, crop)
+
+
+def test_a_given_scale_decides_the_crop():
+    assert folder.choose_crop((1024, 2048), "cpu", 1.0) == (1.0, (288, 288))
+    assert folder.choose_crop((1024, 2048), "cpu", 0.1) == (0.1, (96, 200))
+
+
+@pytest.mark.parametrize(
+    "count, steps", [(1, (600, 150)), (100, (1500, 375)), (5000, (6000, 1500))]
+)
+def test_steps_suit_the_number_of_images(count, steps):
+    config = folder.choose({(360, 480): count}, "cpu")
+    assert [s.steps for s in config.stages] == [steps[0], 600, 600, steps[1]]
+    check_config(config)
+
+
+def test_the_median_size_decides():
+    sizes = {(100, 200): 3, (110, 190): 1, (2000, 3000): 3}
+    config = folder.choose(sizes, "cpu")
+    assert config.data.scale == 1
+    assert {stage.crop for stage in config.stages} == {(104, 200)}
+
+
+def _write_images(root, count=10, size=(24, 32)):
+    """Own names and folders; classes, which are stripes, can be read off the pixels."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        ids = np.repeat(rng.integers(0, 3, size[1] // 8), 8)[None].repeat(size[0], 0)
+        yield f"Bild {i} ü", ids, rng.integers(0, 20, (*size, 6)) + 90 * ids[..., None]
+
+
+def _save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        options = {"photometric": "minisblack", "planarconfig": "contig"}
+        tifffile.imwrite(path, array, **options)
+    else:
+        Image.fromarray(array).save(path)
+
+
+def _colours(root):
+    for name, ids, pixels in _write_images(root):
+        _save(root / f"my photos/{name}.png", pixels[..., :3].astype(np.uint8))
+        _save(root / f"my masks/{name}_L.png", COLOURS[ids])
+    (root / "classes.txt").write_text("road 128 64 128\ncar 64 0 128\nvoid 0 0 0\n")
+
+
+def _six_channels(root):
+    for name, ids, pixels in _write_images(root):
+        _save(root / f"train/{name}.tif", (pixels * 200).astype(np.uint16))
+        _save(root / f"trainannot/{name}.png", (ids * 300).astype(np.uint16))
+
+
+def _grey(root):
+    for i, (name, ids, pixels) in enumerate(_write_images(root)):
+        split = "train" if i < 8 else "val"
+        _save(root / f"{split}/{name}.png", pixels[..., 0].astype(np.uint8))
+        mask = np.where(ids > 0, 255, 0).astype(np.uint8)
+        _save(root / f"{split}/{name}_mask.png", mask)
+
+
+def _grey_16_bits(root):
+    for name, ids, pixels in _write_images(root):
+        _save(root / f"images/{name}.png", (pixels[..., 0] * 200).astype(np.uint16))
+        _save(root / f"gt/{name}.png", ids.astype(np.uint8))
+
+
+def _fitted(data, workdir, *overrides, **flags):
+    """The configuration as the command line makes it."""
+    config = folder.small()
+    config.data.data_dir = str(data)
+    config = overridden(config, list(overrides))
+    unset = dict.fromkeys(("images", "labels", "classes"), "")
+    folder.fit(config, SimpleNamespace(workdir=str(workdir), **unset | flags))
+    check_config(config)
+    return config
+
+
+def test_what_the_command_line_says_is_kept_and_the_rest_follows_it(tmp_path, capsys):
+    _colours(tmp_path / "data")
+    given = ("--config.data.scale=0.5", "--config.stages.joint.steps=7")
+    config = _fitted(tmp_path / "data", tmp_path / "run", *given, labels="*_L.png")
+    assert (config.data.scale, config.data.labels) == (0.5, "*_L.png")
+    assert {stage.crop for stage in config.stages} == {(8, 16)}
+    assert [stage.steps for stage in config.stages] == [600, 600, 600, 7]
+    printed = capsys.readouterr().out
+    assert "images at 0.5 of their size; steps and crops:\n" in printed
+    assert "  front_end: 600 of 4 16x8\n" in printed
+    assert "  joint: 7 of 4 16x8\n" in printed
+
+
+def test_a_run_goes_on_with_what_it_chose(tmp_path):
+    _colours(tmp_path / "data")
+    config = _fitted(tmp_path / "data", tmp_path / "run", "--config.data.scale=0.5")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    assert _fitted(tmp_path / "data", tmp_path / "run") == config
+
+
+def test_what_cannot_be_read_is_left_out_on_demand(tmp_path):
+    _grey(tmp_path)
+    (tmp_path / "train/Bild 3 ü_mask.png").unlink()
+    with pytest.raises(ValueError, match=r"3 ü\.png: has no mask.*\n.*skip_unreadable"):
+        _fitted(tmp_path, tmp_path / "run")
+    _fitted(tmp_path, tmp_path / "run", "--config.data.skip_unreadable=true")
+
+
+# Kinds of images and masks, through a network and back to files.
+
+KINDS = {
+    "colours": (
+        _colours,
+        [
+            "images: 8 train, 2 val",
+            r"my photos/Bild \d ü\.png has the mask my masks/Bild \d ü_L\.png",
+            "no images are called val, so a fifth of train, 2, is held back; .*",
+            r"3 channels of 8 bits; all are 32x24; mean pixel, .*: [\d.]+, [\d.]+, .*",
+            r"masks hold colours; 2 classes: road \d\d\.\d%, car \d\d\.\d%",
+            r"ignored: \d\d\.\d% of the pixels",
+        ],
+    ),
+    "six channels of 16 bits": (
+        _six_channels,
+        [
+            "images: 8 train, 2 val",
+            r"train/Bild \d ü\.tif has the mask trainannot/Bild \d ü\.png",
+            "no images are called val, .*",
+            r"6 channels of 16 bits; all are 32x24; mean pixel, .*: ([\d.]+, ){5}.*",
+            r"masks hold ids; 3 classes: id 0 .*%, id 300 .*%, id 600 .*%",
+        ],
+    ),
+    "grey, 0 and 255": (
+        _grey,
+        [
+            "images: 8 train, 2 val",
+            r"train/Bild 0 ü\.png has the mask train/Bild 0 ü_mask\.png",
+            r"1 channels of 8 bits; all are 32x24; mean pixel, .*: [\d.]+",
+            r"masks hold ids; 2 classes: id 0 \d\d\.\d%, id 255 \d\d\.\d%",
+            "masks hold only 0 and 255, so 255 is a class and not ignored",
+        ],
+    ),
+    "grey, 16 bits": (
+        _grey_16_bits,
+        [
+            "images: 8 train, 2 val",
+            r"images/Bild \d ü\.png has the mask gt/Bild \d ü\.png",
+            "no images are called val, .*",
+            r"1 channels of 16 bits; all are 32x24; mean pixel, .*: [\d.]+",
+            r"masks hold ids; 3 classes: id 0 .*%, id 1 .*%, id 2 .*%",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("write, notes", KINDS.values(), ids=KINDS)
+def test_any_kind_is_described_trained_on_evaluated_and_predicted(
+    tmp_path, capsys, write, notes
+):
+    data, run = tmp_path / "data é", tmp_path / "run"
+    write(data)
+    config = _fitted(data, run, *TINY)
+    printed = capsys.readouterr().out.splitlines()
+    for line, pattern in zip(printed, [str(data), *notes], strict=False):
+        assert re.fullmatch(rf"( *){pattern}:?", line), (pattern, line)
+    config.stages = config.stages[:1]
+    found = dilax.train(config, run)["stages"]["front_end"]
+
+    spec, source = open_evaluation(run)[1:]
+    predictor = dilax.Predictor(*dilax.load_checkpoint(run))
+    assert dilax.evaluate(predictor, source).as_dict() == found
+    labelled = sum(int((sample["label"] != 255).sum()) for sample in source)
+    assert np.sum(found["confusion"]) == labelled > 0
+
+    image = open_source("folder", spec, str(data), "train")[0]
+    [path] = (p for p in data.rglob(f"{image['id']}.*") if _is_photo(p))
+    assert predict_files(predictor, path, tmp_path / "out") == []
+    with Image.open(tmp_path / f"out/{image['id']}.png") as labels:
+        assert (labels.mode, labels.size) == ("P", (32, 24))
+        np.testing.assert_array_equal(np.asarray(labels), predictor(image["image"]))
+    with Image.open(tmp_path / f"out/{image['id']}_overlay.png") as overlay:
+        assert (overlay.mode, overlay.size) == ("RGB", (32, 24))
+        assert np.asarray(overlay).max() > 60
+
+
+def _is_photo(path):
+    return path.parent.name in ("my photos", "train", "images")
+
+
+# Whole runs, as a user starts them.
+
+
+def _run(*flags, cwd=None):
+    command = [sys.executable, SCRIPT, *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.slow
+def test_it_says_what_it_chose_and_will_take_before_it_trains_and_goes_on(tmp_path):
+    _colours(tmp_path / "data")
+    flags = ["--data_dir=data", "--workdir=data/run", *TINY]  # the run lies in the data
+    done = _run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wanted = [
+        "data:",
+        *(f"  {note}" for note in KINDS["colours"][1]),
+        "images at 1 of their size; steps and crops:",
+        "  front_end: 3 of 4 32x24",
+        "  context: 2 of 8 32x24",
+        "  control: 2 of 8 32x24",
+        "  joint: 2 of 4 32x24",
+        r"on \d+ x .+, training alone:",
+        r"  front_end: 3 steps of \d+ ms, 0 minutes; 0\.\d\d GB",
+        r"  joint: 2 steps of \d+ ms, 0 minutes; 0\.\d\d GB",
+        "",
+    ]
+    lines = done.stdout.splitlines()
+    for line, pattern in zip(lines, wanted, strict=False):
+        assert re.fullmatch(pattern, line), (pattern, line)
+    with Image.open(tmp_path / "data/run/pictures.png") as sheet:
+        assert sheet.width > 6 * 160
+    again = _run(*flags, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    tables = [[x for x in d.stdout.splitlines() if "|" in x] for d in (done, again)]
+    assert tables[0] == tables[1] != []
+
+
+def test_a_wrong_folder_ends_in_one_message_and_leaves_nothing(tmp_path):
+    done = _run("--workdir=run", "--data_dir=nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "nowhere: no such folder; give it with --data_dir" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# CamVid, with other names and with colours for ids.
+
+ON_DISK = ("Sky", "Building", "Pole", "Road", "Sidewalk", "Tree", "Sign", "Fence")
+ON_DISK += ("Car", "Pedestrian", "Bicyclist")
+
+
+def _disguise(source, root):
+    """Copies a fourth of CamVid; the ids on disk of val, by the names of the copy."""
+    spec = DATASETS["camvid"]
+    colours = dict(zip(spec.classes, spec.palette, strict=True))
+    table = np.array([*(colours[name] for name in ON_DISK), (0, 0, 0)], np.uint8)
+    val = {}
+    for split, name in (("train", "Training"), ("val", "Validation")):
+        for i, path in enumerate(sorted((source / split).iterdir())[::4]):
+            new = f"Bild {i:03d} ü"
+            photo = root / name / "photos" / f"{new}{path.suffix}"
+            photo.parent.mkdir(parents=True, exist_ok=True)
+            photo.write_bytes(path.read_bytes())
+            with Image.open(source / f"{split}annot" / f"{path.stem}.png") as file:
+                ids = np.asarray(file)
+            _save(root / name / "painted masks" / f"{new}_L.png", table[ids])
+            if split == "val":
+                val[new] = ids
+    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in colours.items()]
+    (root / "names and colours.txt").write_text("\n".join([*lines, "void 0 0 0"]))
+    return val
+
+
+@pytest.mark.slow
+def test_a_disguised_camvid_trains_without_editing_anything(real_data, tmp_path):
+    val = _disguise(real_data / "CamVid", tmp_path / "mine")
+    done = _run(
+        "--data_dir=mine",
+        "--classes=mine/names and colours.txt",
+        "--workdir=run",
+        *TINY,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "images: 92 train, 26 val",
+        "3 channels of 8 bits; all are 480x360; mean pixel, channels reversed: ",
+        "masks hold colours; 11 classes: Building 23.",
+        "images at 0.53 of their size",
+        "front_end: 3 of 4 248x184",
+        "training alone:",
+    ):
+        assert line in done.stdout
+    config, spec, source = open_evaluation(tmp_path / "run")
+    assert from_json(Config, tmp_path / "run/config.json") == config
+    assert spec.classes == DATASETS["camvid"].classes
+    np.testing.assert_allclose(spec.mean, DATASETS["camvid"].mean, atol=2)
+    train = [spec.classes.index(name) for name in ON_DISK]
+    table = np.array([*train, 255])
+    samples = by_id(source)
+    assert samples.keys() == val.keys()
+    for name, sample in samples.items():
+        np.testing.assert_array_equal(sample["label"], table[val[name]])
+    labelled = sum(int((ids < 11).sum()) for ids in val.values())
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    for stage in results["stages"].values():
+        assert np.sum(stage["confusion"]) == labelled
