@@ -74,7 +74,7 @@ def test_the_mean_pixel_is_that_of_the_images_to_train_on(tmp_path):
     assert found.notes[:3] == [
         "images: 4 train, 1 val",
         "images/0.png has the mask masks/0.png",
-        "3 channels of 8 bits; all are 8x6; mean pixel, channels reversed: "
+        "channels: 3 of 8 bits; all are 8x6; mean pixel, channels reversed: "
         "24.75, 23.0, 22.75",
     ]
 
@@ -100,14 +100,14 @@ def test_many_channels_of_16_bits_are_brought_to_255(tmp_path):
         _tiff(path.with_suffix(".tif"), pixels)
     found = survey_folder(tmp_path)
     assert found.spec.mean == (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
-    assert found.notes[3].startswith("6 channels of 16 bits; all are 8x6; ")
+    assert found.notes[3].startswith("channels: 6 of 16 bits; all are 8x6; ")
 
 
 @pytest.mark.parametrize(
     "odd, message",
     [
-        (np.zeros((6, 8), np.uint16), "1 channels of 16 bits, others have 1 of 8"),
-        (np.zeros((6, 8, 5), np.uint8), "5 channels of 8 bits, others have 1 of 8"),
+        (np.zeros((6, 8), np.uint16), "1 x 16 bits a pixel, others 1 x 8"),
+        (np.zeros((6, 8, 5), np.uint8), "5 x 8 bits a pixel, others 1 x 8"),
     ],
 )
 def test_images_that_are_not_alike_are_named(tmp_path, odd, message):
@@ -333,7 +333,7 @@ def test_smoothed_edges_are_told_by_their_rare_colours(tmp_path):
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(encoded(photo(0, 120, 160)))
     note = survey_folder(tmp_path).notes[-1]
-    assert note.startswith("1 colours are rare, such as (77, 78, 79) in ")
+    assert note.startswith("rare colours: 1, such as (77, 78, 79) in ")
     assert "smoothed" in note and "--classes" in note
 
 

@@ -35,3 +35,10 @@ def test_larger_crops_take_more_memory(costs):
     inputs = 4 * 146 * 146 * 3
     activations = 4 * 144 * 144 * 6 * np.dtype(np.float32).itemsize
     assert small < inputs + activations < large < 20 * (inputs + activations)
+
+
+def test_what_cannot_train_is_refused_first(tmp_path):
+    config = tiny_config(write_images(tmp_path))
+    config.stages[0].crop = (20, 21)
+    with pytest.raises(ValueError, match=r"stages\[0\]\.crop\[1\]=21: .*multiple of"):
+        estimate(config, build_spec(config))

@@ -248,7 +248,7 @@ def _of_colours(
     rare = [c for c, seen in found.items() if seen.pixels < least]
     if rare and not given:
         notes.append(
-            f"{len(rare)} colours are rare, such as {rare[0]} in {found[rare[0]].path};"
+            f"rare colours: {len(rare)}, such as {rare[0]} in {found[rare[0]].path};"
             " if edges are smoothed, save masks without; --classes says what counts"
         )
     return spec, notes

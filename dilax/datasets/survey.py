@@ -118,8 +118,8 @@ def _channels(headers: dict[Path, Header]) -> int:
     for path, header in headers.items():
         if header.bits != bits or not fits(header.channels, channels):
             raise ValueError(
-                f"{path}: has {header.channels} channels of {header.bits} bits, others "
-                f"have {channels} of {bits}; save all images alike"
+                f"{path}: has {header.channels} x {header.bits} bits a pixel, others "
+                f"{channels} x {bits}; save all images alike"
             )
     return channels
 
@@ -177,7 +177,7 @@ def _about(found: _Measured, sizes: Counter[tuple[int, int]]) -> Iterator[str]:
     bits = found.headers[0].bits
     which = "all" if len(sizes) == 1 else f"{most} of {sizes.total()}"
     yield (
-        f"{len(found.mean)} channels of {bits} bits; {which} are {width}x{height}; "
+        f"channels: {len(found.mean)} of {bits} bits; {which} are {width}x{height}; "
         f"mean pixel, channels reversed: {', '.join(map(str, found.mean))}"
     )
     if found.left_out:

@@ -13,7 +13,7 @@ from dilax.datasets import DatasetSpec
 from dilax.models import DilatedNet
 from dilax.ops import jit
 from dilax.training.checkpoint import init_params
-from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.config import Config, StageConfig, build_model, check_config
 from dilax.training.step import init_state, make_train_step, split_params
 
 
@@ -40,7 +40,11 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
     Args:
         config: the run.
         spec: its data set.
+
+    Raises:
+        ValueError: for a configuration that cannot train.
     """
+    check_config(config)
     return {
         stage.name: _cost(config, spec, stage)
         for stage in config.stages
