@@ -255,11 +255,9 @@ def test_ids_are_kept_as_they_are(tmp_path, kind, name):
     ],
 )
 def test_other_classes_than_the_server_s_are_refused(tmp_path, spec, kind, message):
-    theirs, other = DATASETS[kind], DATASETS[spec]
-    path = tmp_path / "new" / f"x{KINDS[kind]}"
-    for network, given in [(other, other), (theirs, other), (other, theirs)]:
-        with pytest.raises(ValueError, match=message):
-            write_submission(Telling(network), list(_samples(kind)), given, kind, path)
+    network, path = Telling(DATASETS[spec]), tmp_path / "new" / f"x{KINDS[kind]}"
+    with pytest.raises(ValueError, match=message):
+        write_submission(network, list(_samples(kind)), kind, path)
     assert not list(tmp_path.iterdir())
 
 
@@ -273,7 +271,7 @@ def test_classes_in_another_order_are_refused(tmp_path):
 def test_a_network_trained_on_coco_has_voc_s_classes(tmp_path):
     coco, path = DATASETS["coco"], tmp_path / "x.tar"
     samples = list(_samples("voc", 1))
-    write_submission(Telling(coco), samples, coco, "voc", path, "comp6", title="")
+    write_submission(Telling(coco), samples, "voc", path, "comp6", title="")
     assert len(_read(path)) == 1
 
 

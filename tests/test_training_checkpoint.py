@@ -8,10 +8,13 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 import dilax
+from dilax.datasets import DatasetSpec, colour_map
 from dilax.training.checkpoint import Checkpoints, init_params, stage_params
 from dilax.training.config import build_model, to_json
 from dilax.training.loop import open_run, train_stage
 from dilax.training.step import init_state
+
+SPEC = DatasetSpec("three", ("dark", "light", "red"), colour_map(3), (1.0, 2.0, 3.0))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def test_the_best_outlives_a_resume_and_is_the_one_that_loads(tmp_path):
     assert {name for name in folders if name.isdigit()} == {"2", "6"}
     config = tiny_config("x")
     for which, value in (("best", 2), ("last", 6)):
-        params = stage_params(tmp_path, config, "front_end", 3, which)
+        params = stage_params(tmp_path, config, "front_end", SPEC, which)
         assert {float(leaf.mean()) for leaf in jax.tree.leaves(params)} == {value}
 
 
