@@ -11,6 +11,7 @@ from dilax.training.config import (
     validated,
 )
 from dilax.training.estimate import Cost, estimate
+from dilax.training.imported import import_weights
 from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.metrics import write_text
@@ -29,6 +30,7 @@ __all__ = [
     "StageConfig",
     "build_spec",
     "estimate",
+    "import_weights",
     "load_checkpoint",
     "open_evaluation",
     "picture_indices",
