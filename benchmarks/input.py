@@ -20,9 +20,9 @@ from tabulate import tabulate
 
 from dilax.datasets import open_source
 from dilax.input import CropGeometry, ImageExample, Reading, hold, training_batches
+from dilax.models import init_params
 from dilax.ops import jit
 from dilax.training import build_spec
-from dilax.training.checkpoint import init_params
 from dilax.training.config import build_model
 from dilax.training.step import init_state, make_train_step, split_params
 

@@ -18,6 +18,7 @@ from dilax.models import (
 )
 from dilax.ops import dilated_conv, identity_init, receptive_field
 from dilax.training import load_checkpoint, train
+from dilax.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,8 @@ __all__ = [
     "evaluate",
     "identity_init",
     "load_checkpoint",
+    "load_weights",
     "receptive_field",
+    "save_weights",
     "train",
 ]

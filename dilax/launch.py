@@ -21,8 +21,12 @@ from tqdm import tqdm
 
 from dilax.evaluation import evaluate, stage_table
 from dilax.inference import (
+    MAX_PIXELS,
+    OUTPUTS,
     Predictor,
-    predict_files,
+    is_video,
+    predict_photos,
+    predict_video,
     save_image,
     write_submission,
 )
@@ -99,12 +103,11 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
         "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
         "for --config.data.dataset=folder, of the images and masks.",
     )
-    flags.DEFINE_string("input", None, "predict: an image, or a folder of images.")
     flags.DEFINE_string(
         "output",
         None,
-        "predict: folder for label maps and overlays [WORKDIR/predicted]; eval: file "
-        "for the figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip].",
+        "predict: folder of what is predicted [WORKDIR/predicted]; eval: file for the "
+        "figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip].",
     )
     flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
     flags.DEFINE_enum(
@@ -122,12 +125,46 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
     flags.DEFINE_bool(
         "estimate", estimates, "train: measure first what it will take, and say so."
     )
+    _define_prediction_flags()
     for name in ("config", *_FLAGS):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
+def _define_prediction_flags() -> None:
+    flags.DEFINE_string(
+        "input",
+        None,
+        "predict: an image, a folder with its sub-folders, a pattern ('photos/*.jpg'), "
+        "a .txt file of paths, a video, or - for an image on standard input.",
+    )
+    flags.DEFINE_list(
+        "outputs",
+        ["labels", "overlay"],
+        f"predict: what to write, of {', '.join(OUTPUTS)}.",
+    )
+    flags.DEFINE_bool("frames", False, "predict: pictures of a video's frames.")
+    flags.DEFINE_bool("overwrite", False, "predict: anew what is there already.")
+    flags.DEFINE_integer(
+        "max_pixels", MAX_PIXELS, "predict: larger images are refused.", lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "tiling",
+        "tiles",
+        ["tiles", "whole", "blend"],
+        "eval, predict, submit: the released tiles; the whole image at once; or "
+        "overlapping tiles, blended, for images of any size.",
+    )
+    flags.DEFINE_list(
+        "scales", ["1"], "eval, predict, submit: sizes whose predictions are averaged."
+    )
+    flags.DEFINE_bool(
+        "mirror", False, "eval, predict, submit: average with the mirrored image's."
+    )
+
+
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
+    *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
     *("competition", "estimate"),
 )
 
@@ -198,13 +235,17 @@ def _guarded(
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+        _fail("interrupted; the same command goes on from where it was", 130)
     except OSError as error:
         logging.debug("Traceback of the error below", exc_info=True)
         _fail(_os_problem(error))
     except (ValueError, NonFiniteLoss) as error:
         logging.debug("Traceback of the error below", exc_info=True)
         _fail(str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(f"out of memory; --mode=predict --tiling=blend needs the least ({error})")
 
 
 def _os_problem(error: OSError) -> str:
@@ -288,17 +329,34 @@ def _submit(values: Any) -> None:
 
 def _predict(values: Any) -> None:
     if not values.input:
-        raise ValueError("--input: an image or a folder of images is missing")
-    source = Path(values.input).expanduser()
-    if not source.exists():
-        raise ValueError(f"--input={values.input}: no such file or folder")
+        raise ValueError("--input: what to predict is missing, such as an image")
     output = Path(values.output or Path(values.workdir) / "predicted").expanduser()
-    problems = predict_files(_predictor(values, 1), source, output)
-    print(f"label maps and overlays: {output}")
-    if problems:
-        raise ValueError(f"{len(problems)} not predicted:\n" + "\n".join(problems))
+    options = {
+        "outputs": values.outputs,
+        "overwrite": values.overwrite,
+        "max_pixels": values.max_pixels,
+    }
+    source = Path(values.input).expanduser()
+    predictor = _predictor(values, 1)
+    if is_video(source):
+        options["frames"] = values.frames
+        done = predict_video(predictor, source, output, **options)
+    else:
+        done = predict_photos(predictor, values.input, output, **options)
+    print(f"{done.written} predicted: {output}")
+    if done.skipped:
+        print(f"{done.skipped} were there already; --overwrite predicts them anew")
+    if done.problems:
+        messages = "\n".join(done.problems)
+        raise ValueError(f"{len(done.problems)} not predicted:\n{messages}")
 
 
 def _predictor(values: Any, batch_size: int) -> Predictor:
+    try:
+        scales = tuple(map(float, values.scales))
+    except ValueError as error:
+        raise ValueError(f"--scales={','.join(values.scales)}: {error}") from error
     loaded = load_checkpoint(values.workdir, values.stage, values.which)
-    return Predictor(*loaded, batch_size)
+    return Predictor(
+        *loaded, batch_size, mode=values.tiling, scales=scales, mirror=values.mirror
+    )

@@ -2,16 +2,16 @@
 
     python -m dilax.datasets prepare camvid --from CamVid
     python experiments/camvid.py --config=small --workdir=runs/camvid
-    python experiments/camvid.py --config=paper --workdir=runs/paper
+    python experiments/camvid.py --config=paper --config.init=VGG16 --workdir=runs/paper
     python experiments/camvid.py --mode=eval --workdir=runs/camvid --which=best
 
 small   On a machine without a GPU: VGG-16 with an eighth of the channels at half
         resolution, from scratch; then Basic context and its undilated control on the
         front end's maps, and both modules jointly. On the public 480×360 images.
 paper   A.1 at full width: front end 20K steps, then joint. Table 5 reports 65.3 mean
-        IoU on the 233 test images (--split=test) from ImageNet weights; this
-        configuration starts from random weights. On the original frames, downsampled
-        to 640×480 (--variant=original when preparing).
+        IoU on the 233 test images (--split=test). Starts from VGG-16 trained on
+        ImageNet, --config.init=FILE. On the original frames, downsampled to 640×480
+        (--variant=original when preparing).
 
 The public validation images lie within a drive that is also trained on, so accuracy on
 them flatters. --config.data.train=train_drives --config.data.val=val_drives keeps the
@@ -65,6 +65,7 @@ def paper() -> Config:
         data=DataConfig("camvid", "original"),
         model=ModelConfig(),
         stages=(front_end, joint),
+        needs_init=True,
     )
 
 

@@ -2,7 +2,8 @@
 
     python -m dilax.datasets prepare cityscapes --from CITYSCAPES
     python experiments/cityscapes.py --config=small --workdir=runs/cityscapes
-    python experiments/cityscapes.py --config=paper --workdir=runs/paper
+    python experiments/cityscapes.py --config=paper --config.init=VGG16 \
+        --workdir=runs/paper
     python experiments/cityscapes.py --mode=submit --workdir=runs/paper --split=test
 
 small   On a machine without a GPU: the slim network at a quarter of the resolution,
@@ -10,8 +11,8 @@ small   On a machine without a GPU: the slim network at a quarter of the resolut
 paper   A.3 at full width, in its three stages: front end 40K steps on crops; context
         module 24K steps on the maps of whole images, a hundred a step, computed one
         after the other; jointly 60K steps on halves of images. Dilation10 reaches 68.7
-        mean IoU on the validation images and 67.1 on the test server from ImageNet
-        weights; this configuration starts from random ones.
+        mean IoU on the validation images and 67.1 on the test server. Starts from
+        VGG-16 trained on ImageNet, --config.init=FILE.
 """
 
 from dilax.launch import run
@@ -76,6 +77,7 @@ def paper() -> Config:
         data=DataConfig("cityscapes"),
         model=ModelConfig(upsample=True),
         stages=(front_end, context, joint),
+        needs_init=True,
     )
 
 

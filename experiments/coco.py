@@ -2,16 +2,16 @@
 
     python -m dilax.datasets prepare coco --from COCO
     python experiments/coco.py --config=small --workdir=runs/coco
-    python experiments/coco.py --config=paper --workdir=runs/paper
+    python experiments/coco.py --config=paper --config.init=VGG16 --workdir=runs/paper
 
 small   On a machine without a GPU: the slim network trained and evaluated on COCO
         alone, at half resolution.
 paper   §5 at full width: front end on VOC + SBD and COCO together, 140K steps, then
         50K steps on VOC + SBD alone; Large context on its maps; joint. Table 3 reports
         69.8 mean IoU on VOC's validation images for the front end and 72.1 with the
-        Large module, from ImageNet weights; this configuration starts from random
-        weights. Needs voc prepared besides. The steps of context and joint training,
-        not given in the paper, are ours.
+        Large module. Starts from VGG-16 trained on ImageNet, --config.init=FILE. Needs
+        voc prepared besides. The steps of context and joint training, not given in the
+        paper, are ours.
 """
 
 from dilax.launch import run

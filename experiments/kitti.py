@@ -2,12 +2,12 @@
 
     python -m dilax.datasets prepare kitti --from KITTI_SEMANTIC
     python experiments/kitti.py --config=small --workdir=runs/kitti
-    python experiments/kitti.py --config=paper --workdir=runs/paper
+    python experiments/kitti.py --config=paper --config.init=VGG16 --workdir=runs/paper
 
 small   On a machine without a GPU: the slim network at half resolution, from scratch.
 paper   A.2 at full width: front end 10K steps, then jointly with the seven-layer
         context module (Dilation7) 20K steps. Table 6 reports 59.2 mean IoU on the 46
-        test images from ImageNet weights; this configuration starts from random ones.
+        test images. Starts from VGG-16 trained on ImageNet, --config.init=FILE.
 
 As in the paper, 100 images train and the 46 others test; there is no validation split.
 """
@@ -60,6 +60,7 @@ def paper() -> Config:
         data=DataConfig("kitti", val="test"),
         model=ModelConfig(),
         stages=(front_end, joint),
+        needs_init=True,
     )
 
 

@@ -3,7 +3,7 @@
     python experiments/voc.py --config=quickstart --workdir=runs/quickstart
     python -m dilax.datasets prepare voc --from VOC
     python experiments/voc.py --config=small --workdir=runs/voc
-    python experiments/voc.py --config=paper --workdir=runs/paper
+    python experiments/voc.py --config=paper --config.init=VGG16 --workdir=runs/paper
     python experiments/voc.py --mode=predict --workdir=runs/voc --input=photo.jpg
     python experiments/voc.py --mode=submit --workdir=runs/paper --split=test
 
@@ -14,10 +14,10 @@ small       VOC on a machine without a GPU: VGG-16 with an eighth of the channel
             a network on few images is low.
 paper       The paper's recipe at full width: VGG-16 front end 60K steps on VOC + SBD
             (split `train_aug`), Large context on stored maps, joint. Table 3 reports
-            69.8 mean IoU for the front end and 72.1 with the Large module, from
-            ImageNet weights and with COCO images besides; this configuration starts
-            from random weights and cannot reach that. The release divides the rate by
-            ten after 100K steps, which no stage here reaches.
+            69.8 mean IoU for the front end and 72.1 with the Large module, with COCO
+            images besides. Starts from VGG-16 trained on ImageNet, --config.init=FILE.
+            The release divides the rate by ten after 100K steps, which no stage here
+            reaches.
 
 experiments/coco.py adds the images of COCO, as §5 does.
 """

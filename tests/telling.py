@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from dilax.datasets import DatasetSpec, colour_map
 from dilax.inference import Predictor
+from dilax.models import DilatedNet, FrontEnd
 
 
 class Telling(Predictor):
@@ -13,6 +15,14 @@ class Telling(Predictor):
 
     def stream(self, images):
         return (image[..., 0].astype(np.int32) for image in images)
+
+
+def largest_channel(**options):
+    """Names each pixel for the largest of its B, G and R, with odds of 2^value."""
+    spec = DatasetSpec("bgr", ("b", "g", "r"), colour_map(3), (0.0, 0.0, 0.0))
+    kernel = np.log(2) * np.eye(3, dtype="f4")[None, None]
+    params = {"front_end": {"final": {"kernel": kernel, "bias": np.zeros(3, "f4")}}}
+    return Predictor(DilatedNet(FrontEnd(3, ())), params, spec, **options)
 
 
 def sample(label, prediction, name):

@@ -202,7 +202,7 @@ def test_small_trains_on_the_prepared_set(name, home, tmp_path):
 def test_paper_trains_its_first_stage_on_the_prepared_set(name, home, tmp_path):
     config = EXPERIMENTS[name].paper()
     config.stages, config.model.width_multiplier = config.stages[:1], 1 / 32
-    config.data.variant = ""
+    config.data.variant, config.init = "", None
     results = _trained(config, home, tmp_path / "run", None)
     [stage] = results["stages"].values()
     assert np.sum(stage["confusion"]) == _labelled(home, config) > 1000
@@ -211,7 +211,7 @@ def test_paper_trains_its_first_stage_on_the_prepared_set(name, home, tmp_path):
 
 def test_coco_joins_the_images_of_voc_where_a_stage_asks_for_it(home, tmp_path):
     config = coco.paper()
-    config.data.data_dir = str(home)
+    config.data.data_dir, config.init = str(home), None
     run = dilax.training.run.open_run(config, tmp_path / "run")
     mixed, front_end = (run.samples(stage) for stage in config.stages[:2])
     names = [sample["id"] for sample in mixed]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 from tiny_run import write_images
 
+from dilax import launch
 from dilax.launch import overridden
 from experiments import voc
 
@@ -166,6 +168,69 @@ def test_predict_writes_label_maps_and_overlays_and_names_what_failed(trained):
     with Image.open(root / "out" / "tiny.png") as labels:
         assert (labels.mode, labels.size) == ("P", (7, 5))
         assert labels.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+
+
+def test_predict_keeps_sub_folders_and_goes_on_where_it_was(trained):
+    root, _ = trained
+    for name in ("a", "x/y/b"):
+        path = root / "many" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((30, 50, 3), 20, np.uint8)).save(path)
+    flags = [
+        *("--mode=predict", "--workdir=my run ö", "--input=many", "--output=done"),
+        *("--outputs=labels,probabilities", "--tiling=blend", "--scales=0.75,1"),
+        "--mirror",
+    ]
+    done = _run(*flags, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "2 predicted: done" in done.stdout
+    files = sorted(p for p in (root / "done").rglob("*") if p.is_file())
+    ends = (".png", "_probabilities.npz")
+    assert [p.relative_to(root / "done").as_posix() for p in files] == [
+        f"{name}{end}" for name in ("a", "x/y/b") for end in ends
+    ]
+    with np.load(files[1]) as archive, Image.open(files[0]) as labels:
+        odds = archive["probabilities"]
+        np.testing.assert_array_equal(odds.argmax(-1), np.asarray(labels))
+    np.testing.assert_allclose(odds, odds[:, ::-1], atol=1e-6)  # --mirror
+    files[0].unlink()
+    again = _run(*flags, cwd=root)
+    assert "1 predicted: done" in again.stdout
+    assert "1 were there already; --overwrite predicts them anew" in again.stdout
+
+
+def test_predict_reads_standard_input_and_refuses_a_bomb(trained):
+    root, _ = trained
+    Image.fromarray(np.full((40, 30), 20, np.uint8)).save(root / "grey.png")
+    command = [sys.executable, ROOT / "experiments" / "voc.py", "--mode=predict"]
+    command += ["--workdir=my run ö", "--input=-", "--output=piped"]
+    with (root / "grey.png").open("rb") as file:
+        done = subprocess.run(
+            [*command, "--max_pixels=1199"],
+            stdin=file,
+            cwd=root,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "stdin: has 30x40 pixels, more than --max_pixels=1199" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_says_in_one_message_what_cannot_be_written(trained):
+    root, _ = trained
+    Image.fromarray(np.full((4, 3), 20, np.uint8)).save(root / "one.png")
+    flags = ["--mode=predict", "--workdir=my run ö", "--input=one.png"]
+    done = _run(*flags, "--output=one.png/x", cwd=root)
+    assert (done.returncode, done.stderr.count("error: ")) == (1, 1)
+    assert "one.png/x: cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_scales_are_numbers():
+    values = types.SimpleNamespace(scales=["1", "big"])
+    with pytest.raises(ValueError, match="--scales=1,big: could not convert"):
+        launch._predictor(values, 1)
 
 
 def test_overrides_are_refused_where_the_run_decides(trained):

@@ -9,7 +9,8 @@ from tiny_run import tiny_config, write_images
 
 import dilax
 from dilax.datasets import DatasetSpec, colour_map
-from dilax.training.checkpoint import Checkpoints, init_params, stage_params
+from dilax.models import init_params
+from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import build_model, to_json
 from dilax.training.loop import open_run, train_stage
 from dilax.training.step import init_state

@@ -13,7 +13,7 @@ from tiny_run import TABLE, tiny_config, write_images
 from dilax.datasets import open_source
 from dilax.inference import Predictor
 from dilax.input import subtract_mean
-from dilax.training.checkpoint import init_params
+from dilax.models import init_params
 from dilax.training.config import build_model, build_spec
 from dilax.training.maps import store_maps
 

@@ -9,10 +9,9 @@ import pytest
 from tiny_run import TABLE
 
 from dilax.datasets import DatasetSpec
-from dilax.models import BASIC, Layer
+from dilax.models import BASIC, Layer, init_params
 from dilax.ops import jit
 from dilax.training import ModelConfig, OptimizerConfig, StageConfig
-from dilax.training.checkpoint import init_params
 from dilax.training.config import build_model
 from dilax.training.step import init_state, make_train_step, split_params
 

@@ -1,26 +1,37 @@
-"""Prediction at full resolution, by tiles; label maps as files, also as submissions."""
+"""Prediction at full resolution: tiles, photographs, videos, submissions."""
 
 from dilax.inference.files import (
     as_rgb,
     overlay,
     palette_image,
-    predict_files,
     save_image,
 )
+from dilax.inference.jobs import OUTPUTS, predict_files, predict_photos
+from dilax.inference.pipeline import Outcome
 from dilax.inference.predictor import Predictor
+from dilax.inference.reading import MAX_PIXELS, read_photo
+from dilax.inference.sources import is_video
 from dilax.inference.submissions import write_submission
 from dilax.inference.tiles import TileGrid, cut_tiles, join_tiles, plan_tiles
+from dilax.inference.video import predict_video
 
 __all__ = [
+    "MAX_PIXELS",
+    "OUTPUTS",
+    "Outcome",
     "Predictor",
     "TileGrid",
     "as_rgb",
     "cut_tiles",
+    "is_video",
     "join_tiles",
     "overlay",
     "palette_image",
     "plan_tiles",
     "predict_files",
+    "predict_photos",
+    "predict_video",
+    "read_photo",
     "save_image",
     "write_submission",
 ]

@@ -1,15 +1,16 @@
-"""Label maps as files: palette PNGs, overlays, and whole folders of predictions."""
+"""Label maps as pictures: palette PNGs, colours, overlays; image files."""
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from dilax.datasets import DatasetSpec, list_images, read_pixels
-from dilax.inference.predictor import Predictor
+from dilax.datasets import DatasetSpec
+
+_ROWS = 256
 
 
 def palette_image(labels: np.ndarray, spec: DatasetSpec) -> Image.Image:
@@ -22,9 +23,31 @@ def palette_image(labels: np.ndarray, spec: DatasetSpec) -> Image.Image:
     table = np.zeros((256, 3), np.uint8)
     table[: spec.num_classes] = spec.palette
     table[spec.ignore_label] = 255
-    image = Image.fromarray(labels.astype(np.uint8))
+    image = Image.fromarray(labels.astype(np.uint8, copy=False))
     image.putpalette(table.ravel().tolist())
     return image
+
+
+def colour_bands(labels: np.ndarray, spec: DatasetSpec) -> Iterator[np.ndarray]:
+    """(h, w) labels in the classes' colours: (rows, w, 3) uint8, from top to bottom.
+
+    Args:
+        labels: train ids 0..k−1, or the ignore label.
+        spec: palette and ignore label.
+    """
+    for y in range(0, len(labels), _ROWS):
+        band = palette_image(labels[y : y + _ROWS], spec)
+        yield np.asarray(band.convert("RGB"))
+
+
+def overlay_bands(
+    image: np.ndarray, labels: np.ndarray, spec: DatasetSpec, opacity: float = 0.6
+) -> Iterator[np.ndarray]:
+    """What `overlay` shows in bands: (rows, w, 3) uint8, from top to bottom."""
+    for i, colours in enumerate(colour_bands(labels, spec)):
+        below = as_rgb(image[i * _ROWS : (i + 1) * _ROWS])
+        blended = Image.blend(Image.fromarray(below), Image.fromarray(colours), opacity)
+        yield np.asarray(blended)
 
 
 def overlay(
@@ -38,8 +61,8 @@ def overlay(
         spec: palette.
         opacity: of the colours, 0..1.
     """
-    colours = palette_image(labels, spec).convert("RGB")
-    return Image.blend(Image.fromarray(as_rgb(image)), colours, opacity)
+    bands = overlay_bands(image, labels, spec, opacity)
+    return Image.fromarray(np.concatenate(list(bands)))
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
@@ -72,50 +95,3 @@ def save_image(image: Image.Image, path: Path) -> None:
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def predict_files(predictor: Predictor, source: Path, output: Path) -> list[str]:
-    """Predicts an image or a folder of images into `NAME.png` and `NAME_overlay.png`.
-
-    Photographs are turned upright as their EXIF orientation says.
-
-    Args:
-        predictor: network, parameters, data set.
-        source: an image file or a folder.
-        output: folder to write to; it is made.
-
-    Returns:
-        What could not be read, one message a file; everything else is written.
-
-    Raises:
-        ValueError: if the source is missing or holds no images, or if they would be
-            overwritten.
-    """
-    paths = list(list_images(source))
-    problems = []
-    jobs = list(zip(paths, _targets(paths, output), strict=True))
-    for path, (label_map, blend) in tqdm(jobs, "predict", unit="image"):
-        try:
-            image = read_pixels(path, len(predictor.spec.mean), upright=True)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        labels = predictor(image)
-        save_image(palette_image(labels, predictor.spec), label_map)
-        save_image(overlay(image, labels, predictor.spec), blend)
-    return problems
-
-
-def _targets(paths: list[Path], output: Path) -> list[tuple[Path, Path]]:
-    """(label map, overlay) of each image.
-
-    They bear the images' stems, or the whole file names where stems would have one file
-    overwrite another. Letters' case counts for nothing, as on some file systems.
-    """
-    images = {str(path.resolve()).casefold() for path in paths}
-    for names in ([p.stem for p in paths], [p.name for p in paths]):
-        targets = [(output / f"{n}.png", output / f"{n}_overlay.png") for n in names]
-        files = {str(t.resolve()).casefold() for pair in targets for t in pair}
-        if len(files) == 2 * len(paths) and not files & images:
-            return targets
-    raise ValueError(f"{output}: holds the images, which would be overwritten")

@@ -1,21 +1,30 @@
 """Images of any size → label maps at full resolution, by the released protocol."""
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt
 
 from dilax.datasets import DatasetSpec
-from dilax.inference.tiles import TileGrid, cut_tiles, join_tiles, plan_tiles
-from dilax.input import resize, scaled_size, subtract_mean
+from dilax.inference.blend import BlendGrid, plan_blend
+from dilax.inference.cells import View, cell_bands, check_image
+from dilax.inference.pixels import (
+    CellRows,
+    pixel_bands,
+    place,
+    read_labels,
+    read_probabilities,
+)
+from dilax.inference.tiles import TileGrid, plan_tiles
+from dilax.input import scaled_size, subtract_mean
 from dilax.models import DilatedNet
-from dilax.ops import jit, upsample_bilinear
+from dilax.ops import jit
 
-_BUCKET = 64  # output sizes are rounded up to this, so that few shapes are compiled
+Mode = Literal["tiles", "whole", "blend"]
 
 
 class Predictor:
@@ -27,17 +36,31 @@ class Predictor:
     aligned. With `spec.scale` other than 1 the probabilities are then resized to the
     image, linearly, pixel centre on pixel centre.
 
+    Tiles and bands of pixels are computed one after the other, so that memory holds the
+    image, a row of tiles and the label map. Tiles of one shape are compiled once,
+    whatever the images' sizes.
+
     Args:
         model: the network.
         params: its parameters, `{"front_end": …, "context": …}`.
         spec: the data set's mean pixel, tile and scale.
         batch_size: tiles that run together.
+        mode: `"tiles"` is the release's protocol (whose tile is the whole image where
+            `spec.tile` is None); `"whole"` takes the whole image at once, and compiles
+            for every size, rounded up to 4 cells; `"blend"` blends overlapping tiles,
+            without seams and in bounded memory.
+        scales: the network sees the image at each of these, times `spec.scale`, and
+            the probabilities are averaged.
+        mirror: it sees the image mirrored, too.
+        overlap: of `"blend"`: share of a tile's inside that the next one covers too.
 
     Raises:
-        ValueError: if a tile is not larger than twice the model's margin, or from a
-            call, if an image is not (h, w, channels of the mean pixel) uint8 or uint16.
+        ValueError: if an argument is not among what is allowed or a tile is not larger
+            than twice the model's margin, or from a call, if an image is not (h, w,
+            channels of the mean pixel) uint8 or uint16.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from dilax.models import FrontEnd, Layer
         >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
         >>> params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
@@ -50,15 +73,33 @@ class Predictor:
     """
 
     def __init__(
-        self, model: DilatedNet, params: Any, spec: DatasetSpec, batch_size: int = 1
+        self,
+        model: DilatedNet,
+        params: Any,
+        spec: DatasetSpec,
+        batch_size: int = 1,
+        *,
+        mode: Mode = "tiles",
+        scales: Sequence[float] = (1.0,),
+        mirror: bool = False,
+        overlap: float = 0.25,
     ):
+        _check_arguments(mode, scales)
         self.model, self.params, self.spec = model, params, spec
-        self.batch_size = batch_size
-        plan_tiles((1, 1), spec.tile, model.margin, model.map_stride)
-        self._run_tiles = jit(self._tile_probabilities)
+        self.batch_size, self.mode, self.overlap = batch_size, mode, overlap
+        sides = (False, True) if mirror else (False,)
+        self.views = [View(spec.scale * s, m) for s in scales for m in sides]
+        # Blending takes the cells before the network's own upsampling, of which there
+        # are 64 times fewer; they are logits then.
+        self._logits = mode == "blend" and model.upsample
+        self._stride = model.map_stride if self._logits else model.output_stride
+        self._plan((1, 1))
+        self._run_tiles = jit(self._tile_cells)
         self._run_maps = jit(self._tile_maps)
-        self._finish = jit(self._to_pixels, static_argnames="shape")
-        self._labels = jit(self._argmax, static_argnames="shape")
+        self._read_labels, self._read_probabilities = (
+            jit(functools.partial(read, logits=self._logits))
+            for read in (read_labels, read_probabilities)
+        )
 
     def with_params(self, params: Any) -> "Predictor":
         """The same predictor, already compiled, with other parameters."""
@@ -66,26 +107,41 @@ class Predictor:
         other.params = params
         return other
 
-    def __call__(self, image: UInt[np.ndarray, "h w c"]) -> Int[np.ndarray, "h w"]:
-        """The label map (h, w) int32 of an RGB image."""
-        return next(self.stream([image]))
+    def __call__(
+        self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
+    ) -> Int[np.ndarray, "*n h w"]:
+        """The label map (h, w) int32 of an RGB image, or (n, h, w) of n of one size."""
+        return _at_once(images, self.stream)
+
+    def probabilities(
+        self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
+    ) -> Float[np.ndarray, "*n h w k"]:
+        """Class probabilities of every pixel, float32, as a dense CRF takes them."""
+        return _at_once(images, self._stream_probabilities)
 
     def stream(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """The label maps of several images, whose tiles share batches."""
-        grids = self._run(self._run_tiles, images)
-        for image, (_, cells) in zip(images, grids, strict=True):
-            shape, placing = self._placing(image.shape)
-            labels = np.asarray(self._labels(cells, placing, shape=shape))
-            yield labels[: image.shape[0], : image.shape[1]]
+        every = self._bands(images, self._read_labels)
+        for image, bands in zip(images, every, strict=True):
+            yield _assembled(bands, image.shape[:2], np.int32)
 
-    def probabilities(
-        self, image: UInt[np.ndarray, "h w c"]
-    ) -> Float[np.ndarray, "h w k"]:
-        """Class probabilities of every pixel, float32, as a dense CRF takes them."""
-        [(_, cells)] = self._run(self._run_tiles, [image])
-        shape, placing = self._placing(image.shape)
-        full = np.asarray(self._finish(cells, placing, shape=shape))
-        return full[: image.shape[0], : image.shape[1]]
+    def _stream_probabilities(self, images: Sequence[np.ndarray]):
+        every = self._bands(images, self._read_probabilities)
+        for image, bands in zip(images, every, strict=True):
+            shape = (*image.shape[:2], self.model.num_classes)
+            yield _assembled(bands, shape, np.float32)
+
+    def bands(
+        self, image: UInt[np.ndarray, "h w c"], probabilities: bool = False
+    ) -> Iterator[np.ndarray]:
+        """The label map from top to bottom in bands of rows (≤ 256, w) uint8.
+
+        Args:
+            image: as for a call.
+            probabilities: give class probabilities (≤ 256, w, k) float32 instead.
+        """
+        read = self._read_probabilities if probabilities else self._read_labels
+        return next(self._bands([image], read))
 
     def maps(
         self, images: Sequence[np.ndarray], surroundings: bool = False
@@ -100,11 +156,11 @@ class Predictor:
             surroundings: give the cells of the whole tiles, of which the image's are
                 the upper left; the others see its reflection.
         """
-        for image, (_, cells) in zip(
-            images, self._run(self._run_maps, images), strict=True
-        ):
+        view = View(self.spec.scale)
+        every = self._cell_bands(images, view, self._run_maps, self._plan_protocol)
+        for image, bands in zip(images, every, strict=True):
             rows, columns = self.map_size(image.shape, surroundings)
-            yield np.asarray(cells[:rows, :columns])
+            yield np.concatenate(list(bands))[:rows, :columns]
 
     def map_size(
         self, shape: tuple[int, ...], surroundings: bool = False
@@ -113,47 +169,44 @@ class Predictor:
         size, stride = scaled_size(shape, self.spec.scale), self.model.map_stride
         if not surroundings:
             return -(-size[0] // stride), -(-size[1] // stride)
-        grid = plan_tiles(size, self.spec.tile, self.model.margin, stride)
+        grid = self._plan_protocol(size)
         inner = [(t - 2 * grid.margin) // stride for t in grid.tile]
         return grid.rows * inner[0], grid.columns * inner[1]
 
-    def _run(self, network, images) -> list[tuple[tuple[int, int], Any]]:
-        """(size in the network's pixels, joined cells) of each image."""
-        prepared = [self._prepare(image) for image in images]
-        tiles = [cut_tiles(image, grid) for image, grid in prepared]
-        outputs = self._in_batches(network, tiles)
-        results = []
-        for image, grid in prepared:
-            own = jnp.stack([next(outputs) for _ in range(len(grid))])
-            results.append((image.shape[:2], join_tiles(own, grid)))
-        return results
+    def _plan_protocol(self, size: tuple[int, int]) -> TileGrid:
+        tile = None if self.mode == "whole" else self.spec.tile
+        return plan_tiles(size, tile, self.model.margin, self.model.map_stride)
 
-    def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, TileGrid]:
-        image = np.asarray(image)
-        shape, channels = image.shape, len(self.spec.mean)
-        known = image.dtype in (np.uint8, np.uint16)
-        if len(shape) != 3 or shape[2] != channels or 0 in shape or not known:
-            kind = "uint8 RGB" if channels == 3 else "uint8 or uint16"
-            raise ValueError(
-                f"an image is (h, w, {channels}) {kind}, not {shape} {image.dtype}"
-            )
-        image = resize(image, scaled_size(shape, self.spec.scale))
-        stride = self.model.map_stride
-        grid = plan_tiles(image.shape[:2], self.spec.tile, self.model.margin, stride)
-        return image, grid
+    def _plan(self, size: tuple[int, int]) -> TileGrid | BlendGrid:
+        if self.mode != "blend":
+            return self._plan_protocol(size)
+        margin, stride = self.model.margin, self._stride
+        return plan_blend(size, self.spec.tile, margin, stride, self.overlap)
 
-    def _in_batches(self, network, tiles: list[np.ndarray]) -> Iterator[jax.Array]:
-        """Runs tiles of one shape in full batches, the last filled; others alone."""
-        same = len({t.shape[1:] for t in tiles}) == 1
-        for group in [np.concatenate(tiles)] if same else tiles:
-            for start in range(0, len(group), self.batch_size):
-                batch = group[start : start + self.batch_size]
-                lack = self.batch_size - len(batch) if same else 0
-                full = np.pad(batch, ((0, lack), (0, 0), (0, 0), (0, 0)))
-                yield from network(self.params, full)[: len(batch)]
+    def _bands(
+        self, images: Sequence[np.ndarray], read: Any
+    ) -> Iterator[Iterator[np.ndarray]]:
+        """Bands of pixels of each image; to be used up before the next image's."""
+        run, plan = self._run_tiles, self._plan
+        seen = [self._cell_bands(images, view, run, plan) for view in self.views]
+        for image, *cells in zip(images, *seen, strict=True):
+            placings = [
+                place(image.shape, v.scale, self._stride, self._logits, v.mirrored)
+                for v in self.views
+            ]
+            rows = map(CellRows, cells)
+            yield pixel_bands(list(zip(rows, placings, strict=True)), read)
 
-    def _tile_probabilities(self, params, tiles):
+    def _cell_bands(self, images: Sequence[np.ndarray], view: View, network, plan):
+        for image in images:
+            check_image(image, len(self.spec.mean))
+        run = functools.partial(network, self.params)
+        return cell_bands(images, view, plan, run, self.batch_size)
+
+    def _tile_cells(self, params, tiles):
         x = subtract_mean(tiles, self.spec.mean)
+        if self._logits:
+            return self.model.clone(upsample=False).apply({"params": params}, x)
         logits: Any = self.model.apply({"params": params}, x)
         return jax.nn.softmax(logits)
 
@@ -161,37 +214,29 @@ class Predictor:
         x = subtract_mean(tiles, self.spec.mean)
         return self.model.apply({"params": params}, x, method="maps")
 
-    def _placing(self, shape: tuple[int, ...]):
-        """Rounded-up (h, w); at another scale, each axis' ratio and last pixel too."""
-        rounded = tuple(-(-n // _BUCKET) * _BUCKET for n in shape[:2])
-        if self.spec.scale == 1:
-            return rounded, None
-        inner = scaled_size(shape, self.spec.scale)
-        placing = [(n / m, m - 1) for n, m in zip(shape[:2], inner, strict=True)]
-        return rounded, jnp.asarray(placing, jnp.float32)
 
-    def _to_pixels(self, cells, placing, shape):
-        if self.model.output_stride > 1:
-            stride = self.model.output_stride
-            cells = upsample_bilinear(cells[None], stride, "top_left")[0]
-        if placing is None:
-            lack = [
-                (0, max(0, s - n)) for s, n in zip(shape, cells.shape, strict=False)
-            ]
-            return jnp.pad(cells, (*lack, (0, 0)))[: shape[0], : shape[1]]
-        return _resize_linear(cells, placing, shape)
-
-    def _argmax(self, cells, placing, shape):
-        return jnp.argmax(self._to_pixels(cells, placing, shape), -1).astype(jnp.int32)
+def _check_arguments(mode: str, scales: Sequence[float]) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r}: must be one of {', '.join(get_args(Mode))}")
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales={tuple(scales)}: must be positive, one at least")
 
 
-def _resize_linear(pixels, placing, shape):
-    """Linear interpolation at (p + ½) / ratio − ½; the image's edges are repeated."""
-    for axis, (ratio, last) in enumerate(placing):
-        at = jnp.clip((jnp.arange(shape[axis]) + 0.5) / ratio - 0.5, 0, last)
-        low = jnp.floor(at).astype(jnp.int32)
-        high = jnp.minimum(low + 1, pixels.shape[axis] - 1)
-        part = (at - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        below = jnp.take(pixels, low, axis)
-        pixels = below + part * (jnp.take(pixels, high, axis) - below)
-    return pixels
+def _assembled(bands: Iterator[np.ndarray], shape: tuple, dtype: Any) -> np.ndarray:
+    whole, y = np.empty(shape, dtype), 0
+    for band in bands:
+        whole[y : y + len(band)] = band
+        y += len(band)
+    return whole
+
+
+def _at_once(images: Any, stream: Any) -> np.ndarray:
+    """What `stream` gives for one image, or stacked for several of one size."""
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        return next(stream([images]))
+    images = list(images)
+    if len({image.shape for image in images}) != 1:
+        raise ValueError(
+            "images: several in one call are of one size; `stream` takes any"
+        )
+    return np.stack(list(stream(images)))

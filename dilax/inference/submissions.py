@@ -68,7 +68,7 @@ def write_submission(
     if not len(source):
         raise ValueError(f"source: {predictor.spec.name} has no images to predict")
     archive = _tar if kind == "voc" else _zip
-    with _whole_or_not_at_all(path) as partial, archive(partial) as add:
+    with whole_or_not_at_all(path) as partial, archive(partial) as add:
         for name, labels in _predictions(predictor, source, title):
             add(*_entry(kind, competition, name, labels))
     return path
@@ -140,7 +140,7 @@ def _entry(
 
 
 @contextlib.contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
+def whole_or_not_at_all(path: Path) -> Iterator[Path]:
     """A temporary name, which becomes `path` if all goes well and goes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

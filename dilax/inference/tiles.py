@@ -1,10 +1,9 @@
 """The released tile protocol: images of any size as tiles with shared margins."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
-
-from dilax.input import reflect_pad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +24,57 @@ class TileGrid:
 
     def __len__(self) -> int:
         return self.rows * self.columns
+
+    def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """The tiles (tile height, tile width, c) of an image, row by row.
+
+        The image is padded by the margin; tiles follow each other at their inner size;
+        the last row and column are filled by reflecting the tile itself at its bottom
+        and right. Only a row of tiles is in memory at a time.
+
+        Args:
+            image: (h, w, c).
+
+        Source: the release's prediction script.
+        """
+        rows = [self._pixels(image, 0, i) for i in range(self.rows)]
+        columns = [self._pixels(image, 1, i) for i in range(self.columns)]
+        return take_tiles(image, rows, columns)
+
+    def _pixels(self, image: np.ndarray, axis: int, index: int) -> np.ndarray:
+        """(tile,) which pixels of an axis the index-th tile is made of."""
+        n, tile, margin = image.shape[axis], self.tile[axis], self.margin
+        start = index * (tile - 2 * margin) - margin
+        stop = min(start + tile, n + margin)
+        own = reflected(np.arange(start, stop), n)
+        return own[reflected(np.arange(tile), len(own))]
+
+    def bands(self, outputs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Outputs (h, w, k) of tiles in order → (h, columns · w, k), side by side."""
+        for _ in range(self.rows):
+            yield np.concatenate([next(outputs) for _ in range(self.columns)], 1)
+
+
+def reflected(at: np.ndarray, n: int) -> np.ndarray:
+    """Positions on an axis of n pixels that goes on by reflection without end.
+
+    Example:
+        >>> reflected(np.arange(-2, 5), 3).tolist()
+        [2, 1, 0, 1, 2, 1, 0]
+    """
+    period = max(2 * (n - 1), 1)
+    at = at % period
+    return np.minimum(at, period - at) if n > 1 else at
+
+
+def take_tiles(
+    image: np.ndarray, rows: list[np.ndarray], columns: list[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The image's pixels at each (rows, columns), the columns changing first."""
+    for at in rows:
+        strip = image.take(at, 0)
+        for across in columns:
+            yield strip.take(across, 1)
 
 
 def plan_tiles(
@@ -56,37 +106,11 @@ def plan_tiles(
 
 
 def cut_tiles(image: np.ndarray, grid: TileGrid) -> np.ndarray:
-    """Cuts an image into tiles, filled up by reflection.
-
-    The image is padded by the margin; tiles follow each other at their inner size; the
-    last row and column are filled by reflecting the tile itself at its bottom and
-    right.
-
-    Args:
-        image: (h, w, c).
-        grid: from `plan_tiles`.
-
-    Returns:
-        (rows · columns, tile height, tile width, c), row by row.
-
-    Source: the release's prediction script.
-    """
-    margin, (height, width) = grid.margin, grid.tile
-    padded = reflect_pad(image, margin, margin, margin, margin)
-    tiles = []
-    for row in range(grid.rows):
-        for column in range(grid.columns):
-            y = row * (height - 2 * margin)
-            x = column * (width - 2 * margin)
-            tile = padded[y : y + height, x : x + width]
-            lack = height - tile.shape[0], width - tile.shape[1]
-            tiles.append(reflect_pad(tile, 0, lack[0], 0, lack[1]))
-    return np.stack(tiles)
+    """All tiles of an image: (rows · columns, tile height, tile width, c)."""
+    return np.stack(list(grid.cut(image)))
 
 
-def join_tiles(tiles, grid: TileGrid):
+def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
     """(rows · columns, h, w, k) outputs side by side: (rows·h, columns·w, k)."""
-    n, h, w, k = tiles.shape
-    assert n == len(grid)
-    tiles = tiles.reshape(grid.rows, grid.columns, h, w, k).transpose(0, 2, 1, 3, 4)
-    return tiles.reshape(grid.rows * h, grid.columns * w, k)
+    assert len(tiles) == len(grid)
+    return np.concatenate(list(grid.bands(iter(tiles))))

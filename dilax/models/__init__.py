@@ -17,6 +17,7 @@ from dilax.models.dilated_net import (
     dilation10_cityscapes,
 )
 from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, FrontEnd, Layer
+from dilax.models.parameters import init_params, param_shapes
 
 __all__ = [
     "BASIC",
@@ -34,5 +35,7 @@ __all__ = [
     "dilation8_camvid",
     "dilation8_voc",
     "dilation10_cityscapes",
+    "init_params",
+    "param_shapes",
     "undilated",
 ]

@@ -3,6 +3,7 @@
 import functools
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -27,5 +28,10 @@ def max_pool(x: Float[Array, "b h w c"], size: int = 2) -> Float[Array, "b h2 w2
     if any(over):
         widths = ((0, 0), (0, over[0]), (0, over[1]), (0, 0))
         x = jnp.pad(x, widths, constant_values=-jnp.inf)
-    slices = [x[:, i::size, j::size] for i in range(size) for j in range(size)]
+    # lax.slice: indices would become gathers where an exported size is free.
+    slices = [
+        lax.slice(x, (0, i, j, 0), x.shape, (1, size, size, 1))
+        for i in range(size)
+        for j in range(size)
+    ]
     return functools.reduce(jnp.maximum, slices)

@@ -71,9 +71,7 @@ def _phase_weights(factor: int, convention: Convention) -> np.ndarray:
 
 
 def _upsample_axis(x, axis: int, weights: np.ndarray, edge: str):
-    n = x.shape[axis]
-    pads = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
-    padded = jnp.pad(x, pads, mode=edge)
+    n, padded = x.shape[axis], _with_ends(x, axis, edge)
     cells = [lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3)]
     shape = [1] * (x.ndim + 1)
     shape[axis + 1] = len(weights)
@@ -84,3 +82,15 @@ def _upsample_axis(x, axis: int, weights: np.ndarray, edge: str):
     ]
     out = functools.reduce(jnp.add, terms)
     return out.reshape(*x.shape[:axis], n * len(weights), *x.shape[axis + 1 :])
+
+
+def _with_ends(x, axis: int, edge: str):
+    """One cell more at both ends: zero, or the same again.
+
+    Slices, since padding by "edge" becomes gathers where an exported size is free.
+    """
+    if edge == "constant":
+        return jnp.pad(x, [(int(a == axis),) * 2 for a in range(x.ndim)])
+    n = x.shape[axis]
+    first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
+    return lax.concatenate([first, x, last], axis)

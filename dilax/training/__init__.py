@@ -12,6 +12,7 @@ from dilax.training.config import (
     validated,
 )
 from dilax.training.estimate import Cost, estimate
+from dilax.training.imported import import_weights
 from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.metrics import write_text
@@ -31,6 +32,7 @@ __all__ = [
     "build_spec",
     "estimate",
     "from_json",
+    "import_weights",
     "load_checkpoint",
     "open_evaluation",
     "picture_indices",

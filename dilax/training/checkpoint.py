@@ -22,8 +22,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from dilax.datasets import DatasetSpec
-from dilax.models import DilatedNet
-from dilax.ops import jit
+from dilax.models import DilatedNet, param_shapes
 from dilax.training.config import Config, StageConfig, build_model, from_json
 from dilax.training.step import Params, TrainState, split_params
 
@@ -119,16 +118,6 @@ def checkpoint_folder(workdir: Path, stage: str) -> Path:
     return Path(workdir).expanduser().resolve() / "checkpoints" / stage
 
 
-def init_params(model: DilatedNet, seed: int, channels: int = 3) -> Params:
-    """Fresh parameters for images of so many channels, decided by the seed."""
-    return jit(_init, static_argnums=(0, 2))(model, jax.random.key(seed), channels)
-
-
-def _init(model: DilatedNet, key: jax.Array, channels: int) -> Params:
-    side = 2 * model.margin + 4 * model.map_stride
-    return model.init(key, jnp.zeros((1, side, side, channels)))["params"]
-
-
 def stage_params(
     workdir: Path,
     config: Config,
@@ -146,8 +135,7 @@ def stage_params(
     if stage.start and stage.trains != "all":
         frozen = stage_params(workdir, config, stage.start, spec)
     model = build_model(config.model, stage, spec.num_classes)
-    key, channels = jax.random.key(0), len(spec.mean)
-    shapes = jax.eval_shape(lambda: _init(model, key, channels))
+    shapes = param_shapes(model, len(spec.mean))
     trained, _ = split_params(shapes, stage)
     return {**frozen, **_read_params(workdir, stage, trained, which)}
 

@@ -183,6 +183,13 @@ class Config:
         log_every: steps between lines of `metrics.jsonl`.
         eval_batch_size: prediction tiles that run together.
         pictures: how many images of the evaluation split to show in `pictures.png`.
+        init: weights that stages without `start` start from: a file as
+            `dilax.read_weights` takes, or the folder of a run; `""` starts from random
+            weights. What it lacks of `final` and of the context module stays random.
+        reset: layers that start from random weights though `init` has them, for other
+            classes: beginnings of names or globs, such as `("final", "ctx")`.
+        needs_init: the recipe is meant to start from ImageNet weights: refuse to start
+            without, unless `init` is None (`--config.init=none`).
     """
 
     name: str
@@ -194,6 +201,9 @@ class Config:
     log_every: int = 20
     eval_batch_size: int = 1
     pictures: int = 6
+    init: str | None = ""
+    reset: tuple[str, ...] = ()
+    needs_init: bool = False
 
     def stage(self, name: str = "") -> StageConfig:
         """The stage of this name; the last one by default.
@@ -266,6 +276,7 @@ def check_config(config: Config) -> None:
         ValueError: naming the flag, its value and what is allowed.
     """
     validated(config)
+    _check_init(config)
     _check_positive(config, "", "log_every", "eval_batch_size")
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
@@ -284,6 +295,23 @@ def check_config(config: Config) -> None:
         seen.append(stage.name)
     if not seen:
         raise ValueError("--config.stages: the recipe has no stages")
+
+
+def _check_init(config: Config) -> None:
+    if config.needs_init and config.init == "":
+        raise ValueError(
+            f"--config.init: {config.name!r} starts from VGG-16 trained on ImageNet. "
+            "Give the file, --config.init=FILE: "
+            "VGG_ILSVRC_16_layers.caffemodel from robots.ox.ac.uk/~vgg, "
+            "vgg16-397923af.pth from download.pytorch.org/models, or "
+            "vgg16_weights_tf_dim_ordering_tf_kernels.h5 from "
+            "storage.googleapis.com/tensorflow/keras-applications/vgg16. "
+            "--config.init=none trains from random weights"
+        )
+    if config.reset and not config.init:
+        raise ValueError(
+            f"--config.reset={config.reset}: there is no --config.init to reset"
+        )
 
 
 def _check_stage(stage: StageConfig, flag: str, seen: list[str], extra: str) -> None:

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dilax.datasets import DatasetSpec
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, init_params
 from dilax.ops import jit
-from dilax.training.checkpoint import init_params
 from dilax.training.config import Config, StageConfig, build_model, check_config
 from dilax.training.step import init_state, make_train_step, split_params
 

@@ -15,14 +15,15 @@ import jax
 
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import Predictor, palette_image, save_image
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, init_params
 from dilax.ops import jit
-from dilax.training.checkpoint import Checkpoints, init_params, stage_params
+from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.initial import params_from_init
 from dilax.training.inputs import stage_batches, stage_inputs
 from dilax.training.interrupt import Interrupted, Interrupts
 from dilax.training.losses import class_weights
-from dilax.training.metrics import MetricWriter, progress
+from dilax.training.metrics import MetricWriter, progress, write_text
 from dilax.training.run import (
     Run,
     open_run,
@@ -48,7 +49,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, Any]:
     """Trains all stages of a recipe, evaluates each, and writes it all into a folder.
 
     Writes `config.json`, `spec.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-    `maps/`, `predictions/`, `results.json` and `results.md`. Called again with the same
+    `maps/`, `predictions/`, `results.json` and `results.md`; where it starts from
+    weights of a file, `init.txt` says what became of them. Called again with the same
     configuration it goes on where it stopped.
 
     Args:
@@ -80,14 +82,11 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     """Trains a stage from its start or last checkpoint; returns all parameters."""
     model = build_model(run.config.model, stage, run.spec.num_classes)
     placement = Placement(stage.batch_size // stage.accumulate)
-    params = init_params(model, run.config.seed, len(run.spec.mean))
-    if stage.start:
-        started = stage_params(run.workdir, run.config, stage.start, run.spec)
-        params = {**params, **{k: v for k, v in started.items() if k in params}}
-    trained, frozen = placement.everywhere(split_params(params, stage))
-    state = placement.everywhere(init_state(trained, stage))
     checkpoints = Checkpoints(run.workdir, stage.name)
     try:
+        params = _start(run, stage, model, fresh=checkpoints.latest is None)
+        trained, frozen = placement.everywhere(split_params(params, stage))
+        state = placement.everywhere(init_state(trained, stage))
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
         if int(state.step) < stage.steps:
@@ -95,6 +94,20 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     finally:
         checkpoints.close()
     return model, jax.device_put({**frozen, **state.params}, jax.devices()[0])
+
+
+def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Params:
+    """What a stage's parameters are before its first step."""
+    params = init_params(model, run.config.seed, len(run.spec.mean))
+    if stage.start:
+        started = stage_params(run.workdir, run.config, stage.start, run.spec)
+        return {**params, **{k: v for k, v in started.items() if k in params}}
+    if not run.config.init or not fresh:
+        return params
+    params, report = params_from_init(run.config, run.spec, model, params)
+    print(report)
+    write_text(run.workdir / "init.txt", f"stage {stage.name}\n{report}\n")
+    return params
 
 
 def _run_steps(

@@ -139,4 +139,5 @@ def voc_paper() -> Config:
                 checkpoint_every=1000,
             ),
         ),
+        needs_init=True,
     )

@@ -17,6 +17,7 @@ from dilax.training.config import (
     from_json,
     to_json,
 )
+from dilax.training.initial import check_init
 from dilax.training.metrics import write_text
 from dilax.training.same_run import check_same_config, check_same_data, fingerprint
 
@@ -43,6 +44,8 @@ def open_run(config: Config, workdir: Path) -> Run:
     data = config.data
     if data.data_dir:
         data.data_dir = str(Path(data.data_dir).expanduser().resolve())
+    if config.init:
+        config.init = str(Path(config.init).expanduser().resolve())
     spec = build_spec(config)
     sources = [_open(data, spec, split) for split in (data.train, data.val)]
     if data.extra:
@@ -51,6 +54,8 @@ def open_run(config: Config, workdir: Path) -> Run:
     if path.exists():
         check_same_config(from_json(Config, path), config, path)
         check_same_data(workdir, spec, sources)
+    elif config.init:
+        check_init(config, spec)
     write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
     write_text(workdir / "spec.json", to_json(spec))
     write_text(path, to_json(config))

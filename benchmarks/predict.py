@@ -1,0 +1,165 @@
+"""Images a second of `Predictor`, against PyTorch with the same network and protocol.
+
+    python -m benchmarks.predict --data_dir=FOLDER [--images=10] [--width=0.25]
+
+Both sides run CamVid's Dilation8 with a quarter of the channels, float32 and random
+weights, over tiles of 900×1100 pixels, and upsample the probabilities to the image.
+They take turns, image by image, A B A B …; the median of the ratios counts, as machines
+are noisy. PyTorch runs in the memory format that is the faster one here. Decoding is
+left out. The labels of both are compared.
+
+The twin is written from the tables of the model, with torch.nn.functional.
+"""
+
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from tabulate import tabulate
+
+from dilax.datasets import DATASETS, list_images, read_pixels
+from dilax.inference import Predictor, plan_tiles
+from dilax.input import subtract_mean
+from dilax.models import dilation8_camvid
+from dilax.ops import jit
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Images, such as CamVid's frames.")
+_IMAGES = flags.DEFINE_integer("images", 10, "How many of them.", lower_bound=1)
+_WIDTH = flags.DEFINE_float("width", 0.25, "Share of VGG-16's channels.")
+
+
+@dataclasses.dataclass
+class Twin:
+    """The same prediction in PyTorch.
+
+    Attributes:
+        torch: the module.
+        model: whose tables are followed.
+        params: its parameters.
+        spec: tile and mean pixel.
+        last: whether maps and kernels lie in memory with the channels last.
+    """
+
+    torch: object
+    model: object
+    params: dict
+    spec: object
+    last: bool = False
+
+    def __post_init__(self):
+        self.layers = {
+            (part, name): (self._kernel(layer["kernel"]), self._tensor(layer["bias"]))
+            for part, layers in self.params.items()
+            for name, layer in layers.items()
+        }
+
+    def _tensor(self, array):
+        return self.torch.from_numpy(np.array(array, np.float32))
+
+    def _kernel(self, array):
+        return self._laid_out(self._tensor(array).permute(3, 2, 0, 1))
+
+    def _laid_out(self, tensor):
+        torch = self.torch
+        form = torch.channels_last if self.last else torch.contiguous_format
+        return tensor.contiguous(memory_format=form)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The (h, w) label map of an image."""
+        grid = plan_tiles(image.shape[:2], self.spec.tile, self.model.margin, 8)
+        with self.torch.inference_mode():
+            outputs = iter([self._tile(tile) for tile in grid.cut(image)])
+            rows = [
+                self.torch.cat([next(outputs) for _ in range(grid.columns)], 3)
+                for _ in range(grid.rows)
+            ]
+            return self._labels(self.torch.cat(rows, 2), image.shape)
+
+    def _tile(self, tile: np.ndarray):
+        """(1, k, h / 8, w / 8) class probabilities of a tile."""
+        functional = self.torch.nn.functional
+        x = self._tensor(subtract_mean(tile, self.spec.mean))
+        x = self._laid_out(x.permute(2, 0, 1)[None])
+        for row in self.model.front_end.layers:
+            if row.channels == 0:
+                x = functional.max_pool2d(x, row.kernel, ceil_mode=True)
+            else:
+                x = self._conv("front_end", row.name, x, row.dilation).relu_()
+        x = self._conv("front_end", self.model.front_end.final_name, x)
+        context = self.model.context
+        for row in context.layers:
+            name, d = context.prefix + row.name, row.dilation
+            x = self._conv("context", name, x, d, padding=d).relu_()
+        return self._conv("context", context.prefix + "final", x).softmax(1)
+
+    def _conv(self, part, name, x, dilation=1, padding=0):
+        conv = self.torch.nn.functional.conv2d
+        return conv(x, *self.layers[part, name], dilation=dilation, padding=padding)
+
+    def _labels(self, cells, shape) -> np.ndarray:
+        """Interpolated with pixel p at p / 8, of the cells that the image needs."""
+        rows, columns = (-(-n // 8) + 1 for n in shape[:2])
+        cells = cells[:, :, :rows, :columns]
+        size = [8 * (n - 1) + 1 for n in cells.shape[2:]]
+        lack = [max(0, n - s) for n, s in zip(shape, size, strict=False)]
+        interpolate = self.torch.nn.functional.interpolate
+        pixels = interpolate(cells, size=size, mode="bilinear", align_corners=True)
+        pad = self.torch.nn.functional.pad
+        pixels = pad(pixels, (0, lack[1], 0, lack[0]), mode="replicate")
+        return pixels[0, :, : shape[0], : shape[1]].argmax(0).numpy()
+
+
+def _seconds(predict, image: np.ndarray) -> float:
+    start = time.perf_counter()
+    predict(image)
+    return time.perf_counter() - start
+
+
+def _faster(twins: list[Twin], image: np.ndarray) -> Twin:
+    """The twin of the shorter time, the first run of each left out."""
+    times = [min([_seconds(twin, image) for _ in range(3)][1:]) for twin in twins]
+    return twins[times.index(min(times))]
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    if not _DATA_DIR.value:
+        raise app.UsageError("--data_dir: a folder of images is missing")
+    try:
+        import torch
+    except ImportError as error:
+        raise app.UsageError("PyTorch, to compare with, is not installed") from error
+    paths = list(list_images(Path(_DATA_DIR.value)))[: _IMAGES.value]
+    images = [read_pixels(path, 3) for path in paths]
+    model, spec = dilation8_camvid(width_multiplier=_WIDTH.value), DATASETS["camvid"]
+    shape = (1, *(2 * model.margin + 8,) * 2, 3)
+    params = jit(model.init)(jax.random.key(0), jnp.zeros(shape))["params"]
+    params["front_end"]["final"]["kernel"] *= 100  # so that the image decides labels
+    ours = Predictor(model, params, spec)
+    agreement = np.mean(ours(images[0]) == Twin(torch, model, params, spec)(images[0]))
+    theirs = _faster(
+        [Twin(torch, model, params, spec, last) for last in (False, True)], images[0]
+    )
+    pairs = [(_seconds(ours, image), _seconds(theirs, image)) for image in images]
+    columns = [f"{1 / statistics.median(c):.2f}" for c in zip(*pairs, strict=True)]
+    ratio = statistics.median(b / a for a, b in pairs)
+    form = "channels last" if theirs.last else "channels first"
+    print(
+        f"\n{len(images)} images of {images[0].shape[1]}x{images[0].shape[0]}, width "
+        f"{_WIDTH.value:g}; jax {jax.__version__} on {jax.default_backend()}, torch "
+        f"{torch.__version__} ({form}, {torch.get_num_threads()} threads)\n"
+    )
+    row = [*columns, f"{ratio:.2f}", f"{100 * agreement:.2f} %"]
+    headers = ["dilax, images / s", "torch, images / s", "dilax is × faster", "alike"]
+    print(tabulate([row], headers, "github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,249 @@
+"""A network in one file that runs where JAX runs, without dilax.
+
+`jax.export` lowers it to StableHLO for CPU, GPU and TPU, with free batch and image
+sizes. The file is a zip that `numpy.load` reads: the lowered network, its parameters
+as arrays (inside StableHLO they would be constants to fold, against a limit of 2 GB),
+what a caller must know as JSON, and a README with the lines that run it.
+
+Source: https://docs.jax.dev/en/latest/export/export.html
+"""
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import export, lax
+
+from dilax.datasets import DatasetSpec
+from dilax.inference.export_readme import readme
+from dilax.inference.submissions import whole_or_not_at_all
+from dilax.models import DilatedNet
+from dilax.ops import upsample_bilinear
+from dilax.ops.compiler import compiler_options
+
+Output = Literal["probabilities", "logits", "labels"]
+Pixels = Literal["uint8", "uint16"]
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_WEIGHTS = "weights/"  # before the parameters' names in the file
+
+
+class Sizes(NamedTuple):
+    """The image sizes that a network takes: 2·margin + stride·n pixels, n ≥ least.
+
+    Attributes:
+        margin: pixels of surroundings on every side.
+        stride: image pixels from one cell of the maps to the next.
+        least: the smallest n; more than 1 where the network reflects maps inside,
+            which takes maps larger than the reflection.
+    """
+
+    margin: int
+    stride: int
+    least: int
+
+
+def export_model(
+    model: DilatedNet,
+    params: Any,
+    spec: DatasetSpec,
+    path: Path,
+    output: Output = "probabilities",
+    pixels: Pixels = "uint8",
+) -> Path:
+    """Writes a network as StableHLO for `PLATFORMS`, with all it takes to run it.
+
+    The exported function takes the weights, by name, and images (batch, h, w, channels)
+    in the order of the file (RGB), h = 2·margin + stride·rows and w likewise; it
+    subtracts the mean pixel itself. The file is written whole or not at all.
+
+    Args:
+        model: the network.
+        params: its parameters, `{"front_end": …, "context": …}`.
+        spec: the data set's name, classes, palette, mean pixel and scale.
+        path: the file, `.zip`.
+        output: `"logits"` or `"probabilities"`, (batch, h', w', classes) float32 at the
+            network's own resolution, an eighth or the image's; or `"labels"`, (batch,
+            stride·rows, stride·columns) uint8: the classes of the pixels within the
+            margin, from probabilities upsampled as the release's script does.
+        pixels: the images' type.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the path is no `.zip`, an argument is not among what is allowed,
+            or the data set's classes are not as many as the network's.
+        OSError: naming the file, if it cannot be written.
+    """
+    path = Path(path)
+    check_arguments(model, spec, path, ".zip", output, pixels)
+    weights = flat_weights(params)
+    exported = _exported(model, spec, weights, output, pixels)
+    about = describe(model, spec, output, pixels) | _shapes(exported)
+    texts = {
+        "README.md": readme(path.name, about),
+        "about.json": json.dumps(about, indent=1) + "\n",
+    }
+    with whole_or_not_at_all(path) as partial:
+        _write(partial, texts, bytes(exported.serialize()), weights)
+    return path
+
+
+def check_arguments(
+    model: DilatedNet,
+    spec: DatasetSpec,
+    path: Path,
+    suffix: str,
+    output: str,
+    pixels: str,
+) -> None:
+    """Raises ValueError for what no export can do; see `export_model`."""
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise ValueError(f"path={str(path)!r}: must be a file that ends in {suffix}")
+    for name, value, allowed in (
+        ("output", output, Output),
+        ("pixels", pixels, Pixels),
+    ):
+        if value not in get_args(allowed):
+            choices = ", ".join(get_args(allowed))
+            raise ValueError(f"{name}={value!r}: must be one of {choices}")
+    if spec.num_classes != model.num_classes:
+        raise ValueError(
+            f"spec: {spec.name} has {spec.num_classes} classes, the network "
+            f"{model.num_classes}"
+        )
+
+
+def flat_weights(params: Any) -> dict[str, np.ndarray]:
+    """The parameters as NumPy arrays, by the names that they have in the file."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {_WEIGHTS + n: np.asarray(value, np.float32) for n, value in flat.items()}
+
+
+def sizes_taken(model: DilatedNet) -> Sizes:
+    """The sizes on which an exported network gives a whole number of cells."""
+    margin, stride = model.margin, model.map_stride
+    if model.context is not None and model.context.padding == "none":
+        margin += stride * model.context.receptive_field.margin
+    least = [width * at // stride + 1 for width, at in _reflections(model)]
+    return Sizes(margin, stride, max(least, default=1))
+
+
+def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
+    """(width in cells, stride) of the reflections inside the network."""
+    stride, context = 1, model.context
+    for row in model.front_end.layers:
+        if row.channels == 0:
+            stride *= row.kernel
+        elif model.front_end.padding == "reflect":
+            yield (row.dilation * (row.kernel - 1) + 1) // 2, stride
+    if context is None or context.border != "reflect" or context.padding == "none":
+        return
+    whole = context.padding == "entry"
+    widths = [row.dilation for row in context.layers]
+    yield context.receptive_field.margin if whole else max(widths), stride
+
+
+def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Callable:
+    """`f(weights, images)`: from pixels to what `output` says (see `export_model`)."""
+    mean = np.asarray(spec.mean, np.float32)
+
+    def network(weights: Mapping[str, jax.typing.ArrayLike], images: jax.Array):
+        names = {name.removeprefix(_WEIGHTS): w for name, w in weights.items()}
+        params = traverse_util.unflatten_dict(names, sep="/")
+        scale = np.float32(1 / 257 if images.dtype == np.uint16 else 1)
+        x = lax.rev(images, (3,)).astype(jnp.float32) * scale - mean
+        logits: Any = model.apply({"params": params}, x)
+        return logits if output == "logits" else _finished(model, logits, output)
+
+    return network
+
+
+def _finished(model: DilatedNet, logits: jax.Array, output: Output) -> jax.Array:
+    probabilities = jax.nn.softmax(logits)
+    if output == "probabilities":
+        return probabilities
+    if model.output_stride > 1:
+        probabilities = upsample_bilinear(probabilities, model.output_stride)
+    return jnp.argmax(probabilities, -1).astype(np.min_scalar_type(model.num_classes))
+
+
+def _exported(model, spec, weights, output, pixels) -> export.Exported:
+    sizes, channels = sizes_taken(model), len(spec.mean)
+    shape = export.symbolic_shape(
+        "batch, {1}*rows + {0}, {1}*columns + {0}, {2}".format(
+            2 * sizes.margin, sizes.stride, channels
+        ),
+        constraints=[f"rows >= {sizes.least}", f"columns >= {sizes.least}"],
+    )
+    network = jax.jit(network_function(model, spec, output))
+    shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in weights.items()}
+    with _without_source_paths():
+        images = jax.ShapeDtypeStruct(shape, np.dtype(pixels))
+        return export.export(network, platforms=PLATFORMS)(shapes, images)
+
+
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """StableHLO would otherwise name this machine's folders."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def describe(model: DilatedNet, spec: DatasetSpec, output: str, pixels: str) -> dict:
+    """What a caller must know about an exported network, for a JSON file."""
+    sizes = sizes_taken(model)
+    return {
+        "dataset": spec.name,
+        "classes": spec.classes,
+        "palette": spec.palette,
+        "channels": "RGB" if len(spec.mean) == 3 else "in the order of the file",
+        "pixels": pixels,
+        "mean": spec.mean[::-1],  # in the order of the channels
+        "scale": spec.scale,
+        "margin": sizes.margin,
+        "stride": sizes.stride,
+        "least": sizes.least,
+        "output": output,
+        "output_stride": 1 if output == "labels" else model.output_stride,
+    }
+
+
+def _shapes(exported: export.Exported) -> dict:
+    return {
+        "input_shape": str(exported.in_avals[-1].shape),
+        "output_shape": str(exported.out_avals[0].shape),
+        "platforms": exported.platforms,
+        "jax": jax.__version__,
+        "compiler_options": {"cpu": compiler_options("cpu")},
+    }
+
+
+def _write(path: Path, texts: dict[str, str], network: bytes, weights: dict) -> None:
+    """An uncompressed zip of files from 1980: the same to the byte for one network."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(_entry(name), text)
+        archive.writestr(_entry("network.jax_export"), network)
+        for name, array in weights.items():
+            with archive.open(_entry(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, 0o644 << 16  # on any system
+    return info

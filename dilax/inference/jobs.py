@@ -1,0 +1,205 @@
+"""Photographs from disk → label maps on disk; a stopped job goes on where it was."""
+
+import errno
+import functools
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dilax.datasets import DatasetSpec
+from dilax.inference.files import colour_bands, overlay_bands, palette_image, save_image
+from dilax.inference.pipeline import Outcome, Room, Task, run_tasks
+from dilax.inference.png import PNG_END, save_bands
+from dilax.inference.predictor import Predictor
+from dilax.inference.reading import MAX_PIXELS, any_size, count_pixels, read_photo
+from dilax.inference.sources import Photo, find_photos
+
+# What can be written of an image, and how its file's name goes on after the image's.
+OUTPUTS = {
+    "labels": ".png",
+    "overlay": "_overlay.png",
+    "colour": "_colour.png",
+    "probabilities": "_probabilities.npz",
+}
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
+
+
+class Job(NamedTuple):
+    """A photograph and the files to write of it."""
+
+    photo: Photo
+    files: dict[str, Path]
+
+
+def predict_files(
+    predictor: Predictor, source: str | Path, output: Path, **options
+) -> list[str]:
+    """What `predict_photos` could not read; everything else is written."""
+    return predict_photos(predictor, source, output, **options).problems
+
+
+def predict_photos(
+    predictor: Predictor,
+    source: str | Path,
+    output: Path,
+    *,
+    outputs: Sequence[str] = ("labels", "overlay"),
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Outcome:
+    """Predicts images into files named after them, in the sub-folders that they are in.
+
+    Args:
+        predictor: network, parameters, data set.
+        source: what `find_photos` takes.
+        output: folder to write to; it is made.
+        outputs: among `"labels"` (palette PNG of class ids), `"overlay"`, `"colour"`
+            and `"probabilities"` (`.npz`, (h, w, k) float32).
+        overwrite: predict images anew whose files are there, whole.
+        max_pixels: larger images are not read, but named.
+
+    Raises:
+        ValueError: if the source is missing or holds no images, if they would be
+            overwritten, or if there is no such output.
+        OSError: naming the file or folder, if it cannot be written; what was written
+            before stays.
+    """
+    check_outputs(outputs, list(OUTPUTS))
+    jobs = plan_jobs(find_photos(source, output), output, outputs)
+    check_writable(output)
+    missing = [j for j in jobs if overwrite or not all(map(is_whole, j.files.values()))]
+    skipped = len(jobs) - len(missing)
+    room = Room()
+    tasks = _tasks(missing, predictor.spec, room, max_pixels)
+    with any_size(), progress(len(jobs), skipped) as bar:
+        outcome = run_tasks(predictor, tasks, room, bar)
+    return outcome._replace(skipped=skipped)
+
+
+def _tasks(
+    jobs: list[Job], spec: DatasetSpec, room: Room, max_pixels: int
+) -> Iterator[Task]:
+    for photo, files in jobs:
+        pixels = 0
+        try:
+            pixels = count_pixels(photo.file, str(photo), max_pixels)
+            room.enter(pixels)
+            image = read_photo(photo.file, str(photo), len(spec.mean))
+        except ValueError as error:
+            yield Task(error, pixels)
+            continue
+        write = functools.partial(save_pictures, image, files, spec)
+        yield Task(image, pixels, write, files.get("probabilities"))
+
+
+def save_pictures(
+    image: np.ndarray, files: dict[str, Path], spec: DatasetSpec, labels: np.ndarray
+) -> None:
+    """Writes the outputs that are pictures."""
+    if "labels" in files:
+        save_image(palette_image(labels, spec), files["labels"])
+    for output in files.keys() & {"overlay", "colour"}:
+        bands = picture_bands(output, image, labels, spec)
+        save_bands(bands, labels.shape, files[output])
+
+
+def picture_bands(
+    output: str, image: np.ndarray, labels: np.ndarray, spec: DatasetSpec
+) -> Iterator[np.ndarray]:
+    """A label map as `"overlay"` or `"colour"`: (rows, w, 3) uint8, top to bottom."""
+    if output == "overlay":
+        return overlay_bands(image, labels, spec)
+    return colour_bands(labels, spec)
+
+
+def progress(total: int | None, done: int = 0, unit: str = "image") -> tqdm:
+    """A bar over images with the time that is left; `total` may be unknown."""
+    return tqdm(
+        desc="predict",
+        total=total,
+        initial=done,
+        unit=unit,
+        bar_format=_BAR if total else None,
+    )
+
+
+def check_outputs(outputs: Sequence[str], allowed: Sequence[str]) -> None:
+    """Refuses what is not among the outputs.
+
+    Raises:
+        ValueError: naming it, with what is allowed.
+    """
+    wrong = [name for name in outputs if name not in allowed]
+    if wrong or not outputs:
+        raise ValueError(
+            f"outputs={','.join(outputs)!r}: must be some of {', '.join(allowed)}"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder, and a file in it to see.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or error})"
+        raise OSError(error.errno or errno.EIO, reason, str(folder)) from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there that ends as one of its kind does."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".npz":
+        return zipfile.is_zipfile(path)
+    if path.suffix == ".png":
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(PNG_END)))
+            return file.read() == PNG_END
+    return path.stat().st_size > 0
+
+
+def plan_jobs(photos: list[Photo], output: Path, outputs: Sequence[str]) -> list[Job]:
+    """Which files to write of each photograph.
+
+    They bear the images' stems, or the whole file names where stems would have one file
+    overwrite another. Letters' case counts for nothing, as on some file systems.
+
+    Raises:
+        ValueError: if they would overwrite the images.
+    """
+    images = {_key(p.file) for p in photos if isinstance(p.file, Path)}
+    for names in ([p.name.stem for p in photos], [p.name.name for p in photos]):
+        places = [
+            output / photo.name.parent / name
+            for photo, name in zip(photos, names, strict=True)
+        ]
+        # All that might be written: names are the same whatever is chosen of it.
+        files = {_key(f) for p in places for f in named(p, tuple(OUTPUTS)).values()}
+        if len(files) == len(OUTPUTS) * len(photos) and not files & images:
+            every = (named(place, outputs) for place in places)
+            return list(map(Job, photos, every))
+    raise ValueError(f"{output}: holds the images, which would be overwritten")
+
+
+def named(place: Path, outputs: Sequence[str]) -> dict[str, Path]:
+    """The file of each output, named after `place`.
+
+    Example:
+        >>> str(named(Path("out/cat"), ("overlay",))["overlay"])
+        'out/cat_overlay.png'
+    """
+    return {o: place.with_name(place.name + OUTPUTS[o]) for o in outputs}
+
+
+def _key(path: Path) -> str:
+    return str(path.resolve()).casefold()

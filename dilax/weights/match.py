@@ -1,0 +1,201 @@
+"""Which array of a file becomes which parameter of a network, by name and shape.
+
+Nothing is left to chance: what is missing or misshapen is an error that names it,
+unless the caller named it first.
+"""
+
+import collections
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from dilax.weights.names import FIXED
+from dilax.weights.report import Report, Row
+from dilax.weights.stored import Shape, Weights, reading
+
+_LISTED = 12
+Shapes = Mapping[str, Shape]
+
+
+def check_weights(
+    weights: Weights,
+    shapes: Shapes,
+    *,
+    allow_missing: Sequence[str] = (),
+    reset: Sequence[str] = (),
+) -> Report:
+    """Whether a file has the parameters of a network; their values are not read.
+
+    Args:
+        weights: of the file.
+        shapes: `"front_end/conv1_1/kernel"` → shape.
+        allow_missing: layers that the file may lack, as `chosen` takes them.
+        reset: layers that are not taken from the file, likewise.
+
+    Raises:
+        ValueError: naming what is missing or misshapen, a fixed layer with other
+            values than ours, or a pattern that no layer matches.
+    """
+    anew = chosen(reset, shapes, "reset")
+    allowed = chosen(allow_missing, shapes, "allow_missing")
+    found = sources(weights, shapes)
+    missing = [n for n in shapes if n not in found and n not in anew]
+    lost = [n for n in missing if n not in allowed]
+    if lost:
+        raise ValueError(
+            f"{weights.path}: lacks {listed(lost)}. It holds {listed(weights.tensors)}."
+            " Layers that may start anew are named by allow_missing or reset"
+        )
+    loaded = {n: found[n] for n in shapes if n in found and n not in anew}
+    _check_shapes(weights, loaded, shapes)
+    _check_fixed(weights)
+    used = {*found.values(), FIXED}
+    left_over = tuple(n for n in weights.tensors if n not in used)
+    return Report(
+        title=f"{weights.path} ({weights.kind})",
+        rows=tuple(_rows(weights, found, anew, missing, shapes)),
+        loaded=tuple(loaded),
+        missing=tuple(missing),
+        reset=tuple(anew),
+        left_over=left_over,
+    )
+
+
+def flat_shapes(params: Mapping[str, Any]) -> dict[str, Shape]:
+    """Parameters, or what has their shapes, as name → shape.
+
+    Example:
+        >>> flat_shapes({"front_end": {"final": {"bias": np.zeros(3)}}})
+        {'front_end/final/bias': (3,)}
+    """
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
+
+
+def chosen(
+    patterns: Sequence[str], names: Collection[str], argument: str
+) -> dict[str, None]:
+    """The parameters that patterns name, in order.
+
+    Args:
+        patterns: beginnings of names, or globs, with or without the module: `"final"`,
+            `"ctx"`, `"context"`, `"front_end/fc*"`.
+        names: of all parameters.
+        argument: for the message.
+
+    Raises:
+        ValueError: naming a pattern that matches none.
+
+    Example:
+        >>> list(chosen(["ctx"], ["front_end/final/bias", "context/ctx_fc1/bias"], "x"))
+        ['context/ctx_fc1/bias']
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [n for n in names if matches_layer(pattern, n)]
+        if not matches:
+            layers = dict.fromkeys(map(_layer, names))
+            raise ValueError(
+                f"{argument}={pattern!r}: is none of the layers {listed(layers)}"
+            )
+        found |= dict.fromkeys(matches)
+    return {name: None for name in names if name in found}
+
+
+def matches_layer(pattern: str, name: str) -> bool:
+    """Whether a pattern, as `chosen` takes it, names a parameter."""
+    return any(
+        fnmatch.fnmatchcase(form, f"{pattern}*")
+        for form in (name, name.partition("/")[2])
+    )
+
+
+def sources(weights: Weights, names: Collection[str]) -> dict[str, str]:
+    """The array of the file for each parameter that it has.
+
+    It has the parameter's name, or the name without the module where that is no other
+    parameter's too.
+    """
+    short = collections.Counter(name.partition("/")[2] for name in names)
+    found = {}
+    for name in names:
+        own = name.partition("/")[2]
+        if name in weights.tensors:
+            found[name] = name
+        elif own in weights.tensors and short[own] == 1:
+            found[name] = own
+    return found
+
+
+def _check_shapes(weights: Weights, loaded: dict[str, str], shapes: Shapes) -> None:
+    wrong = [
+        f"{name} {shapes[name]} is {weights.tensors[source].shape} there"
+        for name, source in loaded.items()
+        if not weights.tensors[source].fits(shapes[name])
+    ]
+    if wrong:
+        raise ValueError(
+            f"{weights.path}: has other shapes: {listed(wrong)}. Layers that shall "
+            "start anew are named by reset"
+        )
+
+
+def _check_fixed(weights: Weights) -> None:
+    """`ctx_upsample` of the release is bilinear: ours is built in, and has to agree."""
+    stored = weights.tensors.get(FIXED)
+    if stored is None:
+        return
+    ramp = 1 - np.abs(np.arange(16) / 8 - 15 / 16)
+    with reading(weights.path, weights.kind):
+        same = stored.shape[1:] == (1, 16, 16) and np.allclose(
+            stored.read(), np.outer(ramp, ramp), rtol=0, atol=1e-5
+        )
+    if not same:
+        raise ValueError(
+            f"{weights.path}: {FIXED} {stored.shape} is not the bilinear upsampling by "
+            "8 that this network has in its place"
+        )
+
+
+def _rows(
+    weights: Weights,
+    found: dict[str, str],
+    anew: Collection[str],
+    missing: Sequence[str],
+    shapes: Shapes,
+) -> Iterator[Row]:
+    """The layers of the file in its order, then those that it lacks."""
+    layers: dict[str, list[str]] = {}
+    for name in weights.tensors:
+        layers.setdefault(_layer(name), []).append(name)
+    targets = {source: name for name, source in found.items()}
+    for layer, names in layers.items():
+        names.sort(key=lambda name: not name.endswith("/kernel"))
+        became = [targets[name] for name in names if name in targets]
+        shape = ", ".join(str(weights.tensors[name].shape) for name in names)
+        yield Row(layer, shape, _fate(layer, became, anew, shapes))
+    for layer in dict.fromkeys(map(_layer, missing)):
+        yield Row("", "", f"{layer}: missing, starts anew")
+
+
+def _fate(layer: str, became: list[str], anew: Collection[str], shapes: Shapes) -> str:
+    if layer == _layer(FIXED):
+        return "left out: fixed, bilinear as it should be"
+    if not became:
+        return "left over"
+    if became[0] in anew:
+        return f"left out: {_layer(became[0])} is reset"
+    return f"{_layer(became[0])} {shapes[became[0]]}"
+
+
+def _layer(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def listed(items: Collection[str], between: str = ", ") -> str:
+    """Names for a message, the first of them where there are many."""
+    more = f"{between}and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return between.join(list(items)[:_LISTED]) + more

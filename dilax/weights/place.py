@@ -1,0 +1,90 @@
+"""A file's arrays become the parameters of a network."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from dilax.models import DilatedNet
+from dilax.weights.inputs import adapted, shown
+from dilax.weights.match import check_weights, flat_shapes, listed, sources
+from dilax.weights.report import Report
+from dilax.weights.stored import Shape, Weights, reading
+
+Params = dict[str, Any]
+
+
+def place_weights(
+    weights: Weights,
+    model: DilatedNet,
+    initial: Params,
+    *,
+    allow_missing: Sequence[str] = (),
+    reset: Sequence[str] = (),
+    mean: tuple[float, ...] | None = None,
+) -> tuple[Params, Report]:
+    """The parameters of a network, from a file where it has them.
+
+    Args:
+        weights: of the file.
+        model: says which layer takes the image.
+        initial: the network's parameters so far; what is missing or reset keeps them.
+            Where nothing is, their shapes (`param_shapes`) are enough.
+        allow_missing: see `check_weights`.
+        reset: see `check_weights`.
+        mean: of the images that the network will see; a difference to the file's goes
+            into the first layer's bias.
+
+    Returns:
+        New parameters, float32, and what was loaded from where.
+
+    Raises:
+        ValueError: as `check_weights`, and naming layers whose values are not finite.
+    """
+    shapes = flat_shapes(initial)
+    report = check_weights(weights, shapes, allow_missing=allow_missing, reset=reset)
+    found = sources(weights, shapes)
+    values = {n: _values(weights, found[n], shapes[n]) for n in report.loaded}
+    bad = [n for n, value in values.items() if not np.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"{weights.path}: not finite: {listed(bad)}")
+    flat = traverse_util.flatten_dict(initial, sep="/")
+    note = _adapt(values, weights, model, flat, mean)
+    merged = {**flat, **{n: jnp.asarray(value) for n, value in values.items()}}
+    params = traverse_util.unflatten_dict(merged, sep="/")
+    return params, dataclasses.replace(report, notes=(note,))
+
+
+def _values(weights: Weights, source: str, shape: Shape) -> np.ndarray:
+    with reading(weights.path, weights.kind):
+        return weights.tensors[source].fitted(shape)
+
+
+def _adapt(
+    values: dict[str, np.ndarray],
+    weights: Weights,
+    model: DilatedNet,
+    flat: Mapping[str, Any],
+    mean: tuple[float, ...] | None,
+) -> str:
+    """Rewrites the first layer for our images; returns what to say about it."""
+    first = next(row.name for row in model.front_end.layers if row.channels)
+    kernel, bias = (f"front_end/{first}/{part}" for part in ("kernel", "bias"))
+    if kernel not in values:
+        return f"{first} is not from the file; it takes whatever it learns to take"
+    if weights.inputs is None:
+        return (
+            "the file does not say which mean pixel its network expects subtracted: "
+            "nothing was done about it"
+        )
+    before = values[bias] if bias in values else np.asarray(flat[bias])
+    try:
+        changed = adapted(values[kernel], before, weights.inputs, mean)
+    except ValueError as error:
+        raise ValueError(f"{weights.path}: {error}") from error
+    values[kernel], values[bias] = changed
+    now = shown(mean or weights.inputs.mean)
+    return f"{first} took {weights.inputs}; it takes BGR minus {now} now"

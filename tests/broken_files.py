@@ -1,0 +1,58 @@
+"""What a reader may do with a broken file: read it, or raise `ValueError`."""
+
+import time
+import tracemalloc
+
+import numpy as np
+from weight_files import Layers, mutations
+
+from dilax.models import DilatedNet, FrontEnd, Layer
+from dilax.weights import Inputs, place_weights, read_weights
+
+_MOST_MEMORY = 20_000_000
+_MODEL = DilatedNet(
+    FrontEnd(5, (Layer("conv1_1", 3, 4), Layer("conv1_2", 3, 4), Layer("fc7", 1, 8)))
+)
+
+
+def check_broken(path, content: bytes, layers: Layers, count: int = 200) -> int:
+    """Reads mutated files and loads what they hold; returns how many were refused.
+
+    Args:
+        path: where to write them; its suffix says their kind.
+        content: of a sound file.
+        layers: that it holds.
+        count: how many to try.
+    """
+    initial = {
+        "front_end": {
+            name: dict(kernel=np.zeros_like(kernel), bias=np.zeros_like(bias))
+            for name, (kernel, bias) in layers.items()
+        }
+    }
+
+    def load():
+        weights = read_weights(path, Inputs((0.0, 0.0, 0.0)))
+        everything = dict(allow_missing=("*",))
+        return place_weights(weights, _MODEL, initial, **everything)[0]
+
+    path.write_bytes(content)
+    whole = load()["front_end"]
+    for name, (kernel, _) in layers.items():
+        np.testing.assert_array_equal(whole[name]["kernel"], kernel)
+    refused = 0
+    start = time.perf_counter()
+    tracemalloc.start()
+    for broken in mutations(content, count):
+        path.write_bytes(broken)
+        try:
+            load()
+        except (ValueError, OSError) as error:
+            assert "Type-check" not in str(error)
+            assert len(str(error)) < 5000
+            refused += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < _MOST_MEMORY
+    assert time.perf_counter() - start < 60
+    return refused

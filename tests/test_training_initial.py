@@ -1,0 +1,239 @@
+"""Runs that start from weights: of a file, of another run, of a released network."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from networks import RELEASES, SLIM, each_release, init_shapes, random_params
+from tiny_run import tiny_config, write_images
+from weight_files import IMAGE, blob, caffe_layer, layers_of, oihw
+
+import dilax
+from dilax.datasets import DATASETS
+from dilax.launch import overridden
+from dilax.models import BASIC
+from dilax.training import DataConfig, OptimizerConfig, import_weights
+from dilax.training.config import build_model, build_spec, check_config
+from dilax.training.initial import check_init, params_from_init
+from dilax.weights import Inputs, save_weights
+from dilax.weights.inputs import adapted
+from experiments import camvid, cityscapes, coco, kitti, voc
+
+MEAN = (20.0, 30.0, 40.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+def _still(data, **fields):
+    """The tiny recipe of one stage that ends where it starts."""
+    config = tiny_config(data, **fields)
+    rule = OptimizerConfig("sgd", 0.0, weight_decay=0.0)
+    first = dataclasses.replace(config.stages[0], optimizer=rule, steps=1)
+    config.stages = (dataclasses.replace(first, evaluate_every=0),)
+    return config
+
+
+def _model(config):
+    spec = build_spec(config)
+    return build_model(config.model, config.stages[0], spec.num_classes), spec
+
+
+def _shapes(config):
+    return init_shapes(_model(config)[0], np.zeros((1, 20, 20, 3), np.float32))
+
+
+def _file(config, folder, **changes):
+    """Weights of the tiny front end; layers that are None are left out."""
+    image = np.zeros((1, 20, 20, 3), np.float32)
+    front_end = random_params(_model(config)[0], image)["front_end"]
+    front_end = {n: v for n, v in (front_end | changes).items() if v is not None}
+    save_weights({"front_end": front_end}, folder / "a.npz", mean=MEAN)
+    return front_end
+
+
+def _equal(one, other):
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def test_a_run_starts_from_a_file_and_says_what_it_took(data, tmp_path, capsys):
+    config = _still(data)
+    given = _file(config, tmp_path, final=None)
+    config.init = str(tmp_path / "a.npz")
+    dilax.train(config, tmp_path / "run")
+    found = dilax.load_checkpoint(tmp_path / "run")[1]["front_end"]
+    kernel, bias = adapted(
+        *(np.asarray(given["conv1"][part]) for part in ("kernel", "bias")),
+        Inputs(MEAN),
+        _model(config)[1].mean,
+    )
+    np.testing.assert_array_equal(found["conv1"]["kernel"], kernel)
+    np.testing.assert_array_equal(found["conv1"]["bias"], bias)
+    assert not np.array_equal(bias, given["conv1"]["bias"])
+    assert _equal(found["fc"], given["fc"])
+    text = (tmp_path / "run" / "init.txt").read_text("utf-8")
+    assert "stage front_end" in text and "front_end/final: missing" in text
+    assert text.partition("\n")[2] in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_does_not_need_the_file_again(data, tmp_path):
+    config = _still(data)
+    _file(config, tmp_path)
+    config.init = str(tmp_path / "a.npz")
+    results = dilax.train(config, tmp_path / "run")
+    (tmp_path / "a.npz").unlink()
+    (tmp_path / "run" / "results.json").unlink()
+    assert dilax.train(config, tmp_path / "run") == results
+    other = dataclasses.replace(config, init=None)
+    with pytest.raises(ValueError, match=r"another configuration \(init"):
+        dilax.train(other, tmp_path / "run")
+
+
+def test_weights_that_do_not_fit_are_refused_before_the_folder_is_taken(data, tmp_path):
+    config = _still(data)
+    given = _file(config, tmp_path, fc=None)
+    config.init = str(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="lacks front_end/fc/bias"):
+        dilax.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    _file(config, tmp_path, fc=given["conv1"])
+    with pytest.raises(ValueError, match=r"front_end/fc/.* is .* there"):
+        dilax.train(config, tmp_path / "run")
+    config.init = str(tmp_path / "b.npz")
+    with pytest.raises(ValueError, match=r"b\.npz: .* No such file"):
+        dilax.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a run whose only stage has a context module."""
+    config = _still(data)
+    joint = dataclasses.replace(config.stages[0], trains="all", context=BASIC[:3])
+    config.stages = (joint,)
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    dilax.train(config, workdir)
+    return workdir, config
+
+
+def _fine_tuning(trained, data, **fields):
+    config = dataclasses.replace(trained[1], init=str(trained[0]), **fields)
+    model, spec = _model(config)
+    fresh = random_params(model, np.zeros((1, 20, 20, 3), np.float32), seed=9)
+    check_init(config, spec)
+    params, report = params_from_init(config, spec, model, fresh)
+    return dilax.load_checkpoint(trained[0])[1], fresh, params, report
+
+
+def test_a_run_starts_from_another_run_s_folder(trained, data):
+    given, _, params, report = _fine_tuning(trained, data)
+    assert _equal(given, params)
+    assert not (report.missing or report.reset or report.left_over)
+
+
+def test_layers_that_are_reset_keep_the_initialisation(trained, data):
+    reset = ("final", "ctx")
+    given, fresh, params, report = _fine_tuning(trained, data, reset=reset)
+    assert _equal(params["context"], fresh["context"])
+    assert _equal(params["front_end"]["final"], fresh["front_end"]["final"])
+    assert _equal(params["front_end"]["fc"], given["front_end"]["fc"])
+    assert len(report.reset) == 2 + 2 * 4
+
+
+def test_stages_without_the_module_leave_it_and_its_resetting_aside(trained, data):
+    config = dataclasses.replace(
+        _still(data), init=str(trained[0]), reset=("final", "ctx")
+    )
+    config.stages = (*config.stages, *tiny_config(data).stages[1:])
+    model, spec = _model(config)
+    check_init(config, spec)
+    fresh = random_params(model, np.zeros((1, 20, 20, 3), np.float32))
+    params, report = params_from_init(config, spec, model, fresh)
+    assert set(params) == {"front_end"}
+    assert "context/ctx_final/kernel" in report.left_over
+    config.reset = ("fianl",)
+    with pytest.raises(ValueError, match=r"--config\.reset='fianl': is none of"):
+        check_init(config, spec)
+
+
+def test_a_context_module_in_part_is_refused(trained, data, tmp_path):
+    params = dilax.load_checkpoint(trained[0])[1]
+    del params["context"]["ctx_conv2_1"]
+    save_weights(params, tmp_path / "a.npz")
+    config = dataclasses.replace(trained[1], init=str(tmp_path / "a.npz"))
+    with pytest.raises(ValueError, match="lacks context/ctx_conv2_1/bias"):
+        check_init(config, _model(config)[1])
+    save_weights({"front_end": params["front_end"]}, tmp_path / "a.npz")
+    check_init(config, _model(config)[1])
+
+
+@pytest.mark.parametrize("experiment", [voc, coco, camvid, kitti, cityscapes])
+def test_the_paper_s_recipes_ask_for_weights(experiment):
+    config = experiment.paper()
+    with pytest.raises(ValueError, match=r"(?s)init=FILE.*vgg16-397923af.*init=none"):
+        check_config(config)
+    check_config(overridden(config, ["--config.init=none"]))
+    check_config(overridden(config, ["--config.init=vgg16.pth"]))
+    assert not experiment.small().needs_init
+
+
+def test_resetting_without_weights_is_refused(data):
+    config = tiny_config(data, reset=("final",))
+    with pytest.raises(ValueError, match=r"no --config\.init to reset"):
+        check_config(config)
+
+
+# Released networks.
+
+
+def _released(release, folder, without=(), **options):
+    model = release.build(**{**SLIM, **options})
+    params = random_params(model, IMAGE)
+    net = b"".join(
+        caffe_layer(name, "Convolution", [blob(oihw(kernel)), blob(bias)])
+        for name, (kernel, bias) in layers_of(params).items()
+        if name not in without
+    )
+    (folder / "a.caffemodel").write_bytes(net)
+    return model, params
+
+
+NAMES = ("dilation8_pascal_voc", "dilation8_camvid", "dilation7_kitti")
+BY_BUILDER = dict(
+    zip((r.build for r in RELEASES), (*NAMES, "dilation10_cityscapes"), strict=True)
+)
+
+
+@each_release
+def test_a_released_network_becomes_the_folder_of_a_run(release, tmp_path):
+    model, params = _released(release, tmp_path)
+    network = BY_BUILDER[release.build]
+    folder = tmp_path / "run"
+    report = import_weights(tmp_path / "a.caffemodel", network, folder, **SLIM)
+    built, found, spec = dilax.load_checkpoint(folder)
+    assert built == model
+    assert _equal(found, params)
+    assert spec == DATASETS[release.build.__name__.split("_")[1]]
+    assert not (report.left_over or report.missing)
+    assert str(report) in (folder / "init.txt").read_text("utf-8")
+    assert json.loads((folder / "config.json").read_text("utf-8"))["name"] == network
+    with pytest.raises(ValueError, match="holds a run"):
+        import_weights(tmp_path / "a.caffemodel", network, folder, **SLIM)
+
+
+def test_what_cannot_be_imported_leaves_nothing_behind(data, tmp_path):
+    release = RELEASES[1]
+    _released(release, tmp_path, without=("ctx_fc1",))
+    path, folder = tmp_path / "a.caffemodel", tmp_path / "run"
+    with pytest.raises(ValueError, match="lacks context/ctx_fc1/bias"):
+        import_weights(path, "dilation8_camvid", folder, **SLIM)
+    with pytest.raises(ValueError, match="is none of dilation8_pascal_voc"):
+        import_weights(path, "dilation9", folder)
+    images = DataConfig("folder", data_dir=str(data))
+    with pytest.raises(ValueError, match="has 3 classes, dilation8_camvid 11"):
+        import_weights(path, "dilation8_camvid", folder, data=images, **SLIM)
+    assert not folder.exists()

@@ -1,0 +1,196 @@
+"""Keras's HDF5 files: every way in which layers are named, and broken ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from broken_files import check_broken
+from weight_files import KERAS, keras_file, vgg_layers
+
+from dilax.weights import CAFFE, hdf5, read_weights
+
+LAYERS = vgg_layers()
+FEW = {name: LAYERS[name] for name in ("conv1_1", "conv1_2", "fc7")}
+FORMS = ("old", "new", "model", "3", "3 named")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("top", [True, False])
+def test_every_form_of_the_file_is_read_with_and_without_the_top(form, top, tmp_path):
+    path = tmp_path / "a.weights.h5"
+    keras_file(path, LAYERS, form, top)
+    weights = read_weights(path)
+    layers = {n: v for n, v in LAYERS.items() if top or n.startswith("conv")}
+    assert set(weights.tensors) == {f"{n}/{p}" for n in layers for p in PARTS}
+    assert weights.inputs == CAFFE
+    for name, parts in layers.items():
+        for part, array in zip(PARTS, parts, strict=True):
+            stored = weights.tensors[f"{name}/{part}"]
+            np.testing.assert_array_equal(stored.fitted(array.shape), array)
+
+
+PARTS = ("kernel", "bias")
+
+
+def test_a_network_within_a_model_and_other_layers_are_told_apart(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name, (kernel, bias) in LAYERS.items():
+            if name.startswith("conv"):
+                folder = f"model_weights/vgg16/{KERAS[name]}"
+                file[f"{folder}/kernel:0"], file[f"{folder}/bias:0"] = kernel, bias
+        file["model_weights/dense/dense/kernel:0"] = np.ones((3, 2))
+        file["optimizer_weights/SGD/block1_conv1/kernel/momentum:0"] = np.ones(3)
+    names = set(read_weights(path).tensors)
+    assert {"conv1_1/kernel", "conv5_3/bias"} < names
+    assert "model_weights/dense/dense/kernel:0" in names
+    assert len(names) == 2 * 13 + 1
+
+
+@pytest.mark.parametrize("kind", ["f2", "f8", "compressed", "chunked"])
+def test_values_are_read_however_they_are_stored(kind, tmp_path):
+    path, kernel = tmp_path / "a.h5", LAYERS["conv3_1"][0].astype("f2")
+    options = dict(
+        compressed=dict(compression="gzip"), chunked=dict(chunks=(3, 3, 4, 4))
+    )
+    with h5py.File(path, "w") as file:
+        dtype = kind if kind.startswith("f") else "f4"
+        name = "block3_conv1/block3_conv1_W_1:0"
+        file.create_dataset(name, data=kernel.astype(dtype), **options.get(kind, {}))
+    stored = read_weights(path).tensors["conv3_1/kernel"]
+    np.testing.assert_array_equal(stored.fitted(kernel.shape), kernel)
+
+
+def _unwritten(file, name):
+    file.create_dataset(name, shape=(3, 3, 3, 4), dtype="f4")
+
+
+def _elsewhere(file, name):
+    file.create_dataset(name, (3, 3, 3, 4), "f4", external=[("other.bin", 0, 432)])
+
+
+def _virtual(file, name):
+    layout = h5py.VirtualLayout((3, 3, 3, 4), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "x", (3, 3, 3, 4))
+    file.create_virtual_dataset(name, layout)
+
+
+def _enormous(file, name):
+    file.create_dataset(name, shape=(2**30, 2**29), dtype="f4", chunks=(64, 64))
+
+
+def _text(file, name):
+    file.create_dataset(name, data=np.array([b"text"] * 108).reshape(3, 3, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_unwritten, "0 of its 432 bytes are in the file"),
+        (_elsewhere, "lie in another file"),
+        (_virtual, "lie in another file"),
+        (_text, "not floating-point"),
+    ],
+)
+def test_what_the_file_does_not_hold_is_refused(write, message, tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        write(file, "block1_conv1/kernel:0")
+    stored = read_weights(path).tensors["conv1_1/kernel"]
+    with pytest.raises(ValueError, match=message):
+        stored.fitted((3, 3, 3, 4))
+
+
+def test_an_enormous_array_is_no_parameter_and_is_never_read(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        _enormous(file, "block1_conv1/kernel:0")
+    assert path.stat().st_size < 10_000
+    stored = read_weights(path).tensors["conv1_1/kernel"]
+    assert stored.shape == (2**30, 2**29)
+    assert not stored.fits((3, 3, 3, 4))
+    with pytest.raises(ValueError, match="0 of its 2305843009213693952 bytes"):
+        stored.read()
+
+
+def test_links_to_other_files_are_not_followed(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["kernel:0"] = np.ones((3, 3, 3, 4))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["block1_conv1/kernel:0"] = h5py.ExternalLink("other.h5", "kernel:0")
+        file["block1_conv2/kernel:0"] = np.ones((3, 3, 4, 4))
+        file["block1_conv2/itself"] = file["block1_conv2"]
+    assert set(read_weights(tmp_path / "a.h5").tensors) == {"conv1_2/kernel"}
+
+
+def test_two_arrays_of_one_layer_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["one/block1_conv1/kernel:0"] = np.ones((3, 3, 3, 4))
+        file["two/block1_conv1/kernel:0"] = np.ones((3, 3, 3, 4))
+    with pytest.raises(ValueError, match="two arrays are of conv1_1/kernel"):
+        read_weights(tmp_path / "a.h5")
+
+
+def test_a_file_without_arrays_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_group("block1_conv1")
+    with pytest.raises(ValueError, match=r"a\.h5: .* holds no arrays"):
+        read_weights(tmp_path / "a.h5")
+
+
+def test_no_broken_file_does_harm(unchecked, tmp_path):
+    path = tmp_path / "a.h5"
+    keras_file(path, FEW)
+    assert check_broken(path, path.read_bytes(), FEW, 12) > 2
+
+
+MANY = """
+import io, os, sys
+sys.path[:0] = {folders!r}
+import hdf5, h5py
+from weight_files import mutations
+content, refused = open({path!r}, "rb").read(), 0
+for broken in mutations(content, 250):
+    open({path!r}, "wb").write(broken)
+    child = os.fork()
+    if not child:
+        hdf5._limit(len(content))
+        try:
+            hdf5.flatten({path!r}, io.BytesIO())
+        except Exception:
+            os._exit(1)
+        os._exit(0)
+    refused += os.waitpid(child, 0)[1] != 0
+print(refused)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_no_broken_file_exceeds_the_limits(tmp_path):
+    """As above, more of them, each in a process with the limits of the one that reads.
+
+    What HDF5 does to that one (it does not always end well) is no harm to ours.
+    """
+    keras_file(tmp_path / "a.h5", FEW)
+    folders = [str(Path(p).parent) for p in (hdf5.__file__, __file__)]
+    program = MANY.format(folders=folders, path=str(tmp_path / "a.h5"))
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 60
+
+
+@pytest.mark.parametrize("harm", ["bytearray(1 << 40)", "os.kill(os.getpid(), 11)"])
+def test_a_file_that_brings_hdf5_down_ends_in_a_message(harm, tmp_path, monkeypatch):
+    keras_file(tmp_path / "a.h5", FEW)
+    script = Path(hdf5.__file__).read_text("utf-8")
+    fails = script.replace("found: list[Any] = []", f"found: list[Any] = []; {harm}")
+    assert fails != script
+    (tmp_path / "hdf5.py").write_text(fails, "utf-8")
+    monkeypatch.setattr(hdf5, "__file__", str(tmp_path / "hdf5.py"))
+    with pytest.raises(ValueError, match=r"a\.h5: .*(MemoryError|ended with -11)"):
+        read_weights(tmp_path / "a.h5")
