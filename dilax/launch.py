@@ -2,8 +2,9 @@
 
     python experiments/voc.py --config=NAME --workdir=DIR [--config.a.b=VALUE …]
 
-`train` trains, evaluates, writes tables and pictures, and resumes. `eval`, `predict`
-and `submit` read the configuration from the run's folder.
+`train` trains, evaluates, writes tables and pictures, and resumes. `eval`, `predict`,
+`submit` and `export` read the configuration from the run's folder; `import_weights`
+makes such a folder of a released network's file.
 """
 
 import errno
@@ -24,6 +25,8 @@ from dilax.inference import (
     MAX_PIXELS,
     OUTPUTS,
     Predictor,
+    export_model,
+    export_onnx,
     is_video,
     predict_photos,
     predict_video,
@@ -37,6 +40,7 @@ from dilax.training import (
     NonFiniteLoss,
     build_spec,
     estimate,
+    import_weights,
     load_checkpoint,
     open_evaluation,
     picture_indices,
@@ -45,6 +49,7 @@ from dilax.training import (
     validated,
     write_text,
 )
+from dilax.weights import RELEASED
 
 Configurations = Mapping[str, Callable[[], Config]]
 Adapt = Callable[[Config, Any], None]
@@ -94,7 +99,7 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
         "such as --config.seed=1, --config.stages[0].steps=500 or "
         "--config.stages.joint.optimizer.learning_rate=1e-5.",
     )
-    modes = ["train", "eval", "predict", "submit"]
+    modes = ["train", "eval", "predict", "submit", "export", "import_weights"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.")
     flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
     flags.DEFINE_string(
@@ -107,7 +112,8 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
         "output",
         None,
         "predict: folder of what is predicted [WORKDIR/predicted]; eval: file for the "
-        "figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip].",
+        "figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip]; export: "
+        "a .zip that JAX runs without dilax, or .onnx [WORKDIR/network.zip].",
     )
     flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
     flags.DEFINE_enum(
@@ -122,6 +128,9 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
         ["comp5", "comp6"],
         "submit: VOC's, comp5 for networks trained on nothing but VOC's own data.",
     )
+    flags.DEFINE_enum(
+        "network", None, [*RELEASED], "import_weights: the network that the file holds."
+    )
     flags.DEFINE_bool(
         "estimate", estimates, "train: measure first what it will take, and say so."
     )
@@ -135,7 +144,8 @@ def _define_prediction_flags() -> None:
         "input",
         None,
         "predict: an image, a folder with its sub-folders, a pattern ('photos/*.jpg'), "
-        "a .txt file of paths, a video, or - for an image on standard input.",
+        "a .txt file of paths, a video, or - for an image on standard input; "
+        "import_weights: the file, such as a .caffemodel.",
     )
     flags.DEFINE_list(
         "outputs",
@@ -165,7 +175,7 @@ def _define_prediction_flags() -> None:
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
-    *("competition", "estimate"),
+    *("competition", "network", "estimate"),
 )
 
 
@@ -229,9 +239,7 @@ def _guarded(
                 f"{overrides[0]}: only train takes it; the run has its own"
             )
         else:
-            {"eval": _evaluate, "predict": _predict, "submit": _submit}[values.mode](
-                values
-            )
+            _MODES[values.mode](values)
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
@@ -349,6 +357,29 @@ def _predict(values: Any) -> None:
     if done.problems:
         messages = "\n".join(done.problems)
         raise ValueError(f"{len(done.problems)} not predicted:\n{messages}")
+
+
+def _export(values: Any) -> None:
+    path = Path(values.output or Path(values.workdir) / "network.zip").expanduser()
+    write = export_onnx if path.suffix == ".onnx" else export_model
+    loaded = load_checkpoint(values.workdir, values.stage, values.which)
+    print(f"the network, and how to run it: {write(*loaded, path)}")
+
+
+def _import_weights(values: Any) -> None:
+    if not values.input or not values.network:
+        raise ValueError("--input, --network: name the file of weights and its network")
+    report = import_weights(values.input, values.network, values.workdir)
+    print(f"{report}\n\nfor --mode=eval, predict, submit and export: {values.workdir}")
+
+
+_MODES = {
+    "eval": _evaluate,
+    "predict": _predict,
+    "submit": _submit,
+    "export": _export,
+    "import_weights": _import_weights,
+}
 
 
 def _predictor(values: Any, batch_size: int) -> Predictor:

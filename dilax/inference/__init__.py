@@ -1,5 +1,7 @@
 """Prediction at full resolution: tiles, photographs, videos, submissions."""
 
+from dilax.inference.export import export_model
+from dilax.inference.export_onnx import export_onnx
 from dilax.inference.files import (
     as_rgb,
     overlay,
@@ -23,6 +25,8 @@ __all__ = [
     "TileGrid",
     "as_rgb",
     "cut_tiles",
+    "export_model",
+    "export_onnx",
     "is_video",
     "join_tiles",
     "overlay",
