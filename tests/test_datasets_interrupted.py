@@ -52,10 +52,13 @@ def test_an_interrupt_leaves_nothing(source, home, variant_dir, monkeypatch):
             threading.Event().wait(0.2)
         return SegmentationBuilder.label(self, tree, item)
 
+    # A shell's background jobs begin with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(Toys, "label", interrupting, raising=False)
         with pytest.raises(KeyboardInterrupt):
             prepare("toys", source, home)
+    signal.signal(signal.SIGINT, before)
     assert left(variant_dir) == []
     prepare("toys", source, home)
     check(opened(home, "val"), "val")

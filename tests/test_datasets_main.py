@@ -165,7 +165,13 @@ def test_stopped_in_the_middle_it_leaves_nothing_half_prepared(tmp_path, stop):
     root, home = unpacked(tmp_path / "source", files), tmp_path / "home"
     command = [sys.executable, "-m", "dilax.datasets", "prepare", "camvid"]
     command += [f"--from={root}", "--partial", f"--data_dir={home}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs begin with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not list(home.rglob("*unfinished*")):
         time.sleep(0.01)
     os.kill(process.pid, stop)

@@ -14,6 +14,7 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 import dilax
+from dilax.datasets.prepared import prepare
 from dilax.training.config import Config, from_json, to_json
 from experiments import camvid, voc
 
@@ -66,7 +67,7 @@ def test_killed_at_many_moments_it_ends_where_an_uninterrupted_run_ends(tmp_path
     moments = [
         (workdir / "config.json").exists,
         logged(5),
-        (workdir / "maps" / "front_end" / "train" / "000003.msgpack").exists,
+        (workdir / "maps" / "front_end" / "train_whole" / "000003.msgpack").exists,
         logged(11),
         saving,
     ]
@@ -106,8 +107,9 @@ def test_on_scenes_it_takes_dilation_to_tell_the_towers_apart(tmp_path):
 def test_real_camvid_images_train_and_every_labelled_pixel_is_scored(
     real_data, tmp_path
 ):
+    prepare("camvid", real_data / "CamVid", tmp_path / "prepared")
     config = camvid.small()
-    config.data.data_dir = str(real_data / "CamVid")
+    config.data.data_dir = str(tmp_path / "prepared")
     config.stages = config.stages[:1]
     config.stages[0].steps = 40
     config.stages[0].evaluate_every = 0

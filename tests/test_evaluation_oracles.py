@@ -47,7 +47,7 @@ def _submitted(samples, folder):
     """Our archive of the predictions, unpacked."""
     path = folder / "submission.zip"
     predictor = Telling(CITYSCAPES)
-    write_submission(predictor, samples, CITYSCAPES, "cityscapes", path, title="")
+    write_submission(predictor, samples, "cityscapes", path, title="")
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder / "results")
     return folder / "results"
