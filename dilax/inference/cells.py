@@ -1,15 +1,19 @@
 """From images to cells: views of images as tiles, through the network in batches."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from dilax.inference.blend import BlendGrid
 from dilax.inference.tiles import TileGrid
 from dilax.input import resize, scaled_size
 
+_LARGE = 2**26  # pixels
+_ROWS = 256
 Plan = Callable[[tuple[int, int]], TileGrid | BlendGrid]
 
 
@@ -26,8 +30,33 @@ class View(NamedTuple):
 
     def of(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of an image (h, w, c)."""
-        image = resize(image, scaled_size(image.shape, self.scale))
+        size = scaled_size(image.shape, self.scale)
+        rgb = image.shape[2] == 3 and image.dtype == np.uint8
+        large = rgb and max(len(image), size[0]) * max(image.shape[1], size[1]) > _LARGE
+        image = resize_in_bands(image, size) if large else resize(image, size)
         return image[:, ::-1] if self.mirrored else image
+
+
+def resize_in_bands(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What `resize` gives of (h, w, 3) uint8, without a second copy of the image.
+
+    Each band is made of the rows that its filter reaches.
+    """
+    if image.shape[:2] == size:
+        return image
+    ratio = len(image) / size[0]
+    reach = math.ceil(max(1, ratio)) + 1
+    result = np.empty((*size, 3), np.uint8)
+    for y in range(0, size[0], _ROWS):
+        below = min(y + _ROWS, size[0])
+        first = max(0, math.floor(y * ratio) - reach)
+        last = min(len(image), math.ceil(below * ratio) + reach)
+        box = (0, y * ratio - first, image.shape[1], below * ratio - first)
+        band = Image.fromarray(image[first:last])
+        wanted = (size[1], below - y)
+        resized = band.resize(wanted, Image.Resampling.BILINEAR, box)
+        result[y:below] = np.asarray(resized)
+    return result
 
 
 def check_image(image: np.ndarray, channels: int) -> None:

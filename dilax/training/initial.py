@@ -26,6 +26,27 @@ from dilax.weights import (
 )
 
 
+def check_init(config: Config) -> None:
+    """Refuses a recipe that is meant to start from weights, without any.
+
+    Raises:
+        ValueError: saying where VGG-16's weights are to be had, and how to go without.
+    """
+    if config.needs_init and config.init == "":
+        raise ValueError(
+            f"--config.init: {config.name!r} starts from VGG-16 trained on ImageNet. "
+            "Give its file, --config.init=FILE: VGG_ILSVRC_16_layers.caffemodel from "
+            "robots.ox.ac.uk/~vgg, vgg16-397923af.pth from download.pytorch.org/models,"
+            " or vgg16_weights_tf_dim_ordering_tf_kernels.h5 from storage.googleapis."
+            "com/tensorflow/keras-applications/vgg16. --config.init=none trains from "
+            "random weights"
+        )
+    if config.reset and not config.init:
+        raise ValueError(
+            f"--config.reset={config.reset}: there is no --config.init to reset"
+        )
+
+
 def params_from_init(
     config: Config, spec: DatasetSpec, model: DilatedNet, params: Params
 ) -> tuple[Params, Report]:
@@ -56,7 +77,7 @@ def params_from_init(
     )
 
 
-def check_init(config: Config, spec: DatasetSpec) -> None:
+def check_fits(config: Config, spec: DatasetSpec) -> None:
     """Refuses weights that do not fit, before the run's folder is claimed.
 
     Raises:
