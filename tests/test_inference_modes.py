@@ -15,7 +15,7 @@ import pytest
 from dilax.datasets import DATASETS, DatasetSpec, colour_map, read_pixels
 from dilax.inference import Predictor
 from dilax.inference.blend import plan_blend
-from dilax.inference.cells import View
+from dilax.inference.cells import View, resize_in_bands
 from dilax.inference.tiles import plan_tiles, reflected
 from dilax.input import reflect_pad, resize, subtract_mean
 from dilax.models import KITTI, ContextLayer, ContextModule, DilatedNet, FrontEnd, Layer
@@ -304,6 +304,15 @@ def test_scales_are_averaged_each_resized_to_the_image(mode, own):
     mean = together.probabilities(image)
     np.testing.assert_allclose(mean, np.mean(each, 0), atol=1e-6)
     np.testing.assert_allclose(mean.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(300, 77), (521, 77), (1400, 231), (601, 154)])
+def test_large_images_are_resized_in_bands_alike(size):
+    image = _image((601, 154), 11)
+    ours, theirs = resize_in_bands(image, size), resize(image, size)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours.astype(int), theirs, atol=1)
+    assert (ours == theirs).mean() > 0.95
 
 
 def test_a_symmetric_image_has_a_symmetric_prediction():

@@ -30,7 +30,6 @@ CONFIGS = (voc.quickstart, *(s.small for s in SETS), *(s.paper for s in SETS))
 @pytest.mark.parametrize("make", CONFIGS)
 def test_every_configuration_is_sound_and_survives_its_file(make, tmp_path):
     config = make()
-    config.init = None  # the paper's start from weights, which they ask for
     check_config(config)
     path = tmp_path / "config.json"
     path.write_text(to_json(config), "utf-8")

@@ -15,8 +15,8 @@ from dilax.datasets import DATASETS
 from dilax.launch import overridden
 from dilax.models import BASIC
 from dilax.training import DataConfig, OptimizerConfig, import_weights
-from dilax.training.config import build_model, build_spec, check_config
-from dilax.training.initial import check_init, params_from_init
+from dilax.training.config import build_model, build_spec
+from dilax.training.initial import check_fits, check_init, params_from_init
 from dilax.weights import Inputs, save_weights
 from dilax.weights.inputs import adapted
 from experiments import camvid, cityscapes, coco, kitti, voc
@@ -124,7 +124,7 @@ def _fine_tuning(trained, data, **fields):
     config = dataclasses.replace(trained[1], init=str(trained[0]), **fields)
     model, spec = _model(config)
     fresh = random_params(model, np.zeros((1, 20, 20, 3), np.float32), seed=9)
-    check_init(config, spec)
+    check_fits(config, spec)
     params, report = params_from_init(config, spec, model, fresh)
     return dilax.load_checkpoint(trained[0])[1], fresh, params, report
 
@@ -150,14 +150,14 @@ def test_stages_without_the_module_leave_it_and_its_resetting_aside(trained, dat
     )
     config.stages = (*config.stages, *tiny_config(data).stages[1:])
     model, spec = _model(config)
-    check_init(config, spec)
+    check_fits(config, spec)
     fresh = random_params(model, np.zeros((1, 20, 20, 3), np.float32))
     params, report = params_from_init(config, spec, model, fresh)
     assert set(params) == {"front_end"}
     assert "context/ctx_final/kernel" in report.left_over
     config.reset = ("fianl",)
     with pytest.raises(ValueError, match=r"--config\.reset='fianl': is none of"):
-        check_init(config, spec)
+        check_fits(config, spec)
 
 
 def test_a_context_module_in_part_is_refused(trained, data, tmp_path):
@@ -166,25 +166,25 @@ def test_a_context_module_in_part_is_refused(trained, data, tmp_path):
     save_weights(params, tmp_path / "a.npz")
     config = dataclasses.replace(trained[1], init=str(tmp_path / "a.npz"))
     with pytest.raises(ValueError, match="lacks context/ctx_conv2_1/bias"):
-        check_init(config, _model(config)[1])
+        check_fits(config, _model(config)[1])
     save_weights({"front_end": params["front_end"]}, tmp_path / "a.npz")
-    check_init(config, _model(config)[1])
+    check_fits(config, _model(config)[1])
 
 
 @pytest.mark.parametrize("experiment", [voc, coco, camvid, kitti, cityscapes])
 def test_the_paper_s_recipes_ask_for_weights(experiment):
     config = experiment.paper()
     with pytest.raises(ValueError, match=r"(?s)init=FILE.*vgg16-397923af.*init=none"):
-        check_config(config)
-    check_config(overridden(config, ["--config.init=none"]))
-    check_config(overridden(config, ["--config.init=vgg16.pth"]))
+        check_init(config)
+    check_init(overridden(config, ["--config.init=none"]))
+    check_init(overridden(config, ["--config.init=vgg16.pth"]))
     assert not experiment.small().needs_init
 
 
 def test_resetting_without_weights_is_refused(data):
     config = tiny_config(data, reset=("final",))
     with pytest.raises(ValueError, match=r"no --config\.init to reset"):
-        check_config(config)
+        check_init(config)
 
 
 # Released networks.

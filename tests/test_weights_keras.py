@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from broken_files import check_broken
-from weight_files import KERAS, keras_file, vgg_layers
+from weight_files import KERAS, keras_file, mutations, vgg_layers
 
 from dilax.weights import CAFFE, hdf5, read_weights
 
@@ -149,18 +149,16 @@ def test_no_broken_file_does_harm(unchecked, tmp_path):
 
 
 MANY = """
-import io, os, sys
-sys.path[:0] = {folders!r}
+import io, os, pathlib, sys
+sys.path.insert(0, {script!r})
 import hdf5, h5py
-from weight_files import mutations
-content, refused = open({path!r}, "rb").read(), 0
-for broken in mutations(content, 250):
-    open({path!r}, "wb").write(broken)
+refused = 0
+for path in pathlib.Path({folder!r}).iterdir():
     child = os.fork()
     if not child:
-        hdf5._limit(len(content))
+        hdf5._limit(path.stat().st_size)
         try:
-            hdf5.flatten({path!r}, io.BytesIO())
+            hdf5.flatten(str(path), io.BytesIO())
         except Exception:
             os._exit(1)
         os._exit(0)
@@ -176,9 +174,12 @@ def test_no_broken_file_exceeds_the_limits(tmp_path):
     What HDF5 does to that one (it does not always end well) is no harm to ours.
     """
     keras_file(tmp_path / "a.h5", FEW)
-    folders = [str(Path(p).parent) for p in (hdf5.__file__, __file__)]
-    program = MANY.format(folders=folders, path=str(tmp_path / "a.h5"))
-    command = [sys.executable, "-c", program]
+    (tmp_path / "broken").mkdir()
+    for i, content in enumerate(mutations((tmp_path / "a.h5").read_bytes(), 250)):
+        (tmp_path / "broken" / f"{i}.h5").write_bytes(content)
+    script = str(Path(hdf5.__file__).parent)
+    program = MANY.format(script=script, folder=str(tmp_path / "broken"))
+    command = [sys.executable, "-P", "-c", program]
     done = subprocess.run(command, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 60

@@ -276,7 +276,6 @@ def check_config(config: Config) -> None:
         ValueError: naming the flag, its value and what is allowed.
     """
     validated(config)
-    _check_init(config)
     _check_positive(config, "", "log_every", "eval_batch_size")
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
@@ -295,23 +294,6 @@ def check_config(config: Config) -> None:
         seen.append(stage.name)
     if not seen:
         raise ValueError("--config.stages: the recipe has no stages")
-
-
-def _check_init(config: Config) -> None:
-    if config.needs_init and config.init == "":
-        raise ValueError(
-            f"--config.init: {config.name!r} starts from VGG-16 trained on ImageNet. "
-            "Give the file, --config.init=FILE: "
-            "VGG_ILSVRC_16_layers.caffemodel from robots.ox.ac.uk/~vgg, "
-            "vgg16-397923af.pth from download.pytorch.org/models, or "
-            "vgg16_weights_tf_dim_ordering_tf_kernels.h5 from "
-            "storage.googleapis.com/tensorflow/keras-applications/vgg16. "
-            "--config.init=none trains from random weights"
-        )
-    if config.reset and not config.init:
-        raise ValueError(
-            f"--config.reset={config.reset}: there is no --config.init to reset"
-        )
 
 
 def _check_stage(stage: StageConfig, flag: str, seen: list[str], extra: str) -> None:

@@ -17,7 +17,7 @@ from dilax.training.config import (
     from_json,
     to_json,
 )
-from dilax.training.initial import check_init
+from dilax.training.initial import check_fits, check_init
 from dilax.training.metrics import write_text
 from dilax.training.same_run import check_same_config, check_same_data, fingerprint
 
@@ -41,6 +41,7 @@ class Run:
 def open_run(config: Config, workdir: Path) -> Run:
     """Checks the configuration, opens the data, and claims the folder for this run."""
     check_config(config)
+    check_init(config)
     data = config.data
     if data.data_dir:
         data.data_dir = str(Path(data.data_dir).expanduser().resolve())
@@ -55,7 +56,7 @@ def open_run(config: Config, workdir: Path) -> Run:
         check_same_config(from_json(Config, path), config, path)
         check_same_data(workdir, spec, sources)
     elif config.init:
-        check_init(config, spec)
+        check_fits(config, spec)
     write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
     write_text(workdir / "spec.json", to_json(spec))
     write_text(path, to_json(config))
