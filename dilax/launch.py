@@ -253,7 +253,10 @@ def _guarded(
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _fail(f"out of memory; --mode=predict --tiling=blend needs the least ({error})")
+        small = (
+            "a smaller crop or batch" if values.mode == "train" else "--tiling=blend"
+        )
+        _fail(f"out of memory; {small} needs less ({error})")
 
 
 def _os_problem(error: OSError) -> str:

@@ -61,7 +61,8 @@ class Stored(NamedTuple):
         values = self.read()
         if values.dtype.name not in _FLOATS:
             raise ValueError(f"holds {values.dtype}, not floating-point numbers")
-        assert values.shape == self.shape
+        if values.shape != self.shape:
+            raise ValueError("has changed while it was read")
         if len(shape) == 4 and self.axes == "oihw":
             kh, kw, c_in, c_out = shape
             values = values.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
