@@ -1,6 +1,7 @@
 """ONNX files: what onnxruntime gives is what dilax gives."""
 
 import errno
+import importlib
 import json
 import sys
 from unittest.mock import MagicMock
@@ -12,9 +13,10 @@ import pytest
 from exported import NETWORKS, SMALL, direct, images, params_of, spec_of
 from networks import close
 
-from dilax.inference import export_onnx as exporting
 from dilax.inference.export_onnx import export_onnx
 from dilax.models import DilatedNet
+
+exporting = importlib.import_module("dilax.inference.export_onnx")
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_images_of_other_channels_are_read_as_they_are(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", values, planarconfig="contig")
     np.testing.assert_array_equal(read_photo(tmp_path / "x.tif", "x", 5), values)
     assert count_pixels(tmp_path / "x.tif", "x") == 6
-    with pytest.raises(ValueError, match="has 5 channels where the others have 4"):
+    with pytest.raises(ValueError, match="has 5 channels, not 4"):
         read_photo(tmp_path / "x.tif", "x", 4)
 
 

@@ -115,7 +115,7 @@ def test_help_explains_the_experiment_and_the_flags():
     for part in (
         "§4 and §5",
         "--config",
-        "--mode: <train|eval|predict|submit>",
+        "--mode: <train|eval|predict|submit|export|import_weights>",
         "--workdir",
     ):
         assert part in text
