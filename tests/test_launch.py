@@ -56,6 +56,20 @@ def test_fields_are_set_by_index_by_name_and_as_literals():
     assert voc.quickstart().seed == 0
 
 
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("final,ctx", ("final", "ctx")),
+        ("final", ("final",)),
+        ("('final', 'ctx')", ("final", "ctx")),
+        ("()", ()),
+    ],
+)
+def test_words_of_a_tuple_are_divided_by_commas(text, value):
+    config = overridden(voc.quickstart(), [f"--config.reset={text}"])
+    assert config.reset == value
+
+
 def test_a_stage_s_field_is_that_stage_s_alone():
     path = "--config.stages.context.optimizer.learning_rate=0.125"
     config = overridden(voc.quickstart(), [path])

@@ -16,7 +16,8 @@ def set_field(config: Config, path: str, text: str) -> None:
         config: changed in place.
         path: fields joined by dots; stages by index or name: `stages[0].steps` or
             `stages.joint.optimizer.learning_rate`.
-        text: a Python literal, true, false or none, or a plain word.
+        text: a Python literal, true, false or none, a plain word, or words divided by
+            commas for a tuple of them.
 
     Raises:
         ValueError: naming the field that is not there, and those that are.
@@ -27,8 +28,10 @@ def set_field(config: Config, path: str, text: str) -> None:
         owner = _child(owner, name, path)
     if not dataclasses.is_dataclass(owner):
         raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
-    _child(owner, last, path)
-    setattr(owner, last, _literal(text))
+    value = _literal(text)
+    if isinstance(_child(owner, last, path), tuple) and isinstance(value, str):
+        value = tuple(word.strip() for word in text.split(","))
+    setattr(owner, last, value)
 
 
 def _child(owner: Any, name: str, path: str) -> Any:
