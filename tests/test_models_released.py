@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from networks import (
+    RELEASES,
     SLIM,
     TINY,
     VGG_NAMES,
@@ -178,16 +179,30 @@ def _planes(torch, x):
     return torch.tensor(np.array(x)).permute(0, 3, 1, 2)
 
 
+def _torch_twin(torch, params, x, release):
+    y = _torch_front_end(torch, params["front_end"], _planes(torch, x), release.final)
+    y = _torch_context(torch, params["context"], y, release)
+    y = _torch_upsample(torch, y) if release.upsample else y
+    return y.permute(0, 2, 3, 1)
+
+
 @each_release
 def test_the_whole_network_equals_its_twin_in_torch(torch, release):
     x = image(397, 412)  # odd: the pools hang over
     model = release.build(3, **SLIM)
     params = random_params(model, x)
-    y = _torch_front_end(torch, params["front_end"], _planes(torch, x), release.final)
-    y = _torch_context(torch, params["context"], y, release)
-    y = _torch_upsample(torch, y) if release.upsample else y
-    assert y.shape[2:] == ((32, 40) if release.upsample else (4, 5))
-    close(apply(model, params, x), y.permute(0, 2, 3, 1))
+    y = _torch_twin(torch, params, x, release)
+    assert y.shape[1:3] == ((32, 40) if release.upsample else (4, 5))
+    close(apply(model, params, x), y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", [RELEASES[0], RELEASES[3]], ids=["Large", "10"])
+def test_at_full_width_it_equals_its_twin_in_torch(torch, release):
+    x = image(397, 404)
+    model = release.build()
+    params = random_params(model, x)
+    close(apply(model, params, x), _torch_twin(torch, params, x, release))
 
 
 @each_release
