@@ -149,7 +149,7 @@ def _header(shape, descr="'<f4'") -> str:
         (_npy(_header((-2,)), bytes(8)), "8 bytes|are there for"),
         (_npy(_header((2,), "'<i4'"), bytes(8)), "not floating-point"),
         (_npy("__import__('os').mkdir('x')", bytes(8)), "cannot be read as npz"),
-        (_npy("(" * 5000, bytes(8)), "statement|header"),
+        (_npy("(" * 5000, bytes(8)), "statement|header|parentheses"),
         (_npy(_header((2,)), bytes(8), version=3), "version"),
         (b"\x93NUMPY" + bytes([1, 0]) + b"\xff\xff", "EOF"),
         (_npy(" " * 60_000, bytes(8)), "header|large"),

@@ -136,10 +136,13 @@ def run_tasks(
 
 
 class _Writer:
-    """Writes label maps in a thread, in order; what goes wrong is raised here."""
+    """Writes label maps in a thread, in order; what goes wrong is raised here.
+
+    After that nothing more is written, however long it takes to be noticed.
+    """
 
     def __init__(self, room: Room):
-        self._room, self._pool = room, ThreadPoolExecutor(1)
+        self._room, self._pool, self._broken = room, ThreadPoolExecutor(1), False
         self._pending: deque[Future] = deque()
 
     def submit(self, task: Task, labels: np.ndarray) -> None:
@@ -149,7 +152,11 @@ class _Writer:
 
     def _write(self, task: Task, labels: np.ndarray) -> None:
         try:
-            task.write(labels)
+            if not self._broken:
+                task.write(labels)
+        except BaseException:
+            self._broken = True
+            raise
         finally:
             self._room.leave(task.pixels)
 
