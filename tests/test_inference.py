@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_net import image_of, params_of
 
 from dilax.datasets import DatasetSpec, colour_map
 from dilax.inference import (
@@ -30,31 +31,9 @@ SPEC = DatasetSpec(
 SIZES = [(1, 1), (1, 7), (13, 5), (64, 64), (65, 130)]
 
 
-def _image(size, seed=0):
-    """Blotches of colour under noise."""
-    rng = np.random.default_rng(seed)
-    blotches = rng.integers(0, 256, (size[0] // 20 + 1, size[1] // 20 + 1, 3))
-    image = np.kron(blotches, np.ones((20, 20, 1)))[: size[0], : size[1]]
-    return np.clip(image + rng.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
-
-
-@functools.cache
-def _params(model, seed=0):
-    """Random weights of a size that makes every class win somewhere."""
-    rng = np.random.default_rng(seed)
-    x = jnp.zeros((1, 80, 80, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
-    params = jax.tree.map(
-        lambda s: rng.normal(0, np.prod(s.shape[:-1]) ** -0.5, s.shape).astype("f4"),
-        shapes,
-    )
-    params["front_end"]["final"]["kernel"] *= 0.05
-    return params
-
-
 @functools.cache
 def _predictor(model=NET, spec=SPEC, batch_size=1):
-    return Predictor(model, _params(model), spec, batch_size)
+    return Predictor(model, params_of(model), spec, batch_size)
 
 
 # The released protocol, written a second time.
@@ -89,7 +68,7 @@ def _released_tiles(image, tile, margin):
 
 def _network(tile):
     """Class probabilities of a tile's cells, in plain numpy."""
-    layers = _params(NET)["front_end"]
+    layers = params_of(NET)["front_end"]
     x = tile[..., ::-1] - np.array(SPEC.mean)
     side = [n - 2 * TAPS for n in x.shape[:2]]
     total = layers["taps"]["bias"] + sum(
@@ -163,14 +142,14 @@ def test_tiles_no_larger_than_their_margins_are_refused():
     + [((90, 70), (44, 40), 0)],
 )
 def test_tiles_are_those_of_the_release(size, tile, margin):
-    image = _image(size)
+    image = image_of(size)
     expected = np.concatenate(_released_tiles(image, tile, margin))
     tiles = cut_tiles(image, plan_tiles(size, tile, margin, 8))
     np.testing.assert_array_equal(tiles, expected)
 
 
 def test_tiles_are_joined_side_by_side():
-    image = _image((90, 70))
+    image = image_of((90, 70))
     grid = plan_tiles((90, 70), (40, 32), 0, 8)
     joined = join_tiles(cut_tiles(image, grid), grid)
     assert joined.shape == (120, 96, 3)
@@ -182,7 +161,7 @@ def test_tiles_are_joined_side_by_side():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_probabilities_are_those_of_the_released_protocol(size):
-    image = _image(size)
+    image = image_of(size)
     ours, theirs = _predictor().probabilities(image), _released_probabilities(image)
     assert ours.shape == (*size, 3)
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -191,7 +170,7 @@ def test_probabilities_are_those_of_the_released_protocol(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_label_is_the_most_probable_class(size):
-    image = _image(size, 1)
+    image = image_of(size, 1)
     probabilities, labels = _predictor().probabilities(image), _predictor()(image)
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
     assert (labels.shape, labels.dtype) == (size, np.int32)
@@ -199,13 +178,13 @@ def test_the_label_is_the_most_probable_class(size):
 
 
 def test_every_class_is_predicted_somewhere():
-    assert set(np.unique(_predictor()(_image((65, 130))))) == {0, 1, 2}
+    assert set(np.unique(_predictor()(image_of((65, 130))))) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("size", [(64, 128), (65, 130)])
 def test_tiles_and_the_whole_image_agree_where_neither_shows_its_filling(size):
     """Pixels past the start of the last cell are interpolated towards the filling."""
-    image = _image(size, 2)
+    image = image_of(size, 2)
     whole = _predictor(spec=dataclasses.replace(SPEC, tile=None))
     rows, columns = (8 * (-(-n // 8) - 1) + 1 for n in size)
     one, two = (p.probabilities(image)[:rows, :columns] for p in (_predictor(), whole))
@@ -214,10 +193,10 @@ def test_tiles_and_the_whole_image_agree_where_neither_shows_its_filling(size):
 
 def test_a_network_that_upsamples_itself_is_not_upsampled_again():
     model = DilatedNet(FRONT_END, upsample=True)
-    image = _image((40, 64))
+    image = image_of((40, 64))
     [[tile]] = _released_tiles(image, SPEC.tile, 8)
     x = jnp.asarray(tile[None, ..., ::-1] - np.array(SPEC.mean, np.float32))
-    expected = jax.nn.softmax(jit(model.apply)({"params": _params(model)}, x))[0]
+    expected = jax.nn.softmax(jit(model.apply)({"params": params_of(model)}, x))[0]
     ours = _predictor(model).probabilities(image)
     assert expected.shape == (64, 64, 3)
     np.testing.assert_allclose(ours, expected[:40], atol=1e-5)
@@ -227,7 +206,7 @@ def test_a_network_that_upsamples_itself_is_not_upsampled_again():
 @pytest.mark.parametrize("scale", [0.5, 1.5])
 @pytest.mark.parametrize("size", [(1, 1), (51, 70), (128, 90)])
 def test_predictions_at_another_scale_are_resized_to_the_image(scale, size):
-    image = _image(size)
+    image = image_of(size)
     inner = scaled_size(size, scale)
     small = _predictor().probabilities(resize(image, inner))
     positions = [
@@ -242,14 +221,14 @@ def test_predictions_at_another_scale_are_resized_to_the_image(scale, size):
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_maps_have_one_cell_for_8_pixels_begun(scale):
     predictor = _predictor(spec=dataclasses.replace(SPEC, scale=scale))
-    images = [_image(size) for size in SIZES]
+    images = [image_of(size) for size in SIZES]
     for size, maps in zip(SIZES, predictor.maps(images), strict=True):
         inner = scaled_size(size, scale)
         assert maps.shape == (*(-(-n // 8) for n in inner), 3)
 
 
 def test_maps_are_the_logits_of_the_front_end():
-    image = _image((65, 130))
+    image = image_of((65, 130))
     [maps] = _predictor().maps([image])
     cells = _predictor().probabilities(image)[::8, ::8]
     np.testing.assert_allclose(jax.nn.softmax(maps), cells, atol=1e-5)
@@ -259,11 +238,11 @@ def test_maps_are_what_the_context_module_sees():
     context = ContextModule(3, (ContextLayer("one", 1), ContextLayer("two", 2)))
     model = DilatedNet(FRONT_END, context)
     predictor = _predictor(model, dataclasses.replace(SPEC, tile=None))
-    image = _image((64, 96))
+    image = image_of((64, 96))
     [maps] = predictor.maps([image])
     assert maps.shape == (8, 12, 3)
     follow = jit(functools.partial(model.apply, method="from_maps"))
-    logits = follow({"params": _params(model)}, maps[None])
+    logits = follow({"params": params_of(model)}, maps[None])
     cells = np.asarray(jax.nn.softmax(logits))[0]
     np.testing.assert_allclose(
         predictor.probabilities(image)[::8, ::8], cells, atol=1e-5
@@ -275,7 +254,7 @@ def test_maps_are_what_the_context_module_sees():
 def test_the_batch_size_changes_no_prediction(tile):
     spec = dataclasses.replace(SPEC, tile=tile)
     sizes = [(1, 7), (64, 64), (65, 130)]
-    images = [_image(size, seed) for seed, size in enumerate(sizes)]
+    images = [image_of(size, seed) for seed, size in enumerate(sizes)]
     alone, together = (
         list(_predictor(NET, spec, batch_size).stream(images)) for batch_size in (1, 3)
     )
@@ -285,7 +264,7 @@ def test_the_batch_size_changes_no_prediction(tile):
 
 
 def test_other_parameters_give_other_predictions_from_the_same_program():
-    image, other = _image((64, 64)), _params(NET, seed=1)
+    image, other = image_of((64, 64)), params_of(NET, seed=1)
     swapped = _predictor().with_params(other).probabilities(image)
     fresh = Predictor(NET, other, SPEC).probabilities(image)
     np.testing.assert_array_equal(swapped, fresh)

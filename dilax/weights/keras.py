@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dilax.weights import hdf5
+import dilax.weights.hdf5 as hdf5
 from dilax.weights.inputs import CAFFE
 from dilax.weights.names import VGG, from_keras
 from dilax.weights.stored import Stored, Weights, from_buffer, mapped
