@@ -13,36 +13,17 @@ from collections import namedtuple
 import pytest
 import toys
 from layouts import unpacked
-from toys import SPLITS, Toys, check, files, left, opened
+from toys import Toys, check, left, opened
+from toys import as_toys as as_toys  # fixtures for all that follows
+from toys import home as home
+from toys import source as source
+from toys import variant_dir as variant_dir
 
-from dilax.datasets import prepared
 from dilax.datasets.builders import shards
 from dilax.datasets.builders.builder import SegmentationBuilder
 from dilax.datasets.prepared import prepare
 
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(autouse=True)
-def as_toys(monkeypatch):
-    """The builder of toys, under any name."""
-    monkeypatch.setattr(prepared, "builder_class", lambda name: Toys)
-
-
-@pytest.fixture
-def source(tmp_path):
-    return unpacked(tmp_path / "source", files(*SPLITS))
-
-
-@pytest.fixture
-def home(tmp_path):
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def variant_dir(home):
-    """The folder in which the first variant is made."""
-    return home / "toys/first"
 
 
 def test_an_interrupt_leaves_nothing(source, home, variant_dir, monkeypatch):

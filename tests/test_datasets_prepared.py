@@ -13,34 +13,15 @@ import pytest
 from layouts import encoded, ids, photo, unpacked, zipped
 from PIL import Image
 from toys import SPLITS, Toys, check, files, jpeg, left, opened
+from toys import as_toys as as_toys  # fixtures for all that follows
+from toys import home as home
+from toys import source as source
+from toys import variant_dir as variant_dir
 
-from dilax.datasets import prepared
 from dilax.datasets.builders.archives import Tree
 from dilax.datasets.builders.builder import Item
 from dilax.datasets.builders.inventory import take_inventory
 from dilax.datasets.prepared import NAMES, builder_class, prepare, prepared_dir
-
-
-@pytest.fixture(autouse=True)
-def as_toys(monkeypatch):
-    """The builder of toys, under any name."""
-    monkeypatch.setattr(prepared, "builder_class", lambda name: Toys)
-
-
-@pytest.fixture
-def source(tmp_path):
-    return unpacked(tmp_path / "source", files(*SPLITS))
-
-
-@pytest.fixture
-def home(tmp_path):
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def variant_dir(home):
-    """The folder in which the first variant is made."""
-    return home / "toys/first"
 
 
 def test_splits_are_read_as_they_were_listed(source, home):

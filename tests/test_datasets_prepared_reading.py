@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from layouts import encoded, ids, unpacked
-from toys import SPEC, SPLITS, Toys, check, files, jpeg, opened
+from layouts import encoded, ids
+from toys import SPEC, SPLITS, check, jpeg, opened
+from toys import as_toys as as_toys  # fixtures for all that follows
+from toys import home as home
+from toys import source as source
 
-from dilax.datasets import prepared
 from dilax.datasets.builders import shards
 from dilax.datasets.prepared import (
     PreparedSplit,
@@ -20,22 +22,6 @@ from dilax.datasets.prepared import (
     open_prepared,
     prepare,
 )
-
-
-@pytest.fixture(autouse=True)
-def as_toys(monkeypatch):
-    """The builder of toys, under any name."""
-    monkeypatch.setattr(prepared, "builder_class", lambda name: Toys)
-
-
-@pytest.fixture
-def source(tmp_path):
-    return unpacked(tmp_path / "source", files(*SPLITS))
-
-
-@pytest.fixture
-def home(tmp_path):
-    return tmp_path / "home"
 
 
 def test_indices_are_those_of_a_sequence(source, home):

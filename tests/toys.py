@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from layouts import encoded, ids, photo
+import pytest
+from layouts import encoded, ids, photo, unpacked
 from PIL import Image
 
 from dilax.datasets import prepared
@@ -122,3 +123,25 @@ def main(mode, source, home):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+@pytest.fixture(autouse=True)
+def as_toys(monkeypatch):
+    """The builder of toys, under any name."""
+    monkeypatch.setattr(prepared, "builder_class", lambda name: Toys)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return unpacked(tmp_path / "source", files(*SPLITS))
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def variant_dir(home):
+    """The folder in which the first variant is made."""
+    return home / "toys/first"
