@@ -14,10 +14,10 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.training import Config
+from dilax.training.checks import check_config
 from dilax.training.config import (
     build_model,
     build_spec,
-    check_config,
     from_json,
     to_json,
 )

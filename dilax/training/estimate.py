@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from dilax.datasets import DatasetSpec
 from dilax.models import DilatedNet, init_params
 from dilax.ops import jit
-from dilax.training.config import Config, StageConfig, build_model, check_config
+from dilax.training.checks import check_config
+from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.step import init_state, make_train_step, split_params
 
 
