@@ -42,6 +42,7 @@ from dilax.training import (
     estimate,
     import_weights,
     load_checkpoint,
+    load_predictor,
     open_evaluation,
     picture_indices,
     set_field,
@@ -390,7 +391,12 @@ def _predictor(values: Any, batch_size: int) -> Predictor:
         scales = tuple(map(float, values.scales))
     except ValueError as error:
         raise ValueError(f"--scales={','.join(values.scales)}: {error}") from error
-    loaded = load_checkpoint(values.workdir, values.stage, values.which)
-    return Predictor(
-        *loaded, batch_size, mode=values.tiling, scales=scales, mirror=values.mirror
+    return load_predictor(
+        values.workdir,
+        values.stage,
+        values.which,
+        batch_size,
+        mode=values.tiling,
+        scales=scales,
+        mirror=values.mirror,
     )

@@ -3,6 +3,7 @@
 from dilax.training.checkpoint import load_checkpoint
 from dilax.training.config import (
     Config,
+    CRFConfig,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -17,10 +18,12 @@ from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
+from dilax.training.predictors import load_predictor
 from dilax.training.recipes import slim, slim_adam, voc_paper
 from dilax.training.run import open_evaluation, picture_indices
 
 __all__ = [
+    "CRFConfig",
     "Config",
     "Cost",
     "DataConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "from_json",
     "import_weights",
     "load_checkpoint",
+    "load_predictor",
     "open_evaluation",
     "picture_indices",
     "set_field",

@@ -312,13 +312,13 @@ def validated(config: Config) -> Config:
     return _structure(Config, dataclasses.asdict(config), "--config")
 
 
-def to_json(config: Config | DatasetSpec) -> str:
+def to_json(config: Config | CRFConfig | DatasetSpec) -> str:
     """The configuration as JSON that `from_json` reads back equal."""
     return json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(kind: type, path: Path) -> Any:
-    """Reads a `Config` or `DatasetSpec` that `to_json` wrote.
+    """Reads a `Config`, `CRFConfig` or `DatasetSpec` that `to_json` wrote.
 
     Raises:
         ValueError: naming the file, if it is missing or of another version or kind.
