@@ -1,5 +1,6 @@
 """Accuracy of a network on a source, at full image resolution, every image once."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from dilax.evaluation.boundary import BoundaryScores
 from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
 from dilax.inference import Predictor
 from dilax.input import in_order
@@ -20,6 +22,7 @@ def evaluate(
     source: Sequence[dict],
     title: str = "evaluate",
     on_prediction: Callable[[int, np.ndarray], None] | None = None,
+    boundaries: bool = False,
 ) -> Scores:
     """Predicts every image by the released protocol and counts its pixels.
 
@@ -28,12 +31,14 @@ def evaluate(
         source: `{image, label, id}` samples.
         title: of the progress bar; "" shows none.
         on_prediction: called with each image's index and (h, w) prediction.
+        boundaries: measure trimap IoU and boundary F besides (`BoundaryScores`).
 
     Returns:
         The `Scores` over all pixels of all images that are not ignored.
     """
     spec = predictor.spec
     confusion = empty_confusion(spec.num_classes)
+    near = BoundaryScores.empty(spec.classes, spec.ignore_label)
     count = jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
     index = itertools.count()
     with tqdm(total=len(source), desc=title, unit="image", disable=not title) as bar:
@@ -45,10 +50,13 @@ def evaluate(
                 confusion = count(
                     confusion, label, guess, ignore_label=spec.ignore_label
                 )
+                if boundaries:
+                    near = near.plus(sample["label"], prediction)
                 if on_prediction:
                     on_prediction(next(index), prediction)
                 bar.update()
-    return Scores.of(spec.classes, confusion, spec.categories)
+    scores = Scores.of(spec.classes, confusion, spec.categories)
+    return dataclasses.replace(scores, boundaries=near.as_dict() if boundaries else {})
 
 
 def _rounded_up(array: np.ndarray, value: int):
