@@ -1,4 +1,4 @@
-"""Which parameters of a dense CRF a search tries (Chen et al. 2015, §5: coarse to fine).
+"""Which parameters of a dense CRF a search tries, coarse and fine (Chen et al. 2015).
 
 All are scales, so values stand in ratios to each other: the coarse grid's default steps
 are factors of 2, and the fine grid's half of that, factors of √2.
@@ -52,8 +52,10 @@ class CRFGrid:
             object.__setattr__(self, name, ordered)
 
     def points(self) -> list[Point]:
-        """Every combination, as arguments of `DenseCRF`; those of equal bandwidths
-        stand together, and weights rise."""
+        """Every combination, as arguments of `DenseCRF`.
+
+        Those of equal bandwidths stand together, by rising weights.
+        """
         values = dataclasses.asdict(self)
         order = sorted(values, key=lambda name: "sigma" not in name)
         found = itertools.product(*(values[name] for name in order))

@@ -1,11 +1,14 @@
 """Accuracy of a network on a source, at full image resolution, every image once."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Integer, UInt32
 from tqdm import tqdm
 
 from dilax.evaluation.boundary import BoundaryScores
@@ -39,17 +42,13 @@ def evaluate(
     spec = predictor.spec
     confusion = empty_confusion(spec.num_classes)
     near = BoundaryScores.empty(spec.classes, spec.ignore_label)
-    count = jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
     index = itertools.count()
     with tqdm(total=len(source), desc=title, unit="image", disable=not title) as bar:
         for samples in in_order(source, predictor.batch_size):
             predictions = predictor.stream([s["image"] for s in samples])
             for sample, prediction in zip(samples, predictions, strict=True):
-                label = _rounded_up(sample["label"], spec.ignore_label)
-                guess = _rounded_up(prediction, 0)
-                confusion = count(
-                    confusion, label, guess, ignore_label=spec.ignore_label
-                )
+                label, void = sample["label"], spec.ignore_label
+                confusion = count_image(confusion, label, prediction, void)
                 if boundaries:
                     near = near.plus(sample["label"], prediction)
                 if on_prediction:
@@ -57,6 +56,22 @@ def evaluate(
                 bar.update()
     scores = Scores.of(spec.classes, confusion, spec.categories)
     return dataclasses.replace(scores, boundaries=near.as_dict() if boundaries else {})
+
+
+def count_image(
+    confusion: UInt32[Array, "k k 2"],
+    label: Integer[np.ndarray, "h w"],
+    prediction: Integer[np.ndarray, "h w"],
+    ignore_label: int = 255,
+) -> UInt32[Array, "k k 2"]:
+    """What `add_to_confusion` gives, compiled for few sizes; `confusion` is used up."""
+    label, guess = _rounded_up(label, ignore_label), _rounded_up(prediction, 0)
+    return _compiled_count()(confusion, label, guess, ignore_label=ignore_label)
+
+
+@functools.cache
+def _compiled_count() -> Any:
+    return jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
 
 
 def _rounded_up(array: np.ndarray, value: int):
