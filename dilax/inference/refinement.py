@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dilax.crf import CRFRNN
+from dilax.crf.dense_crf import MIN_PROBABILITY
+from dilax.crf.image_kernels import image_kernels, pad_widths
+from dilax.crf.kernels import Kernel
+from dilax.crf.mean_field import Pairwise, mean_field
 from dilax.ops import jit, upsample_bilinear
 
 CRF = Callable[[np.ndarray, np.ndarray], Any] | CRFRNN
-Refine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
-
-_LEAST = 1e-10  # below any probability that counts, so that logarithms are finite
+Params = dict[str, Any]
+Refine = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
 
 
 def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
@@ -31,27 +34,44 @@ def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
     probabilities = jax.nn.softmax(logits)
     if stride > 1:
         probabilities = upsample_bilinear(probabilities, stride)
-    return jnp.log(jnp.maximum(probabilities, _LEAST))
+    return _logarithms(probabilities)
+
+
+def _logarithms(probabilities: jax.Array) -> jax.Array:
+    return jnp.log(jnp.maximum(probabilities, MIN_PROBABILITY))
 
 
 def refinement(crf: CRF) -> Refine:
     """`f(params, probabilities (h, w, k), image (h, w, c))` → marginals, float32.
 
     Args:
-        crf: see `Predictor`; a `CRFRNN` is compiled here, for every size that comes.
+        crf: see `Predictor`.
     """
-    if not isinstance(crf, CRFRNN):
-        return lambda _, odds, image: np.asarray(crf(odds, as_uint8(image)), np.float32)
+    if isinstance(crf, CRFRNN):
+        return _rnn_refinement(crf)
+    return lambda _, odds, image: np.asarray(crf(odds, as_uint8(image)), np.float32)
+
+
+def _rnn_refinement(crf: CRFRNN) -> Refine:
+    """What `crf.apply` gives for testing, of images padded to few sizes."""
+    sigmas = crf.spatial_sigma, crf.bilateral_sigma_xy, crf.bilateral_sigma_rgb
 
     @jit
-    def run(params: Any, odds: jax.Array, image: jax.Array):
-        logits = jnp.log(jnp.maximum(odds, _LEAST))[None]
-        refined: Any = crf.apply({"params": params}, logits, image[None])
-        return jax.nn.softmax(refined[0])
+    def run(params: Params, odds: jax.Array, kernels: tuple[Kernel, Kernel]):
+        names = "spatial_weights", "bilateral_weights"
+        energies = [params["compatibility"] @ params[name] for name in names]
+        terms = [Pairwise(k, e) for k, e in zip(kernels, energies, strict=True)]
+        flat = _logarithms(odds).reshape(-1, odds.shape[-1])
+        logits = mean_field(flat, terms, crf.test_steps)
+        return jax.nn.softmax(logits).reshape(odds.shape)
 
-    return lambda params, odds, image: np.asarray(
-        run(params["crf"], odds, as_uint8(image))
-    )
+    def refine(params: Params, odds: np.ndarray, image: np.ndarray):
+        kernels = image_kernels(as_uint8(image), sigmas, "after", crf.method)
+        padded = np.pad(odds, [*pad_widths(odds.shape[:2]), (0, 0)])
+        marginals = run(params["crf"], padded, (kernels.spatial, kernels.bilateral))
+        return np.asarray(marginals)[: len(odds), : odds.shape[1]]
+
+    return refine
 
 
 def as_uint8(image: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from dilax.crf import DenseCRF
-from dilax.evaluation import search_crf
+from dilax.evaluation.crf_search import search_crf
 from dilax.inference import Predictor
 from dilax.models import DilatedNet
 from dilax.training.checkpoint import stage_params

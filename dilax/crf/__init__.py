@@ -1,0 +1,20 @@
+"""Structured prediction: Gaussian filters, the dense CRF and CRF-RNN."""
+
+from dilax.crf.crf_rnn import CRFRNN
+from dilax.crf.dense_crf import DenseCRF
+from dilax.crf.energy import Energy
+from dilax.crf.exact import ExactFilter
+from dilax.crf.filtering import build_filter, gaussian_filter
+from dilax.crf.grid import GridFilter
+from dilax.crf.image_kernels import ImageKernels
+
+__all__ = [
+    "CRFRNN",
+    "DenseCRF",
+    "Energy",
+    "ExactFilter",
+    "GridFilter",
+    "ImageKernels",
+    "build_filter",
+    "gaussian_filter",
+]
