@@ -4,17 +4,24 @@ The paper's second architecture: a fully connected CRF after the network.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, UInt8
+from jaxtyping import Array, Float, Num
 
 from dilax.crf import arguments
 from dilax.crf.energy import Energy, energies
 from dilax.crf.filtering import Method
-from dilax.crf.image_kernels import ImageKernels, compiled, image_kernels
+from dilax.crf.image_kernels import (
+    ImageKernels,
+    compiled,
+    image_kernels,
+    is_traced,
+    pad_to_kernels,
+)
 from dilax.crf.kernels import Normalization
 from dilax.crf.mean_field import Pairwise, mean_field
 
@@ -37,7 +44,8 @@ class DenseCRF:
 
     Args of a call: probabilities (h, w, k) float that add up to 1 in every pixel to
     1e-3, those below 1e-8 counting as that, and an image (h, w, c) uint8, or what
-    `prepare` made of it. Batches (b, h, w, k), (b, h, w, c) are taken one by one.
+    `prepare` made of it. Batches (b, h, w, k) with (b, h, w, c), or with a list of
+    prepared images, are taken one by one.
     Returns the marginals, float32 (float64 for float64).
 
     Attributes:
@@ -100,12 +108,14 @@ class DenseCRF:
     def __call__(
         self,
         probabilities: Float[Array | np.ndarray, "*b h w k"],
-        image: Num[Array | np.ndarray, "*b h w c"] | ImageKernels,
+        image: Num[Array | np.ndarray, "*b h w c"]
+        | ImageKernels
+        | Sequence[ImageKernels],
     ) -> Float[Array, "*b h w k"]:
         """The marginals; see the class."""
         if probabilities.ndim == 4:
             return self._batch(probabilities, image)
-        kernels = image if isinstance(image, ImageKernels) else self.prepare(image)
+        kernels = self._kernels(image)
         marginals = self._run(_marginals, probabilities, kernels)
         height, width = kernels.size
         return marginals[:height, :width]
@@ -123,23 +133,25 @@ class DenseCRF:
     def trace(
         self,
         probabilities: Float[Array | np.ndarray, "h w k"],
-        image: UInt8[Array | np.ndarray, "h w c"] | ImageKernels,
+        image: Num[Array | np.ndarray, "h w c"] | ImageKernels,
     ) -> Energy:
         """The parts of KL(Q‖P) before the first and after each iteration, to plot.
 
         Returns:
             Arrays (iterations + 1,); `.kl` is their sum, KL(Q‖P) − log Z.
         """
-        kernels = image if isinstance(image, ImageKernels) else self.prepare(image)
-        return self._run(_trace, probabilities, kernels)
+        return self._run(_trace, probabilities, self._kernels(image))
+
+    def _kernels(self, image) -> ImageKernels:
+        return image if isinstance(image, ImageKernels) else self.prepare(image)
 
     def _batch(self, probabilities, images):
-        if images.ndim != 4 or len(images) != len(probabilities):
+        if len(images) != len(probabilities):
             raise ValueError(
-                f"probabilities of shape {probabilities.shape} and images of shape "
-                f"{images.shape}: a batch has one image for each"
+                f"{len(probabilities)} maps of probabilities and {len(images)} images: "
+                "a batch has one image for each"
             )
-        if _traced(probabilities, images):
+        if is_traced(probabilities, images) and not isinstance(images, Sequence):
             return jax.vmap(self)(probabilities, images)
         pairs = zip(probabilities, images, strict=True)
         return jnp.stack([self(p, image) for p, image in pairs])
@@ -148,8 +160,9 @@ class DenseCRF:
         """`function` of padded probabilities; compiled unless a trace is under way."""
         labels = None if self.compatibility is None else len(self.compatibility)
         arguments.check_shape(probabilities, kernels.size, labels)
-        padded = _padded(probabilities, kernels)
-        if not _traced(probabilities, kernels):
+        fill = 1 / probabilities.shape[-1]
+        padded = pad_to_kernels(probabilities, kernels, fill)
+        if not is_traced(probabilities, kernels):
             worst = compiled(arguments.worst_pixel)(padded)
             arguments.check_worst_pixel(worst, padded.shape[1])
             function = compiled(function, "iterations")
@@ -164,20 +177,6 @@ class DenseCRF:
         if self.compatibility is None:
             return weights
         return tuple(np.asarray(self.compatibility) * w for w in weights)
-
-
-def _traced(*trees: Any) -> bool:
-    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
-
-
-def _padded(probabilities, kernels: ImageKernels) -> Float[Array, "h w k"]:
-    """At least float32, with equal probabilities for all classes in the padding."""
-    pairs = zip(kernels.size, kernels.padded, strict=True)
-    widths = [*((0, side - n) for n, side in pairs), (0, 0)]
-    dtype = jnp.promote_types(probabilities.dtype, jnp.float32)
-    pad = jnp.pad if isinstance(probabilities, jax.Array) else np.pad
-    value = 1 / probabilities.shape[-1]
-    return jnp.asarray(pad(probabilities, widths, constant_values=value), dtype)
 
 
 def _marginals(probabilities, kernels, compatibilities, valid, iterations):

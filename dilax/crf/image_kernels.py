@@ -6,13 +6,14 @@ serves every iteration, class and call (Krähenbühl & Koltun 2011, §3.2).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from dilax.crf.filtering import Filter, Method, build_filter
 from dilax.crf.grid import GridFilter, cut_radius
@@ -67,13 +68,29 @@ def image_kernels(
     """
     height, width, _ = image.shape
     size, options = (height, width), (sigmas, normalization, method)
-    if isinstance(image, jax.core.Tracer):
+    if is_traced(image):
         return _build(image, None, size, *options, _as_is)
     padding = [(0, -n % SIDE) for n in size]
     with jax.ensure_compile_time_eval():
         padded = jnp.asarray(np.pad(np.asarray(image), [*padding, (0, 0)]))
         valid = jnp.asarray(np.pad(np.ones(size, bool), padding).ravel())
         return _build(padded, valid, size, *options, compiled)
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any of the arrays is a tracer of `jax.jit`, `jax.grad` or `jax.vmap`."""
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
+
+
+def pad_to_kernels(
+    values: Float[Array | np.ndarray, "h w k"], kernels: ImageKernels, fill: float
+) -> Float[Array, "h2 w2 k"]:
+    """Values of an image's pixels, padded as its kernels are; at least float32."""
+    pairs = zip(kernels.size, kernels.padded, strict=True)
+    widths = [*((0, side - n) for n, side in pairs), (0, 0)]
+    pad = jnp.pad if isinstance(values, jax.Array) else np.pad
+    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    return jnp.asarray(pad(values, widths, constant_values=fill), dtype)
 
 
 @functools.cache
@@ -108,6 +125,6 @@ def _spatial_filter(height, width, sigma, valid, method: Method) -> Filter:
     """Along the axes, cut for `"auto"` and whole for `"exact"`; or by the lattice."""
     if method == "lattice":
         return build_filter(spatial_features(height, width, sigma), valid, method)
-    whole = method == "exact" or isinstance(sigma, jax.core.Tracer)
+    whole = method == "exact" or is_traced(sigma)
     radius = None if whole else cut_radius(sigma)
     return GridFilter(jnp.asarray(sigma, float), valid, height, width, radius)
