@@ -13,10 +13,7 @@ import numpy as np
 
 from dilax.crf import CRFRNN
 from dilax.crf.dense_crf import MIN_PROBABILITY
-from dilax.crf.image_kernels import image_kernels, pad_widths
-from dilax.crf.kernels import Kernel
-from dilax.crf.mean_field import Pairwise, mean_field
-from dilax.ops import jit, upsample_bilinear
+from dilax.ops import upsample_bilinear
 
 CRF = Callable[[np.ndarray, np.ndarray], Any] | CRFRNN
 Params = dict[str, Any]
@@ -37,7 +34,7 @@ def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
     return _logarithms(probabilities)
 
 
-def _logarithms(probabilities: jax.Array) -> jax.Array:
+def _logarithms(probabilities: jax.typing.ArrayLike) -> jax.Array:
     return jnp.log(jnp.maximum(probabilities, MIN_PROBABILITY))
 
 
@@ -47,29 +44,13 @@ def refinement(crf: CRF) -> Refine:
     Args:
         crf: see `Predictor`.
     """
-    if isinstance(crf, CRFRNN):
-        return _rnn_refinement(crf)
-    return lambda _, odds, image: np.asarray(crf(odds, as_uint8(image)), np.float32)
+    if not isinstance(crf, CRFRNN):
+        return lambda _, odds, image: np.asarray(crf(odds, as_uint8(image)), np.float32)
 
-
-def _rnn_refinement(crf: CRFRNN) -> Refine:
-    """What `crf.apply` gives for testing, of images padded to few sizes."""
-    sigmas = crf.spatial_sigma, crf.bilateral_sigma_xy, crf.bilateral_sigma_rgb
-
-    @jit
-    def run(params: Params, odds: jax.Array, kernels: tuple[Kernel, Kernel]):
-        names = "spatial_weights", "bilateral_weights"
-        energies = [params["compatibility"] @ params[name] for name in names]
-        terms = [Pairwise(k, e) for k, e in zip(kernels, energies, strict=True)]
-        flat = _logarithms(odds).reshape(-1, odds.shape[-1])
-        logits = mean_field(flat, terms, crf.test_steps)
-        return jax.nn.softmax(logits).reshape(odds.shape)
-
-    def refine(params: Params, odds: np.ndarray, image: np.ndarray):
-        kernels = image_kernels(as_uint8(image), sigmas, "after", crf.method)
-        padded = np.pad(odds, [*pad_widths(odds.shape[:2]), (0, 0)])
-        marginals = run(params["crf"], padded, (kernels.spatial, kernels.bilateral))
-        return np.asarray(marginals)[: len(odds), : odds.shape[1]]
+    def refine(params: Params, odds: np.ndarray, image: np.ndarray) -> np.ndarray:
+        inputs = _logarithms(odds)[None], as_uint8(image)[None]
+        logits: Any = crf.apply({"params": params["crf"]}, *inputs)
+        return np.asarray(jax.nn.softmax(logits[0]))
 
     return refine
 
