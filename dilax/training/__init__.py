@@ -19,7 +19,16 @@ from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
 from dilax.training.predictors import load_predictor
-from dilax.training.recipes import slim, slim_adam, voc_paper
+from dilax.training.recipes import (
+    quickstart,
+    rnn_stage,
+    slim,
+    slim_adam,
+    structured,
+    voc_paper,
+    voc_rnn,
+    with_crfs,
+)
 from dilax.training.run import open_evaluation, picture_indices
 
 __all__ = [
@@ -40,11 +49,16 @@ __all__ = [
     "load_predictor",
     "open_evaluation",
     "picture_indices",
+    "quickstart",
+    "rnn_stage",
     "set_field",
     "slim",
     "slim_adam",
+    "structured",
     "train",
     "validated",
     "voc_paper",
+    "voc_rnn",
+    "with_crfs",
     "write_text",
 ]

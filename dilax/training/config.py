@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from cattrs.v import format_exception
 
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
+from dilax.evaluation.crf_grid import CRFGrid
 from dilax.input import Augmentation, Reading
 from dilax.models import (
     VGG16,
@@ -78,6 +79,8 @@ class CRFConfig:
         search: of `"dense"`: search its parameters on the validation split, and keep
             the best; else those given here stand.
         search_images: of the split, evenly spread, to search on.
+        grid: what the search tries; the weights and bandwidths given above count for
+            nothing then.
     """
 
     kind: Literal["dense", "rnn"] = "dense"
@@ -90,6 +93,7 @@ class CRFConfig:
     train_steps: int = 5
     search: bool = True
     search_images: int = 100
+    grid: CRFGrid = field(default_factory=CRFGrid)
 
 
 @dataclasses.dataclass

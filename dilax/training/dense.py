@@ -61,6 +61,7 @@ def _searched(
         run.val,
         run.workdir / "crf" / f"{stage.name}_search.json",
         images=stage.crf.search_images,
+        grid=stage.crf.grid,
         iterations=stage.crf.iterations,
         title=f"search {stage.name}",
     )
