@@ -18,6 +18,7 @@ from dilax.crf.permutohedral import fingerprints, neighbour_steps, simplices
 from dilax.crf.runs import Runs, cut_runs, sort_entries
 
 _LEVELS = (32, 4, 1)  # parts of the worst case for which a traced lattice has room
+_LEAST_ROOM = 4096  # points: few sizes compile, and small ones cost little
 T = TypeVar("T")
 
 
@@ -109,19 +110,24 @@ def with_lattice(
 
 def _build_just_large_enough(features, valid) -> LatticeFilter:
     weights, table = _number_points(features, valid)
-    lattice = _link(weights, table, bucket(int(table.distinct)))
+    capacity = max(_LEAST_ROOM, _power_of_two(int(table.distinct)))
+    lattice = _link(weights, table, capacity)
     if jax.default_backend() != "cpu":
         return lattice
-    count = lattice.neighbours.shape[2]
-    entries = sort_entries(lattice.points, count)
-    runs = cut_runs(entries, lattice.weights, count, bucket(int(entries.runs)))
+    entries = sort_entries(lattice.points, capacity + 1)
+    room = bucket(int(entries.runs))
+    runs = cut_runs(entries, lattice.weights, capacity + 1, room)
     return lattice._replace(runs=runs)
 
 
 def bucket(count: int) -> int:
-    """The least of 2, 3, 4, 6, 8, 12, 16, … that is not less than `count`."""
-    power = 1 << (count - 1).bit_length()
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, … that is not less than `count`."""
+    power = _power_of_two(count)
     return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(count - 1, 0).bit_length()
 
 
 @jax.jit
