@@ -78,7 +78,7 @@ def build_filter(
 def _build_lattice(features, valid) -> Filter:
     try:
         from dilax.crf.lattice import build_lattice
-    except ImportError:  # until the lattice is there
+    except ModuleNotFoundError:  # until the lattice is there
         return ExactFilter(features, valid)
     return build_lattice(features, valid)
 
