@@ -4,6 +4,7 @@ The networks, training and prediction of *Multi-Scale Context Aggregation by Dil
 Convolutions* (Yu & Koltun, ICLR 2016).
 """
 
+from dilax.crf import CRFRNN, DenseCRF
 from dilax.datasets import DATASETS, DatasetSpec
 from dilax.evaluation import evaluate
 from dilax.inference import Predictor
@@ -23,9 +24,11 @@ from dilax.weights import load_weights, save_weights
 __version__ = "0.1.0"
 
 __all__ = [
+    "CRFRNN",
     "DATASETS",
     "ContextModule",
     "DatasetSpec",
+    "DenseCRF",
     "DilatedNet",
     "FrontEnd",
     "Predictor",

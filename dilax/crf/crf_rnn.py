@@ -1,0 +1,155 @@
+"""CRF-RNN: the mean field as a layer that is trained (Zheng et al. 2015, §4).
+
+The paper's third architecture. Its weights begin as a dense CRF's.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Num
+
+from dilax.crf import arguments
+from dilax.crf.filtering import Method
+from dilax.crf.image_kernels import (
+    ImageKernels,
+    compiled,
+    image_kernels,
+    is_traced,
+    pad_to_kernels,
+)
+from dilax.crf.mean_field import Pairwise, mean_field
+
+
+def _scaled_identity(scale: float) -> Callable:
+    return lambda key, shape: scale * jnp.eye(*shape)
+
+
+class CRFRNN(nn.Module):
+    """Unrolled mean field with class-wise kernel weights and a trained compatibility.
+
+    Each step: softmax; both Gaussian filters, each divided by its filter of ones;
+    class-wise weights W_s and W_b; compatibility μ; the logits minus that. So
+    logits ← U − μ (W_s m_s + W_b m_b), with Potts (μ = −I) and weights 3 and 5 at
+    first.
+
+    Args of `__call__`: logits (b, h, w, k), unnormalised or logarithms of
+    probabilities; image (b, h, w, c), colours 0..255 as integers or floats; `train`
+    takes `train_steps`. Returns logits of the marginals (b, h, w, k), float32, or
+    float64 for float64. An image's kernels are built once for all steps. No gradient
+    reaches the image. Concrete images, outside of `jax.jit`, are taken one by one, and
+    by the lattice in less memory and time than traced ones, whose lattice has room for
+    the worst case.
+
+    Attributes:
+        num_classes: k.
+        spatial_sigma: bandwidth of the spatial kernel in pixels (θ_γ).
+        bilateral_sigma_xy: bandwidth of the bilateral kernel in pixels (θ_α).
+        bilateral_sigma_rgb: its bandwidth in colours of 0..255 (θ_β).
+        train_steps: steps in training.
+        test_steps: steps in testing.
+        method: of filtering, as of `DenseCRF`.
+
+    Raises:
+        ValueError: from `init` or `apply`, if logits and image do not fit each other or
+            an attribute is not allowed.
+
+    Example:
+        >>> crf = CRFRNN(2, method="exact")
+        >>> logits, image = jnp.zeros((1, 4, 5, 2)), jnp.zeros((1, 4, 5, 3))
+        >>> params = crf.init(jax.random.key(0), logits, image)["params"]
+        >>> params["compatibility"].tolist()
+        [[-1.0, -0.0], [-0.0, -1.0]]
+        >>> crf.apply({"params": params}, logits, image, train=True).shape
+        (1, 4, 5, 2)
+
+    Source: Zheng et al. 2015, §4, §5 and the initial values of their code.
+    """
+
+    num_classes: int
+    spatial_sigma: float | int = 3.0
+    bilateral_sigma_xy: float | int = 160.0
+    bilateral_sigma_rgb: float | int = 3.0
+    train_steps: int = 5
+    test_steps: int = 10
+    method: Method = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        logits: Float[Array | np.ndarray, "b h w k"],
+        image: Num[Array | np.ndarray, "b h w c"] | Sequence[ImageKernels],
+        train: bool = False,
+    ) -> Float[Array, "b h w k"]:
+        """Logits of the marginals; see the class."""
+        self._check(logits, image)
+        spatial, bilateral, compatibility = self._matrices()
+        energies = [_product(compatibility, w) for w in (spatial, bilateral)]
+        steps = self.train_steps if train else self.test_steps
+
+        def refine(logits, image):
+            ready = isinstance(image, ImageKernels)
+            kernels = image if ready else self.prepare(image)
+            return _refine(logits, jax.lax.stop_gradient(kernels), energies, steps)
+
+        if is_traced(image) and not isinstance(image, Sequence):
+            return jax.vmap(refine)(logits, image)
+        return jnp.stack([refine(*one) for one in zip(logits, image, strict=True)])
+
+    def prepare(self, image: Num[Array | np.ndarray, "h w c"]) -> ImageKernels:
+        """What depends on an image alone: a list of these takes the images' place.
+
+        Args:
+            image: one image, colours 0..255.
+        """
+        sigmas = self.spatial_sigma, self.bilateral_sigma_xy, self.bilateral_sigma_rgb
+        return image_kernels(image, sigmas, "after", self.method)
+
+    def _matrices(self):
+        shape = (self.num_classes, self.num_classes)
+        names = {
+            "spatial_weights": 3.0,
+            "bilateral_weights": 5.0,
+            "compatibility": -1.0,
+        }
+        return [self.param(n, _scaled_identity(v), shape) for n, v in names.items()]
+
+    def _check(self, logits, image) -> None:
+        for name in ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
+            arguments.check_bandwidth(name, getattr(self, name))
+        for name in ("train_steps", "test_steps"):
+            arguments.check_iterations(name, getattr(self, name))
+        images = _sizes(image)
+        fits = images == [logits.shape[1:3]] * len(logits)
+        if not fits or logits.shape[3] != self.num_classes:
+            raise ValueError(
+                f"logits of shape {logits.shape} for images of (height, width) "
+                f"{images}: they are (b, h, w, {self.num_classes}), of the images' size"
+            )
+
+
+def _sizes(images) -> list[tuple[int, ...]]:
+    if isinstance(images, Sequence):
+        return [image.size for image in images]
+    return [images.shape[1:3]] * len(images)
+
+
+def _refine(logits, kernels: ImageKernels, energies, steps: int):
+    """One image's logits; compiled unless a trace is under way."""
+    padded = pad_to_kernels(logits, kernels, fill=0.0)
+    run = _run if is_traced(padded, kernels, energies) else compiled(_run, "steps")
+    height, width = kernels.size
+    pair = kernels.spatial, kernels.bilateral
+    return run(padded, pair, energies, steps=steps)[:height, :width]
+
+
+def _run(logits, kernels, energies, steps: int):
+    terms = [Pairwise(*pair) for pair in zip(kernels, energies, strict=True)]
+    flat = logits.reshape(-1, logits.shape[-1])
+    return mean_field(flat, terms, steps).reshape(logits.shape)
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,201 @@
+"""The dense CRF on full-resolution probabilities (Krähenbühl & Koltun 2011; §5).
+
+The paper's second architecture: a fully connected CRF after the network.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from dilax.crf import arguments
+from dilax.crf.energy import Energy, energies
+from dilax.crf.filtering import Method
+from dilax.crf.image_kernels import (
+    ImageKernels,
+    compiled,
+    image_kernels,
+    is_traced,
+    pad_to_kernels,
+)
+from dilax.crf.kernels import Normalization
+from dilax.crf.mean_field import Pairwise, mean_field
+
+Scalar = float | int | Array
+
+MIN_PROBABILITY = 1e-8
+"""Smaller probabilities count as this, so that no class is ruled out by −log 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseCRF:
+    """Mean-field marginals of a fully connected CRF over an image's pixels.
+
+    Energies: −log p of the pixels; between two pixels, −weight for equal labels (Potts)
+    times exp(−½‖Δposition‖²/spatial_sigma²), and the same with bilateral_weight and
+    exp(−½‖Δposition‖²/bilateral_sigma_xy² − ½‖Δcolour‖²/bilateral_sigma_rgb²).
+
+    `crf(probabilities, image)` takes arrays and checks them; images are padded so that
+    few sizes are compiled. Inside `jax.jit`, `jax.grad` and `jax.vmap` it takes tracers
+    and leaves out the checks of values. Bandwidths, weights and compatibilities are not
+    compiled in: a search over them compiles once.
+
+    Args of a call: probabilities (h, w, k) float that add up to 1 in every pixel to
+    1e-3, those below 1e-8 counting as that, and an image (h, w, c) uint8, or what
+    `prepare` made of it. Batches (b, h, w, k) with (b, h, w, c), or with a list of
+    prepared images, are taken one by one.
+    Returns the marginals, float32 (float64 for float64).
+
+    Attributes:
+        spatial_sigma: bandwidth of the spatial kernel, in pixels.
+        spatial_weight: its weight.
+        bilateral_sigma_xy: bandwidth of the bilateral kernel, in pixels.
+        bilateral_sigma_rgb: its bandwidth in colours of 0..255.
+        bilateral_weight: its weight.
+        iterations: updates of the mean field; 0 returns the probabilities.
+        compatibility: energy μ(l, l') of labels l beside l', (k, k); or of equal
+            labels, (k,). It is multiplied by the weights. None is Potts: −1 for equal
+            labels.
+        normalization: of each kernel by its sums n over the pixels: `"symmetric"` by √n
+            on both sides, `"before"` or `"after"` the filter by n, or `"none"`.
+        method: `"auto"` sums the spatial kernel along the axes and the bilateral one by
+            the permutohedral lattice; `"lattice"` takes the lattice for both, as
+            pydensecrf does; `"exact"` sums both as they are defined, in N² steps.
+
+    Raises:
+        ValueError: if an argument is not as said, or from a call, if probabilities or
+            image are not.
+
+    Example:
+        >>> probabilities = np.full((4, 5, 2), 0.5, np.float32)
+        >>> probabilities[0, 0] = 0.1, 0.9
+        >>> crf = DenseCRF(method="exact", iterations=5)
+        >>> marginals = crf(probabilities, np.zeros((4, 5, 3), np.uint8))
+        >>> marginals.shape, marginals.argmax(-1).min().item()
+        ((4, 5, 2), 1)
+
+    Source: Krähenbühl & Koltun 2011, §3; defaults of the authors' example.
+    """
+
+    spatial_sigma: Scalar = 3.0
+    spatial_weight: Scalar = 3.0
+    bilateral_sigma_xy: Scalar = 80.0
+    bilateral_sigma_rgb: Scalar = 13.0
+    bilateral_weight: Scalar = 10.0
+    iterations: int = 10
+    _: dataclasses.KW_ONLY
+    compatibility: Any = None
+    normalization: Normalization = "symmetric"
+    method: Method = "auto"
+
+    def __post_init__(self):
+        for name in ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
+            self._keep(name, arguments.check_bandwidth)
+        for name in ("spatial_weight", "bilateral_weight"):
+            self._keep(name, arguments.check_weight)
+        self._keep("iterations", arguments.check_iterations)
+        compatibility = arguments.check_compatibility(self.compatibility)
+        object.__setattr__(self, "compatibility", compatibility)
+        choices = get_args(Normalization)
+        arguments.check_choice("normalization", self.normalization, choices)
+        arguments.check_choice("method", self.method, get_args(Method))
+
+    def _keep(self, name: str, checked) -> None:
+        object.__setattr__(self, name, checked(name, getattr(self, name)))
+
+    def __call__(
+        self,
+        probabilities: Float[Array | np.ndarray, "*b h w k"],
+        image: Num[Array | np.ndarray, "*b h w c"]
+        | ImageKernels
+        | Sequence[ImageKernels],
+    ) -> Float[Array, "*b h w k"]:
+        """The marginals; see the class."""
+        if probabilities.ndim == 4:
+            return self._batch(probabilities, image)
+        kernels = self._kernels(image)
+        marginals = self._run(_marginals, probabilities, kernels)
+        height, width = kernels.size
+        return marginals[:height, :width]
+
+    def prepare(self, image: Num[Array | np.ndarray, "h w c"]) -> ImageKernels:
+        """What depends on the image, the bandwidths, the normalisation and the method.
+
+        It takes the image's place in any number of calls, of CRFs of other weights,
+        compatibilities and iterations as well.
+        """
+        arguments.check_image(image)
+        sigmas = self.spatial_sigma, self.bilateral_sigma_xy, self.bilateral_sigma_rgb
+        return image_kernels(image, sigmas, self.normalization, self.method)
+
+    def trace(
+        self,
+        probabilities: Float[Array | np.ndarray, "h w k"],
+        image: Num[Array | np.ndarray, "h w c"] | ImageKernels,
+    ) -> Energy:
+        """The parts of KL(Q‖P) before the first and after each iteration, to plot.
+
+        Returns:
+            Arrays (iterations + 1,); `.kl` is their sum, KL(Q‖P) − log Z.
+        """
+        return self._run(_trace, probabilities, self._kernels(image))
+
+    def _kernels(self, image) -> ImageKernels:
+        return image if isinstance(image, ImageKernels) else self.prepare(image)
+
+    def _batch(self, probabilities, images):
+        if len(images) != len(probabilities):
+            raise ValueError(
+                f"{len(probabilities)} maps of probabilities and {len(images)} images: "
+                "a batch has one image for each"
+            )
+        if is_traced(probabilities, images) and not isinstance(images, Sequence):
+            return jax.vmap(self)(probabilities, images)
+        pairs = zip(probabilities, images, strict=True)
+        return jnp.stack([self(p, image) for p, image in pairs])
+
+    def _run(self, function, probabilities, kernels: ImageKernels):
+        """`function` of padded probabilities; compiled unless a trace is under way."""
+        labels = None if self.compatibility is None else len(self.compatibility)
+        arguments.check_shape(probabilities, kernels.size, labels)
+        fill = 1 / probabilities.shape[-1]
+        padded = pad_to_kernels(probabilities, kernels, fill)
+        if not is_traced(probabilities, kernels):
+            worst = compiled(arguments.worst_pixel)(padded)
+            arguments.check_worst_pixel(worst, padded.shape[1])
+            function = compiled(function, "iterations")
+        pair = kernels.spatial, kernels.bilateral
+        energies = self._compatibilities()
+        return function(
+            padded, pair, energies, kernels.valid, iterations=self.iterations
+        )
+
+    def _compatibilities(self):
+        weights = self.spatial_weight, self.bilateral_weight
+        if self.compatibility is None:
+            return weights
+        return tuple(np.asarray(self.compatibility) * w for w in weights)
+
+
+def _marginals(probabilities, kernels, compatibilities, valid, iterations):
+    """(h, w, k) marginals of the padded image."""
+    logits, terms = _model(probabilities, kernels, compatibilities)
+    logits = mean_field(logits, terms, iterations)
+    return jax.nn.softmax(logits).reshape(probabilities.shape)
+
+
+def _trace(probabilities, kernels, compatibilities, valid, iterations):
+    logits, terms = _model(probabilities, kernels, compatibilities)
+    return energies(logits, terms, iterations, valid)
+
+
+def _model(probabilities, kernels, compatibilities):
+    """−U and the pairwise terms."""
+    flat = probabilities.reshape(-1, probabilities.shape[-1])
+    logits = jnp.log(jnp.maximum(flat, MIN_PROBABILITY))
+    energies = (jnp.asarray(c, logits.dtype) for c in compatibilities)
+    return logits, [Pairwise(*pair) for pair in zip(kernels, energies, strict=True)]
