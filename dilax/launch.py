@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from dilax.evaluation import evaluate, stage_table
+from dilax.evaluation import boundary_table, evaluate, stage_table
 from dilax.inference import (
     MAX_PIXELS,
     OUTPUTS,
@@ -122,6 +122,9 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
     flags.DEFINE_string(
         "split", "", "eval, submit: images to predict [the run's; submit: test]."
     )
+    flags.DEFINE_bool(
+        "boundaries", False, "eval: measure trimap IoU and boundary F, too."
+    )
     flags.DEFINE_enum(
         "competition",
         "comp6",
@@ -175,7 +178,7 @@ def _define_prediction_flags() -> None:
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
-    *("competition", "network", "estimate"),
+    *("competition", "network", "estimate", "boundaries"),
 )
 
 
@@ -316,9 +319,12 @@ def _evaluate(values: Any) -> None:
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = _predictor(values, config.eval_batch_size)
     name = values.stage or config.stages[-1].name
-    scores = {name: evaluate(predictor, source).as_dict()}
+    found = evaluate(predictor, source, boundaries=values.boundaries)
+    scores = {name: found.as_dict()}
     print(f"\n{len(source)} images of {spec.name} {config.data.val}\n")
     print(stage_table(scores, spec.context_classes))
+    if values.boundaries:
+        print(f"\n{boundary_table(scores)}")
     if values.output:
         text = json.dumps({"stages": scores}, indent=1) + "\n"
         write_text(Path(values.output).expanduser(), text)

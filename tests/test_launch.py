@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import types
@@ -156,8 +157,12 @@ def test_train_prints_the_table_and_writes_the_pictures(trained):
 
 def test_eval_gives_the_figures_of_training_in_a_new_process(trained):
     root, printed = trained
-    done = _run("--mode=eval", "--workdir=my run ö", "--stage=joint", cwd=root)
+    flags = ["--mode=eval", "--workdir=my run ö", "--stage=joint", "--boundaries"]
+    done = _run(*flags, "--output=figures.json", cwd=root)
     assert done.returncode == 0, done.stderr
+    assert "| boundary F " in done.stdout
+    figures = json.loads((root / "figures.json").read_text())["stages"]["joint"]
+    assert 0 <= figures["trimap_iou"]["1"] <= 1
     wanted = next(line for line in printed.splitlines() if "mean IoU" in line)
     got = next(line for line in done.stdout.splitlines() if "mean IoU" in line)
     assert got.split("|")[2].strip() == wanted.split("|")[5].strip()

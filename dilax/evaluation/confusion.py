@@ -1,7 +1,7 @@
 """Confusion matrices as exact integer counts, and what the field reads off them."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,7 @@ class Scores:
         classes: class names.
         confusion: (k, k) Python-int counts; rows are labels, columns predictions.
         categories: (name, classes) groups that are measured besides; may be none.
+        boundaries: what `BoundaryScores.as_dict` gives, where it was measured.
 
     Example:
         >>> counts = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 4]])
@@ -70,6 +71,7 @@ class Scores:
     classes: tuple[str, ...]
     confusion: np.ndarray
     categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    boundaries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -125,7 +127,7 @@ class Scores:
         return _mean(int(h) / int(n) if n else None for h, n in rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `results.json` holds of it; of categories, if there are any."""
+        """What `results.json` holds of it; of what was measured besides, too."""
         by_category = {
             "mean_category_iou": self.mean_category_iou,
             "iou_per_category": self.iou_per_category,
@@ -136,6 +138,7 @@ class Scores:
             "mean_accuracy": self.mean_accuracy,
             "iou_per_class": self.iou_per_class,
             **(by_category if self.categories else {}),
+            **self.boundaries,
             "confusion": [[int(n) for n in row] for row in self.confusion],
         }
 

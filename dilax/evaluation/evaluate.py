@@ -1,12 +1,17 @@
 """Accuracy of a network on a source, at full image resolution, every image once."""
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Integer, UInt32
 from tqdm import tqdm
 
+from dilax.evaluation.boundary import BoundaryScores
 from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
 from dilax.inference import Predictor
 from dilax.input import in_order
@@ -20,6 +25,7 @@ def evaluate(
     source: Sequence[dict],
     title: str = "evaluate",
     on_prediction: Callable[[int, np.ndarray], None] | None = None,
+    boundaries: bool = False,
 ) -> Scores:
     """Predicts every image by the released protocol and counts its pixels.
 
@@ -28,27 +34,44 @@ def evaluate(
         source: `{image, label, id}` samples.
         title: of the progress bar; "" shows none.
         on_prediction: called with each image's index and (h, w) prediction.
+        boundaries: measure trimap IoU and boundary F besides (`BoundaryScores`).
 
     Returns:
         The `Scores` over all pixels of all images that are not ignored.
     """
     spec = predictor.spec
     confusion = empty_confusion(spec.num_classes)
-    count = jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
+    near = BoundaryScores.empty(spec.classes, spec.ignore_label)
     index = itertools.count()
     with tqdm(total=len(source), desc=title, unit="image", disable=not title) as bar:
         for samples in in_order(source, predictor.batch_size):
             predictions = predictor.stream([s["image"] for s in samples])
             for sample, prediction in zip(samples, predictions, strict=True):
-                label = _rounded_up(sample["label"], spec.ignore_label)
-                guess = _rounded_up(prediction, 0)
-                confusion = count(
-                    confusion, label, guess, ignore_label=spec.ignore_label
-                )
+                label, void = sample["label"], spec.ignore_label
+                confusion = count_image(confusion, label, prediction, void)
+                if boundaries:
+                    near = near.plus(sample["label"], prediction)
                 if on_prediction:
                     on_prediction(next(index), prediction)
                 bar.update()
-    return Scores.of(spec.classes, confusion, spec.categories)
+    scores = Scores.of(spec.classes, confusion, spec.categories)
+    return dataclasses.replace(scores, boundaries=near.as_dict() if boundaries else {})
+
+
+def count_image(
+    confusion: UInt32[Array, "k k 2"],
+    label: Integer[np.ndarray, "h w"],
+    prediction: Integer[np.ndarray, "h w"],
+    ignore_label: int = 255,
+) -> UInt32[Array, "k k 2"]:
+    """What `add_to_confusion` gives, compiled for few sizes; `confusion` is used up."""
+    label, guess = _rounded_up(label, ignore_label), _rounded_up(prediction, 0)
+    return _compiled_count()(confusion, label, guess, ignore_label=ignore_label)
+
+
+@functools.cache
+def _compiled_count() -> Any:
+    return jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
 
 
 def _rounded_up(array: np.ndarray, value: int):

@@ -28,14 +28,44 @@ def stage_table(
     for title, key in _SUMMARY:
         bold = f"**{title}**" if key == "mean_iou" else title
         rows.append([bold, *(_percent(s[key]) for s in stages.values())])
-    table = tabulate(
+    table = _tabulated("IoU, %", rows, stages, style)
+    return table + ("\n\\* only the surroundings tell these apart" if marked else "")
+
+
+def boundary_table(
+    stages: Mapping[str, Mapping],
+    widths: Sequence[int] = (1, 2, 4, 8, 16, 40),
+    style: str = "github",
+) -> str:
+    """Trimap IoU of every stage in some bands, and boundary F, in per cent.
+
+    Args:
+        stages: stage name → what `Scores.as_dict` gives of `evaluate`'s scores with
+            `boundaries`; a stage without them shows dashes.
+        widths: of the bands, in pixels to either side of a boundary.
+        style: a format of `tabulate`.
+    """
+    columns = stages.values()
+    rows: list[list] = [
+        [
+            f"mean IoU within {r} px",
+            *(_percent(s.get("trimap_iou", {}).get(str(r))) for s in columns),
+        ]
+        for r in widths
+    ]
+    rows.append(["boundary F", *(_percent(s.get("boundary_f")) for s in columns)])
+    return _tabulated("boundaries, %", rows, stages, style)
+
+
+def _tabulated(title: str, rows: list, stages: Mapping, style: str) -> str:
+    """Rows under the stages' names."""
+    return tabulate(
         rows,
-        headers=["IoU, %", *(name.replace("_", " ") for name in stages)],
+        headers=[title, *(name.replace("_", " ") for name in stages)],
         tablefmt=style,
         colalign=("left", *("right" for _ in stages)),
         disable_numparse=True,
     )
-    return table + ("\n\\* only the surroundings tell these apart" if marked else "")
 
 
 def _class_rows(stages: Mapping[str, Mapping], marked: Sequence[str]) -> list[list]:

@@ -1,0 +1,243 @@
+"""Accuracy near boundaries, which is where a CRF changes predictions.
+
+Trimap IoU: accuracy of the pixels within r pixels of a true boundary (Kohli, Ladický
+and Torr 2009; Krähenbühl and Koltun 2011; Chen et al. 2015). Boundary F-measure: how
+many boundary pixels lie close to one of the other map (Martin, Fowlkes and Malik 2004;
+for several classes, Csurka, Larlus and Perronnin 2013).
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer, UInt64
+from scipy.ndimage import distance_transform_edt
+
+from dilax.evaluation.confusion import Scores
+
+WIDEST = 40  # pixels
+_WORD = 64  # classes
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundaryScores:
+    """Trimap IoU in bands of 1 to 40 pixels, and boundary F-measure, from counts.
+
+    A boundary pixel has one of another label above, below, left or right of it. Void is
+    a label in this: masks such as Pascal VOC's mark boundaries with it, and elsewhere
+    it is a thing unnamed. Band r holds the pixels that are less than r pixels away from
+    a boundary pixel, in Euclidean distance: r on each side. Void pixels are in none.
+
+    For the F-measure, a boundary pixel of a class is hit if the other map has one of
+    that class within the tolerance. What is predicted on void may be hit, but is no
+    error if it is not. F = 2PR / (P + R) of precision P and recall R is averaged over
+    the classes with a boundary in either map, then over the images with such a class.
+
+    Attributes:
+        classes: class names.
+        counts: (40, k, k) confusion of the pixels of each distance, 0..1, 1..2, …; rows
+            are labels, columns predictions.
+        f_sum: sum of the images' F-measures.
+        images: how many have one.
+        ignore_label: of void pixels.
+        tolerance: in pixels; None is 0.75 % of each image's diagonal.
+
+    Example:
+        >>> label = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 4, 0)
+        >>> scores = BoundaryScores.empty(("sky", "tree"), tolerance=1.0)
+        >>> scores = scores.plus(label, np.roll(label, 1, 1) * (np.arange(8) > 0))
+        >>> scores.pixel_accuracy(1), scores.pixel_accuracy(2), scores.f_measure
+        (0.5, 0.75, 1.0)
+    """
+
+    classes: tuple[str, ...]
+    counts: np.ndarray
+    f_sum: float = 0.0
+    images: int = 0
+    ignore_label: int = 255
+    tolerance: float | None = None
+
+    @classmethod
+    def empty(
+        cls,
+        classes: tuple[str, ...],
+        ignore_label: int = 255,
+        tolerance: float | None = None,
+    ) -> "BoundaryScores":
+        """Of no image.
+
+        Raises:
+            ValueError: if the tolerance is negative or not a number.
+        """
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise ValueError(
+                f"tolerance={tolerance}: must be pixels, 0 or more, or None"
+            )
+        k = len(classes)
+        counts = np.zeros((WIDEST, k, k), np.int64)
+        return cls(classes, counts, ignore_label=ignore_label, tolerance=tolerance)
+
+    def plus(
+        self,
+        label: Integer[np.ndarray, "h w"],
+        prediction: Integer[np.ndarray, "h w"],
+    ) -> "BoundaryScores":
+        """With an image more: its train ids, and the class ids predicted.
+
+        Raises:
+            ValueError: if they differ in size.
+        """
+        if label.shape != prediction.shape:
+            raise ValueError(
+                f"prediction: {prediction.shape}; must be of the label's size, "
+                f"{label.shape}"
+            )
+        k = len(self.classes)
+        counts = self.counts + _counts_by_distance(
+            label, prediction, k, self.ignore_label
+        )
+        f = _f_measure(label, prediction, k, self.ignore_label, self.tolerance)
+        if f is None:
+            return dataclasses.replace(self, counts=counts)
+        return dataclasses.replace(
+            self, counts=counts, f_sum=self.f_sum + f, images=self.images + 1
+        )
+
+    def band(self, width: int) -> Scores:
+        """The scores of the pixels within `width` pixels of a boundary, 1..40."""
+        if not 1 <= width <= WIDEST:
+            raise ValueError(f"width={width}: must be 1 to {WIDEST} pixels")
+        return Scores(self.classes, self.counts[:width].sum(0))
+
+    def mean_iou(self, width: int) -> float | None:
+        """Trimap IoU: mean IoU of a band; None if it holds no pixel."""
+        return _or_none(self.band(width).mean_iou)
+
+    def pixel_accuracy(self, width: int) -> float | None:
+        """Share of a band's pixels that are predicted right."""
+        return _or_none(self.band(width).pixel_accuracy)
+
+    @property
+    def f_measure(self) -> float | None:
+        """Mean boundary F-measure, 0..1; None if no image has one."""
+        return self.f_sum / self.images if self.images else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `results.json` holds of it."""
+        widths = range(1, WIDEST + 1)
+        return {
+            "trimap_iou": {str(r): self.mean_iou(r) for r in widths},
+            "trimap_accuracy": {str(r): self.pixel_accuracy(r) for r in widths},
+            "boundary_f": self.f_measure,
+        }
+
+
+def boundary_pixels(labels: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Whether a pixel has one of another label above, below, left or right of it."""
+    found = np.zeros(labels.shape, bool)
+    for a, there in ((labels, found), (labels.T, found.T)):
+        differ = a[1:] != a[:-1]
+        there[1:] |= differ
+        there[:-1] |= differ
+    return found
+
+
+def boundary_distance(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Euclidean distance to the nearest boundary pixel; infinity if there is none."""
+    found = boundary_pixels(labels)
+    if not found.any():
+        return np.full(labels.shape, np.inf)
+    return distance_transform_edt(~found)
+
+
+def _counts_by_distance(
+    label: np.ndarray, prediction: np.ndarray, k: int, ignore_label: int
+) -> np.ndarray:
+    distance = boundary_distance(label)
+    near = (distance < WIDEST) & (label != ignore_label)
+    cell = distance[near].astype(np.int64) * k + label[near]
+    cell = cell * k + prediction[near]
+    return np.bincount(cell, minlength=WIDEST * k * k).reshape(WIDEST, k, k)
+
+
+def _f_measure(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    k: int,
+    ignore_label: int,
+    tolerance: float | None,
+) -> float | None:
+    """The mean F-measure of the classes that have a boundary; None if none has."""
+    radius = 0.0075 * math.hypot(*label.shape) if tolerance is None else tolerance
+    true = boundary_pixels(label) & (label != ignore_label)
+    said = boundary_pixels(prediction)
+    hit, right = _hits(label, true, prediction, said, k, radius)
+    said &= right | (label != ignore_label)
+    counts = [
+        np.bincount(classes[where], minlength=k)
+        for classes, where in (
+            *((label, true), (label, hit)),
+            *((prediction, said), (prediction, right)),
+        )
+    ]
+    return _mean_f(*counts)
+
+
+def _mean_f(
+    true: np.ndarray, hit: np.ndarray, said: np.ndarray, right: np.ndarray
+) -> float | None:
+    """From each class's boundary pixels, and how many are hit, in either map."""
+    present = true + said > 0
+    if not present.any():
+        return None
+    recall, precision = hit / np.maximum(true, 1), right / np.maximum(said, 1)
+    f = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    return float(f[present].mean())
+
+
+def _hits(
+    label: np.ndarray,
+    true: np.ndarray,
+    prediction: np.ndarray,
+    said: np.ndarray,
+    k: int,
+    radius: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which boundary pixels of either map have one of their class within the radius.
+
+    A bit for each class, so that one pass sees 64 classes.
+    """
+    hit, right = np.zeros_like(true), np.zeros_like(said)
+    for first in range(0, k, _WORD):
+        ours = _class_bits(label, true, first)
+        theirs = _class_bits(prediction, said, first)
+        hit |= (ours & _spread(theirs, radius)) != 0
+        right |= (theirs & _spread(ours, radius)) != 0
+    return hit, right
+
+
+def _class_bits(classes: np.ndarray, where: np.ndarray, first: int) -> np.ndarray:
+    """Bit `class - first` in the pixels `where`, as far as the word has one."""
+    where = where & (classes >= first) & (classes < first + _WORD)
+    bits = np.zeros(classes.shape, np.uint64)
+    bits[where] = np.uint64(1) << (classes[where] - first).astype(np.uint64)
+    return bits
+
+
+def _spread(bits: UInt64[np.ndarray, "h w"], radius: float) -> np.ndarray:
+    """The union of the bits within `radius` pixels, in Euclidean distance."""
+    limit, height = math.floor(radius**2), len(bits)
+    result, row, half = np.zeros_like(bits), bits.copy(), 0
+    for dy in range(min(math.floor(radius), height - 1), -1, -1):
+        while half < math.isqrt(limit - dy * dy):  # towards the middle, rows grow
+            half += 1
+            row[:, half:] |= bits[:, :-half]
+            row[:, :-half] |= bits[:, half:]
+        result[dy:] |= row[: height - dy]
+        result[: height - dy] |= row[dy:]
+    return result
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
