@@ -1,4 +1,4 @@
-"""Structured prediction: Gaussian filters, the dense CRF and CRF-RNN."""
+"""Structured prediction: Gaussian filters, the dense CRF, and CRF-RNN."""
 
 from dilax.crf.crf_rnn import CRFRNN
 from dilax.crf.dense_crf import DenseCRF
@@ -7,6 +7,7 @@ from dilax.crf.exact import ExactFilter
 from dilax.crf.filtering import build_filter, gaussian_filter
 from dilax.crf.grid import GridFilter
 from dilax.crf.image_kernels import ImageKernels
+from dilax.crf.lattice import LatticeFilter, build_lattice, with_lattice
 
 __all__ = [
     "CRFRNN",
@@ -15,6 +16,9 @@ __all__ = [
     "ExactFilter",
     "GridFilter",
     "ImageKernels",
+    "LatticeFilter",
     "build_filter",
+    "build_lattice",
     "gaussian_filter",
+    "with_lattice",
 ]

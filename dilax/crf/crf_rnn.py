@@ -69,9 +69,9 @@ class CRFRNN(nn.Module):
     """
 
     num_classes: int
-    spatial_sigma: float = 3.0
-    bilateral_sigma_xy: float = 160.0
-    bilateral_sigma_rgb: float = 3.0
+    spatial_sigma: float | int = 3.0
+    bilateral_sigma_xy: float | int = 160.0
+    bilateral_sigma_rgb: float | int = 3.0
     train_steps: int = 5
     test_steps: int = 10
     method: Method = "auto"

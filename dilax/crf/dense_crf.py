@@ -25,6 +25,8 @@ from dilax.crf.image_kernels import (
 from dilax.crf.kernels import Normalization
 from dilax.crf.mean_field import Pairwise, mean_field
 
+Scalar = float | int | Array
+
 MIN_PROBABILITY = 1e-8
 """Smaller probabilities count as this, so that no class is ruled out by −log 0."""
 
@@ -79,11 +81,11 @@ class DenseCRF:
     Source: Krähenbühl & Koltun 2011, §3; defaults of the authors' example.
     """
 
-    spatial_sigma: float = 3.0
-    spatial_weight: float = 3.0
-    bilateral_sigma_xy: float = 80.0
-    bilateral_sigma_rgb: float = 13.0
-    bilateral_weight: float = 10.0
+    spatial_sigma: Scalar = 3.0
+    spatial_weight: Scalar = 3.0
+    bilateral_sigma_xy: Scalar = 80.0
+    bilateral_sigma_rgb: Scalar = 13.0
+    bilateral_weight: Scalar = 10.0
     iterations: int = 10
     _: dataclasses.KW_ONLY
     compatibility: Any = None

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from dilax.crf.exact import ExactFilter
+from dilax.crf.lattice import build_lattice
 
 Method = Literal["auto", "lattice", "exact"]
 
@@ -72,14 +73,6 @@ def build_filter(
     if method == "exact":
         rows, columns = _BLOCKS.get(jax.default_backend(), _LARGE_BLOCKS)
         return ExactFilter(features, valid, rows, columns)
-    return _build_lattice(features, valid)
-
-
-def _build_lattice(features, valid) -> Filter:
-    try:
-        from dilax.crf.lattice import build_lattice
-    except ImportError:  # until the lattice is there
-        return ExactFilter(features, valid)
     return build_lattice(features, valid)
 
 

@@ -15,8 +15,8 @@ Point = dict[str, float]
 class CRFGrid:
     """The values of each parameter; all their combinations are tried.
 
-    A parameter of one value is fixed. The smallest weights of the default change little
-    of what a network says, so that even a bad one loses nothing by the best of them.
+    A parameter of one value is fixed. The default's span what Chen et al. published,
+    with weights below theirs, which change little, for networks that no CRF helps.
 
     Attributes:
         bilateral_weight: of the kernel that sees position and colour.

@@ -1,0 +1,103 @@
+"""A hash table with static shapes: equal fingerprints get equal numbers, 0, 1, 2, …
+
+All keys probe at once. In each round those that meet an empty slot claim it, the first
+in order wins, and those that find their own key there are done; the rest go on to the
+next slot of their sequence (double hashing).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, UInt
+
+_EMPTY = 2**31 - 1
+
+
+class Table(NamedTuple):
+    """Distinct keys, numbered in the order in which they first stand in the list.
+
+    Attributes:
+        slots: index in the list of the key that each slot holds.
+        keys: the list.
+        numbers: of every key in the list; keys that are left out have -1.
+        firsts: whether a key is the first of its kind in the list.
+        distinct: how many different keys there are.
+    """
+
+    slots: Int[Array, " slots"]
+    keys: UInt[Array, "2 n"]
+    numbers: Int[Array, " n"]
+    firsts: Bool[Array, " n"]
+    distinct: Int[Array, ""]
+
+
+def number_keys(keys: UInt[Array, "2 n"], valid: Bool[Array, " n"]) -> Table:
+    """Numbers the distinct keys.
+
+    Args:
+        keys: 64 bits each, in two words.
+        valid: keys that are not get no number.
+
+    Example:
+        >>> keys = jnp.array([[7, 5, 7, 9], [1, 1, 1, 1]], jnp.uint32)
+        >>> number_keys(keys, jnp.array([True, True, True, False])).numbers.tolist()
+        [0, 1, 0, -1]
+    """
+    n = keys.shape[1]
+    size = 1 << (4 * n // 3).bit_length()
+    order = jnp.arange(n, dtype=jnp.int32)
+
+    def probe(state):
+        slots, at, going = state
+        claims = going & (slots[at] == _EMPTY)
+        slots = slots.at[jnp.where(claims, at, size)].min(order, mode="drop")
+        going &= ~_holds(slots, at, keys, keys)
+        return slots, jnp.where(going, _next(at, keys, size), at), going
+
+    start = jnp.full(size, _EMPTY, jnp.int32), _first(keys, size), valid
+    slots, at, _ = jax.lax.while_loop(lambda s: s[2].any(), probe, start)
+    owners = slots[at]
+    firsts = (owners == order) & valid
+    ranks = jnp.cumsum(firsts, dtype=jnp.int32) - 1
+    numbers = jnp.where(valid, ranks.at[owners].get(mode="clip"), -1)
+    return Table(slots, keys, numbers, firsts, firsts.sum(dtype=jnp.int32))
+
+
+def find_keys(table: Table, keys: UInt[Array, "2 m"]) -> Int[Array, " m"]:
+    """The numbers of other keys; those that the table lacks have -1."""
+    size = len(table.slots)
+
+    def probe(state):
+        at, going = state
+        here = _holds(table.slots, at, table.keys, keys)
+        going &= ~here & (table.slots[at] != _EMPTY)
+        return jnp.where(going, _next(at, keys, size), at), going
+
+    start = _first(keys, size), jnp.ones(keys.shape[1], bool)
+    at, _ = jax.lax.while_loop(lambda s: s[1].any(), probe, start)
+    found = _holds(table.slots, at, table.keys, keys)
+    return jnp.where(found, table.numbers.at[table.slots[at]].get(mode="clip"), -1)
+
+
+def _holds(slots, at, listed, keys):
+    """Whether each key stands in the slot where it looks."""
+    owners = slots[at]
+    same = (listed.at[:, owners].get(mode="clip") == keys).all(0)
+    return same & (owners != _EMPTY)
+
+
+def _first(keys, size):
+    return (_mixed(keys[0]) & jnp.uint32(size - 1)).astype(jnp.int32)
+
+
+def _next(at, keys, size):
+    step = _mixed(keys[1]) | 1  # odd: the sequence meets every slot
+    return ((at.astype(jnp.uint32) + step) & jnp.uint32(size - 1)).astype(jnp.int32)
+
+
+def _mixed(words):
+    """Words whose every bit depends on all bits of the input."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        words = (words ^ (words >> shift)) * jnp.uint32(factor)
+    return words ^ (words >> 16)

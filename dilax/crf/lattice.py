@@ -1,0 +1,231 @@
+"""Gaussian filtering with the permutohedral lattice (Adams, Baek & Davis 2010).
+
+Values are splatted onto the lattice's points around them, blurred along the lattice's
+d + 1 directions, and sliced at the same places: time linear in the number of values,
+whatever the bandwidth, in any number of dimensions.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dilax.crf.hashing import Table, find_keys, number_keys
+from dilax.crf.permutohedral import fingerprints, neighbour_steps, simplices
+from dilax.crf.runs import Runs, cut_runs, sort_entries
+
+_LEVELS = (32, 4, 1)  # parts of the worst case for which a traced lattice has room
+_LEAST_ROOM = 4096  # points: few sizes compile, and small ones cost little
+T = TypeVar("T")
+
+
+class LatticeFilter(NamedTuple):
+    """Σ_j exp(−½|f_i − f_j|²) v_j by the permutohedral lattice, for features f.
+
+    Called on values (n, k) it gives (n, k). It approximates the sum, as the public
+    implementations do: blurred by (½, 1, ½) along each direction and divided by
+    1 + 2^(−d). A pytree; linear in the values, and differentiable by the features that
+    it was built from.
+
+    Attributes:
+        weights: barycentric coordinates of the places.
+        points: the lattice points around each place.
+        neighbours: of each point, on both sides, in each direction. The last point is
+            always empty, and stands for those that there are not.
+        runs: the entries sorted by point, which CPUs sum faster; or None.
+    """
+
+    weights: Float[Array, "d1 n"]
+    points: Int[Array, "d1 n"]
+    neighbours: Int[Array, "d1 2 m"]
+    runs: Runs | None = None
+
+    def __call__(self, values: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        structure = self.points, self.neighbours, self.runs
+        return _filtered(self.weights, values, structure)
+
+
+def build_lattice(
+    features: Float[Array, "n d"],
+    valid: Bool[Array, " n"] | None = None,
+    capacity: int | None = None,
+) -> LatticeFilter:
+    """The lattice around feature vectors.
+
+    Outside of `jax.jit` the lattice's points are counted first and its arrays made just
+    large enough (rounded up, so that few sizes compile). Inside, or with a `capacity`,
+    shapes are static; see also `with_lattice`.
+
+    Args:
+        features: in units of the Gaussian's standard deviation, finite.
+        valid: places that are not give nothing and get 0.
+        capacity: room for lattice points; the worst case, (d + 1) n, by default. Points
+            that find no room are left out.
+
+    Example:
+        >>> lattice = build_lattice(jnp.array([[0.0, 0.0], [9.0, 9.0]]))
+        >>> v = lattice(jnp.array([[1.0], [0.0]]))
+        >>> bool(v[0, 0] > 0.5), float(v[1, 0])
+        (True, 0.0)
+
+    Source: Adams et al. 2010; Krähenbühl & Koltun 2011, section 4.
+    """
+    if valid is None:
+        valid = jnp.ones(len(features), bool)
+    if capacity is None and not isinstance(features, jax.core.Tracer):
+        return _build_just_large_enough(features, valid)
+    weights, table = _number_points(features, valid)
+    return _link(weights, table, capacity or weights.size)
+
+
+def with_lattice(
+    features: Float[Array, "n d"],
+    valid: Bool[Array, " n"] | None,
+    use: Callable[[LatticeFilter], T],
+) -> T:
+    """`use` of the lattice, whose size is chosen among a few while the program runs.
+
+    For what is traced: shapes are static there, and the worst case is many times larger
+    than the lattices of images.
+
+    Args:
+        features: as for `build_lattice`.
+        valid: likewise.
+        use: is traced once for each size.
+    """
+    if not isinstance(features, jax.core.Tracer):
+        return use(build_lattice(features, valid))
+    if valid is None:
+        valid = jnp.ones(len(features), bool)
+    weights, table = _number_points(features, valid)
+    rooms = [-(-weights.size // part) for part in _LEVELS]
+    level = sum((table.distinct > room).astype(jnp.int32) for room in rooms[:-1])
+    return jax.lax.switch(
+        level, [lambda room=room: use(_link(weights, table, room)) for room in rooms]
+    )
+
+
+def _build_just_large_enough(features, valid) -> LatticeFilter:
+    weights, table = _number_points(features, valid)
+    capacity = max(_LEAST_ROOM, _power_of_two(int(table.distinct)))
+    lattice = _link(weights, table, capacity)
+    if jax.default_backend() != "cpu":
+        return lattice
+    entries = sort_entries(lattice.points, capacity + 1)
+    room = bucket(int(entries.runs))
+    runs = cut_runs(entries, lattice.weights, capacity + 1, room)
+    return lattice._replace(runs=runs)
+
+
+def bucket(count: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, … that is not less than `count`."""
+    power = _power_of_two(count)
+    return power * 3 // 4 if count <= power * 3 // 4 else power
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(count - 1, 0).bit_length()
+
+
+@jax.jit
+def _number_points(features, valid):
+    """The weights of all places, and the points around them by number.
+
+    Entries are listed place by place, so that points near each other in the image are
+    near each other in memory.
+    """
+    places = simplices(features)
+    keys = fingerprints(places).transpose(0, 2, 1).reshape(2, -1)
+    table = number_keys(keys, jnp.repeat(valid, len(places.weights)))
+    return places.weights, table
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
+def _link(weights, table: Table, capacity: int) -> LatticeFilter:
+    """The filter, with room for `capacity` points and the empty one."""
+    d1, n = weights.shape
+    numbers = table.numbers.reshape(n, d1).T
+    points = jnp.where((numbers < 0) | (numbers >= capacity), capacity, numbers)
+    entries = jnp.arange(n * d1, dtype=jnp.int32)
+    at = jnp.where(table.firsts, table.numbers, capacity)
+    firsts = jnp.zeros(capacity, jnp.int32).at[at].set(entries, mode="drop")
+    keys = table.keys[:, firsts]
+    known = jnp.arange(capacity) < table.distinct
+    steps = neighbour_steps(d1 - 1)
+    neighbours = [_neighbours(table, keys, known, step) for step in steps]
+    weights = jnp.where(points == capacity, 0, weights)
+    return LatticeFilter(weights, points, jnp.stack(neighbours))
+
+
+def _neighbours(table: Table, keys, known, step):
+    """The points on both sides of every point, and of the empty one, in a direction."""
+    empty = len(known)
+    above = find_keys(table, keys + jnp.array(step, jnp.uint32)[:, None])
+    above = jnp.where(known & (above >= 0) & (above < empty), above, empty)
+    order = jnp.arange(empty, dtype=jnp.int32)
+    below = jnp.full(empty + 1, empty, jnp.int32).at[above].set(order)
+    return jnp.stack([jnp.append(above, empty), below.at[empty].set(empty)])
+
+
+@jax.custom_vjp
+@jax.jit
+def _filtered(weights, values, structure):
+    sums = _blur(_splat(weights, values, structure), structure)
+    return _slice(weights, sums, structure)
+
+
+def _forward(weights, values, structure):
+    return _filtered(weights, values, structure), (weights, values, structure)
+
+
+@jax.jit
+def _backward(residuals, gradient):
+    """The transposed filter is the same with its directions in reverse."""
+    weights, values, structure = residuals
+    down = _blur(_splat(weights, gradient, structure), structure, reverse=True)
+    up = _blur(_splat(weights, values, structure), structure)
+    by_weight = [
+        _scale(weights) * ((gradient * up[at]).sum(-1) + (values * down[at]).sum(-1))
+        for at in structure[0]
+    ]
+    return jnp.stack(by_weight), _slice(weights, down, structure), None
+
+
+_filtered.defvjp(_forward, _backward)
+
+
+def _splat(weights, values, structure):
+    """(n, k) values, each shared among the points around it: (m, k)."""
+    points, neighbours, runs = structure
+    count = neighbours.shape[2]
+    if runs is not None:
+        return runs.sums(values, count)
+    sums = jnp.zeros((count, values.shape[1]), values.dtype)
+    return sums.at[points].add(weights[..., None] * values)
+
+
+def _blur(sums, structure, reverse=False):
+    """Each point's values and half of its neighbours', in one direction after another.
+
+    A loop, as XLA would fuse the directions and compute the inner ones many times.
+    """
+
+    def blur_along(sums, neighbours):
+        above, below = neighbours
+        return sums + (sums[above] + sums[below]) / 2, None
+
+    return jax.lax.scan(blur_along, sums, structure[1], reverse=reverse)[0]
+
+
+def _slice(weights, sums, structure):
+    """(n, k) values read between the points around each place."""
+    parts = zip(structure[0], weights, strict=True)
+    return _scale(weights) * sum(sums[at] * weight[:, None] for at, weight in parts)
+
+
+def _scale(weights) -> float:
+    """What makes a constant keep its size, as in the public implementations."""
+    return 1 / (1 + 2.0 ** (1 - len(weights)))
