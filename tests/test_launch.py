@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from tiny_run import write_images
 
-from dilax import launch
-from dilax.launch import overridden
+from dilax.launch import modes, overridden
 from experiments import table3, voc
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +58,7 @@ def test_fields_are_set_by_index_by_name_and_as_literals():
 
 def test_fields_of_a_crf_and_of_its_grid_are_set():
     path = "--config.stages.basic_crf.crf"
-    flags = [f"{path}.search=false", f"{path}.grid.bilateral_weight=(1, 3)"]
+    flags = [f"{path}.search=false", f"{path}.grid.bilateral_weight=(1.0, 3.0)"]
     config = overridden(table3.scenes(), flags)
     crf = config.stage("basic_crf").crf
     assert (crf.search, crf.grid.bilateral_weight) == (False, (1.0, 3.0))
@@ -261,7 +260,7 @@ def test_predict_says_in_one_message_what_cannot_be_written(trained):
 def test_scales_are_numbers():
     values = types.SimpleNamespace(scales=["1", "big"])
     with pytest.raises(ValueError, match="--scales=1,big: could not convert"):
-        launch._predictor(values, 1)
+        modes.predictor_of(values, 1)
 
 
 def test_overrides_are_refused_where_the_run_decides(trained):

@@ -1,0 +1,160 @@
+"""The command line that every experiment shares: absl flags, and the modes.
+
+    python experiments/voc.py --config=NAME --workdir=DIR [--config.a.b=VALUE …]
+
+`train` trains, evaluates, writes tables and pictures, and resumes. `eval`, `predict`,
+`submit` and `export` read the configuration from the run's folder; `import_weights`
+makes such a folder of a released network's file.
+"""
+
+import errno
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from dilax.launch.modes import MODES
+from dilax.launch.options import define_flags
+from dilax.launch.training import Summarize, train_runs
+from dilax.training import Config, Interrupted, NonFiniteLoss, set_field, validated
+
+Configurations = Mapping[str, Callable[[], Config]]
+Adapt = Callable[[Config, Any], None]
+
+
+def run(
+    configurations: Configurations,
+    document: str,
+    adapt: Adapt | None = None,
+    estimates: bool = False,
+    summarize: Summarize | None = None,
+) -> None:
+    """Defines the flags, parses the command line, and runs the mode that it names.
+
+    Args:
+        configurations: name → function that builds the configuration; the first is the
+            default.
+        document: the experiment's docstring, shown by `--help`.
+        adapt: changes a configuration by the flags and what they name, before the
+            fields that the command line sets.
+        estimates: say what a run will take before it starts, unless --noestimate.
+        summarize: takes the results of every seed and the folder, and gives a text that
+            is printed after the tables.
+
+    Exits with 0; with 1 and one message for wrong flags, data or files; with 130 or 143
+    after Ctrl-C or SIGTERM, when the state is saved.
+    """
+    sys.modules["__main__"].__doc__ = document
+    define_flags(configurations, estimates)
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    # What orbax logs it also raises, and that ends in one message here.
+    logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname)
+    overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
+    argv = [arg for arg in sys.argv if arg not in overrides]
+    app.run(
+        lambda rest: _guarded(rest, configurations, adapt, overrides, summarize),
+        argv=argv,
+        flags_parser=_parse_flags,
+    )
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses, and says in one line what is wrong with a flag."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error}\nTry --help.")
+        raise AssertionError from error
+
+
+def overridden(config: Config, overrides: list[str]) -> Config:
+    """The configuration with the fields that the command line sets.
+
+    Args:
+        config: is left as it is.
+        overrides: `"--config.FIELD=VALUE"` each.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    config = validated(config)  # a copy whose stages share nothing
+    for override in overrides:
+        path, equals, text = override.lstrip("-").removeprefix("config.").partition("=")
+        if not equals:
+            raise ValueError(f"{override}: give a value, {override}=VALUE")
+        set_field(config, path, text)
+    return validated(config)
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _guarded(
+    argv: list[str],
+    configurations: Configurations,
+    adapt: Adapt | None,
+    overrides: list[str],
+    summarize: Summarize | None,
+) -> None:
+    """Runs the mode; what a person can mend ends in one message and no traceback."""
+    values = flags.FLAGS
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
+        if not values.workdir:
+            raise ValueError("--workdir: the folder of the run is missing")
+        signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
+        config = configurations[values.config]()
+        config.data.data_dir = values.data_dir
+        config = overridden(config, overrides)  # what is wrong there shows at once
+        if values.mode == "train":
+            if adapt:
+                adapt(config, values)
+                config = overridden(config, overrides)
+            train_runs(values, config, summarize)
+        elif overrides:
+            raise ValueError(
+                f"{overrides[0]}: only train takes it; the run has its own"
+            )
+        else:
+            MODES[values.mode](values)
+    except Interrupted as stop:
+        _fail(str(stop), 128 + stop.signum)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from where it was", 130)
+    except OSError as error:
+        logging.debug("Traceback of the error below", exc_info=True)
+        _fail(_os_problem(error))
+    except (ValueError, NonFiniteLoss) as error:
+        logging.debug("Traceback of the error below", exc_info=True)
+        _fail(str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        small = (
+            "a smaller crop or batch" if values.mode == "train" else "--tiling=blend"
+        )
+        _fail(f"out of memory; {small} needs less ({error})")
+
+
+def _os_problem(error: OSError) -> str:
+    """The file, what is wrong, and what to do about it."""
+    remedies = {
+        errno.ENOSPC: "free some space; the same command goes on where it stopped",
+        errno.EROFS: "give a folder that can be written",
+        errno.EACCES: "give a folder that can be written",
+    }
+    remedy = remedies.get(error.errno or 0, "")
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Interrupted(signum, "stopped; the same command goes on from where it was")

@@ -1,0 +1,111 @@
+"""The flags of every experiment, for all modes: absl's, and their help."""
+
+import sys
+from collections.abc import Iterable
+
+from absl import flags
+
+from dilax.inference import MAX_PIXELS, OUTPUTS
+from dilax.weights import RELEASED
+
+
+def define_flags(configurations: Iterable[str], estimates: bool) -> None:
+    """Defines them.
+
+    Args:
+        configurations: names; the first is the default.
+        estimates: the default of --estimate.
+    """
+    names = list(configurations)
+    flags.DEFINE_enum(
+        "config",
+        names[0],
+        names,
+        "Which configuration to train. Its fields are set with --config.FIELD=VALUE, "
+        "such as --config.seed=1, --config.stages[0].steps=500 or "
+        "--config.stages.joint.optimizer.learning_rate=1e-5.",
+    )
+    modes = ["train", "eval", "predict", "submit", "export", "import_weights"]
+    flags.DEFINE_enum("mode", "train", modes, "What to do.")
+    flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
+        "for --config.data.dataset=folder, of the images and masks.",
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "predict: folder of what is predicted [WORKDIR/predicted]; eval: file for the "
+        "figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip]; export: "
+        "a .zip that JAX runs without dilax, or .onnx [WORKDIR/network.zip].",
+    )
+    flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
+    flags.DEFINE_enum(
+        "which", "last", ["last", "best"], "All but train: checkpoint of that stage."
+    )
+    flags.DEFINE_string(
+        "split", "", "eval, submit: images to predict [the run's; submit: test]."
+    )
+    flags.DEFINE_bool(
+        "boundaries", False, "eval: measure trimap IoU and boundary F, too."
+    )
+    flags.DEFINE_enum(
+        "competition",
+        "comp6",
+        ["comp5", "comp6"],
+        "submit: VOC's, comp5 for networks trained on nothing but VOC's own data.",
+    )
+    flags.DEFINE_enum(
+        "network", None, [*RELEASED], "import_weights: the network that the file holds."
+    )
+    flags.DEFINE_bool(
+        "estimate", estimates, "train: measure first what it will take, and say so."
+    )
+    flags.DEFINE_list(
+        "seeds", [], "train: a run for each of these seeds, in WORKDIR/seed0, …."
+    )
+    _define_prediction_flags()
+    for name in ("config", *_FLAGS):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _define_prediction_flags() -> None:
+    flags.DEFINE_string(
+        "input",
+        None,
+        "predict: an image, a folder with its sub-folders, a pattern ('photos/*.jpg'), "
+        "a .txt file of paths, a video, or - for an image on standard input; "
+        "import_weights: the file, such as a .caffemodel.",
+    )
+    flags.DEFINE_list(
+        "outputs",
+        ["labels", "overlay"],
+        f"predict: what to write, of {', '.join(OUTPUTS)}.",
+    )
+    flags.DEFINE_bool("frames", False, "predict: pictures of a video's frames.")
+    flags.DEFINE_bool("overwrite", False, "predict: anew what is there already.")
+    flags.DEFINE_integer(
+        "max_pixels", MAX_PIXELS, "predict: larger images are refused.", lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "tiling",
+        "tiles",
+        ["tiles", "whole", "blend"],
+        "eval, predict, submit: the released tiles; the whole image at once; or "
+        "overlapping tiles, blended, for images of any size.",
+    )
+    flags.DEFINE_list(
+        "scales", ["1"], "eval, predict, submit: sizes whose predictions are averaged."
+    )
+    flags.DEFINE_bool(
+        "mirror", False, "eval, predict, submit: average with the mirrored image's."
+    )
+
+
+_FLAGS = (
+    *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
+    *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
+    *("competition", "network", "estimate", "seeds", "boundaries"),
+)

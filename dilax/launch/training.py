@@ -1,0 +1,91 @@
+"""The mode that trains: a run, or one a seed, and what is shown of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from dilax.evaluation import stage_table
+from dilax.inference import save_image
+from dilax.report import prediction_sheet, seed_table
+from dilax.training import (
+    Config,
+    build_spec,
+    estimate,
+    open_evaluation,
+    picture_indices,
+    train,
+    validated,
+    write_text,
+)
+
+Summarize = Callable[[Sequence[Mapping], Path], str]
+
+
+def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None:
+    """One run, or one a seed; then what they found together."""
+    workdir = Path(values.workdir).expanduser()
+    seeds = _seeds(values.seeds)
+    if not seeds:
+        runs = [_train_once(values, config, workdir)]
+    else:
+        folders = {seed: workdir / f"seed{seed}" for seed in seeds}
+        runs = [
+            _train_once(
+                values, dataclasses.replace(validated(config), seed=seed), place
+            )
+            for seed, place in folders.items()
+        ]
+        table = seed_table(runs)
+        write_text(workdir / "seeds.md", table + "\n")
+        print(f"\n{table}\n")
+    if summarize:
+        print(f"\n{summarize(runs, workdir)}\n")
+
+
+def _seeds(texts: list[str]) -> list[int]:
+    """Raises ValueError unless they are whole numbers, each once."""
+    if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
+        raise ValueError(
+            f"--seeds={','.join(texts)}: must be whole numbers, each once, as in 0,1,2"
+        )
+    return [int(text) for text in texts]
+
+
+def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
+    if values.estimate and not (workdir / "config.json").exists():
+        _print_estimate(config)
+    results = train(config, workdir)
+    _, spec, source = open_evaluation(workdir)
+    print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
+    if config.pictures:
+        _write_sheet(workdir, config, spec, source)
+    tqdm.write(f"table, results and checkpoints: {workdir}")
+    return results
+
+
+def _print_estimate(config: Config) -> None:
+    print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
+    for name, cost in estimate(config, build_spec(config)).items():
+        minutes = cost.steps * cost.seconds / 60
+        print(
+            f"  {name}: {cost.steps} steps of {1000 * cost.seconds:.0f} ms, "
+            f"{minutes:.0f} minutes; {cost.memory / 1e9:.2f} GB"
+        )
+
+
+def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
+    shown = picture_indices(config, len(source))
+    predictions = {
+        stage.name: [
+            workdir / "predictions" / stage.name / f"{i:04d}.png" for i in shown
+        ]
+        for stage in config.stages
+    }
+    samples = [source[i] for i in shown]
+    path = workdir / "pictures.png"
+    save_image(prediction_sheet(samples, predictions, spec), path)
+    print(f"pictures: {path}")
