@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -102,6 +103,49 @@ def test_on_scenes_it_takes_dilation_to_tell_the_towers_apart(tmp_path):
     means = {name: stage["mean_iou"] for name, stage in results["stages"].items()}
     assert means["context"] > means["control"] + 0.08
     assert means["context"] > means["front_end"] + 0.13
+
+
+def test_table_3_over_two_seeds_is_printed_stored_and_not_trained_again(tmp_path):
+    data = write_images(tmp_path / "data")
+    small = {"steps": 2, "batch_size": 2, "crop": "(20,20)"}
+    maps = {"steps": 2, "batch_size": 2, "crop": "(24,32)", "evaluate_every": 0}
+    stages = dict.fromkeys(("basic", "large"), maps)
+    stages |= {"front_end": small}
+    stages |= {f"{n}_crfrnn": small for n in ("front_end", "basic", "large")}
+    flags = [
+        "--config.data.dataset=folder",
+        "--config.model.layers="
+        "(('conv1',3,6,1,0.0),('pool1',2,0,1,0.0),('fc',1,8,1,0.0))",
+        *(
+            f"--config.stages.{n}_crf.crf.{field}"
+            for n in ("front_end", "basic", "large")
+            for field in ("search_images=2", "grid.bilateral_weight=(1.0,)")
+        ),
+        *(
+            f"--config.stages.{name}.{field}={value}"
+            for name, fields in stages.items()
+            for field, value in fields.items()
+        ),
+    ]
+    script = Path(__file__).parent.parent / "experiments" / "table3.py"
+    command = [sys.executable, script, "--seeds=0,1", f"--data_dir={data}", *flags]
+    command.append(f"--workdir={tmp_path / 'runs'}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = [
+        json.loads((tmp_path / "runs" / seed / "results.json").read_text())
+        for seed in ("seed0", "seed1")
+    ]
+    assert [run["seed"] for run in runs] == [0, 1]
+    figures = json.loads((tmp_path / "runs" / "table3.json").read_text())
+    for name, stage in figures["stages"].items():
+        assert stage["mean_iou"] == [r["stages"][name]["mean_iou"] for r in runs]
+    for file in ("table3.md", "seeds.md"):
+        assert (tmp_path / "runs" / file).read_text().strip() in done.stdout
+    assert (tmp_path / "runs" / "seed1" / "pictures.png").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.stdout == done.stdout
+    assert "step" not in again.stderr
 
 
 def test_real_camvid_images_train_and_every_labelled_pixel_is_scored(
