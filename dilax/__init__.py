@@ -18,7 +18,7 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.ops import dilated_conv, identity_init, receptive_field
-from dilax.training import load_checkpoint, train
+from dilax.training import load_checkpoint, load_predictor, train
 from dilax.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ __all__ = [
     "evaluate",
     "identity_init",
     "load_checkpoint",
+    "load_predictor",
     "load_weights",
     "receptive_field",
     "save_weights",

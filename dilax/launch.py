@@ -7,12 +7,13 @@
 makes such a folder of a released network's file.
 """
 
+import dataclasses
 import errno
 import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,17 @@ from dilax.inference import (
     save_image,
     write_submission,
 )
-from dilax.report import prediction_sheet
+from dilax.report import prediction_sheet, seed_table
 from dilax.training import (
     Config,
     Interrupted,
     NonFiniteLoss,
     build_spec,
     estimate,
+    from_json,
     import_weights,
     load_checkpoint,
+    load_predictor,
     open_evaluation,
     picture_indices,
     set_field,
@@ -53,6 +56,7 @@ from dilax.weights import RELEASED
 
 Configurations = Mapping[str, Callable[[], Config]]
 Adapt = Callable[[Config, Any], None]
+Summarize = Callable[[Sequence[Mapping], Path], str]
 
 
 def run(
@@ -60,6 +64,7 @@ def run(
     document: str,
     adapt: Adapt | None = None,
     estimates: bool = False,
+    summarize: Summarize | None = None,
 ) -> None:
     """Defines the flags, parses the command line, and runs the mode that it names.
 
@@ -70,6 +75,8 @@ def run(
         adapt: changes a configuration by the flags and what they name, before the
             fields that the command line sets.
         estimates: say what a run will take before it starts, unless --noestimate.
+        summarize: takes the results of every seed and the folder, and gives a text that
+            is printed after the tables.
 
     Exits with 0; with 1 and one message for wrong flags, data or files; with 130 or 143
     after Ctrl-C or SIGTERM, when the state is saved.
@@ -83,7 +90,7 @@ def run(
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(
-        lambda rest: _guarded(rest, configurations, adapt, overrides),
+        lambda rest: _guarded(rest, configurations, adapt, overrides, summarize),
         argv=argv,
         flags_parser=_parse_flags,
     )
@@ -137,6 +144,9 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
     flags.DEFINE_bool(
         "estimate", estimates, "train: measure first what it will take, and say so."
     )
+    flags.DEFINE_list(
+        "seeds", [], "train: a run for each of these seeds, in WORKDIR/seed0, …."
+    )
     _define_prediction_flags()
     for name in ("config", *_FLAGS):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
@@ -178,7 +188,7 @@ def _define_prediction_flags() -> None:
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
-    *("competition", "network", "estimate", "boundaries"),
+    *("competition", "network", "estimate", "seeds", "boundaries"),
 )
 
 
@@ -220,6 +230,7 @@ def _guarded(
     configurations: Configurations,
     adapt: Adapt | None,
     overrides: list[str],
+    summarize: Summarize | None,
 ) -> None:
     """Runs the mode; what a person can mend ends in one message and no traceback."""
     values = flags.FLAGS
@@ -236,7 +247,7 @@ def _guarded(
             if adapt:
                 adapt(config, values)
                 config = overridden(config, overrides)
-            _train(values, config)
+            _train(values, config, summarize)
         elif overrides:
             raise ValueError(
                 f"{overrides[0]}: only train takes it; the run has its own"
@@ -274,8 +285,37 @@ def _os_problem(error: OSError) -> str:
     return f"{place}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
 
 
-def _train(values: Any, config: Config) -> None:
+def _train(values: Any, config: Config, summarize: Summarize | None) -> None:
+    """One run, or one a seed; then what they found together."""
     workdir = Path(values.workdir).expanduser()
+    seeds = _seeds(values.seeds)
+    if not seeds:
+        runs = [_train_once(values, config, workdir)]
+    else:
+        folders = {seed: workdir / f"seed{seed}" for seed in seeds}
+        runs = [
+            _train_once(
+                values, dataclasses.replace(validated(config), seed=seed), place
+            )
+            for seed, place in folders.items()
+        ]
+        table = seed_table(runs)
+        write_text(workdir / "seeds.md", table + "\n")
+        print(f"\n{table}\n")
+    if summarize:
+        print(f"\n{summarize(runs, workdir)}\n")
+
+
+def _seeds(texts: list[str]) -> list[int]:
+    """Raises ValueError unless they are whole numbers, each once."""
+    if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
+        raise ValueError(
+            f"--seeds={','.join(texts)}: must be whole numbers, each once, as in 0,1,2"
+        )
+    return [int(text) for text in texts]
+
+
+def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     if values.estimate and not (workdir / "config.json").exists():
         _print_estimate(config)
     results = train(config, workdir)
@@ -284,6 +324,7 @@ def _train(values: Any, config: Config) -> None:
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
     tqdm.write(f"table, results and checkpoints: {workdir}")
+    return results
 
 
 def _print_estimate(config: Config) -> None:
@@ -373,6 +414,10 @@ def _export(values: Any) -> None:
     write = export_onnx if path.suffix == ".onnx" else export_model
     loaded = load_checkpoint(values.workdir, values.stage, values.which)
     print(f"the network, and how to run it: {write(*loaded, path)}")
+    config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
+    stage = config.stage(values.stage)
+    if stage.crf:
+        print(f"It is the network alone: the CRF of stage {stage.name} is not in it.")
 
 
 def _import_weights(values: Any) -> None:
@@ -396,7 +441,12 @@ def _predictor(values: Any, batch_size: int) -> Predictor:
         scales = tuple(map(float, values.scales))
     except ValueError as error:
         raise ValueError(f"--scales={','.join(values.scales)}: {error}") from error
-    loaded = load_checkpoint(values.workdir, values.stage, values.which)
-    return Predictor(
-        *loaded, batch_size, mode=values.tiling, scales=scales, mirror=values.mirror
+    return load_predictor(
+        values.workdir,
+        values.stage,
+        values.which,
+        batch_size,
+        mode=values.tiling,
+        scales=scales,
+        mirror=values.mirror,
     )

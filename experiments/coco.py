@@ -48,10 +48,10 @@ def paper() -> Config:
         evaluate_every=10_000,
         checkpoint_every=1000,
     )
-    front_end, context, joint = config.stages
+    front_end, *after = config.stages
     front_end.start, front_end.steps = "mixed", 50_000
     front_end.optimizer.learning_rate = 1e-5
-    config.stages = (mixed, front_end, context, joint)
+    config.stages = (mixed, front_end, *after)
     return config
 
 

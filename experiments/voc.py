@@ -22,78 +22,8 @@ paper       The paper's recipe at full width: VGG-16 front end 60K steps on VOC 
 experiments/coco.py adds the images of COCO, as §5 does.
 """
 
-import dataclasses
-
 from dilax.launch import run
-from dilax.models import BASIC, Layer, undilated
-from dilax.training import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    StageConfig,
-    slim,
-    slim_adam,
-    voc_paper,
-)
-
-# Sees 30 px of the image; its cells stand 8 px apart.
-TINY = (
-    Layer("conv1_1", 3, 16),
-    Layer("pool1", 2),
-    Layer("conv2_1", 3, 32),
-    Layer("pool2", 2),
-    Layer("conv3_1", 3, 48),
-    Layer("conv3_2", 3, 48),
-    Layer("pool3", 2),
-    Layer("fc4", 1, 64),
-)
-
-
-def quickstart() -> Config:
-    """Embedded scenes: what dilation is for, in minutes."""
-    context = StageConfig(
-        "context",
-        "context",
-        "maps",
-        start="front_end",
-        context=BASIC,
-        steps=500,
-        batch_size=16,
-        crop=(256, 256),
-        optimizer=slim_adam(5e-3),
-        evaluate_every=250,
-        checkpoint_every=250,
-    )
-    return Config(
-        name="quickstart",
-        data=DataConfig("scenes"),
-        model=ModelConfig(layers=TINY),
-        stages=(
-            StageConfig(
-                "front_end",
-                "front_end",
-                steps=250,
-                crop=(278, 278),
-                optimizer=slim_adam(2e-3),
-                checkpoint_every=150,
-            ),
-            context,
-            dataclasses.replace(
-                context, name="control", context=undilated(context.context)
-            ),
-            StageConfig(
-                "joint",
-                "all",
-                start="context",
-                context=BASIC,
-                steps=100,
-                crop=(278, 278),
-                optimizer=slim_adam(5e-4),
-                checkpoint_every=50,
-            ),
-        ),
-        eval_batch_size=8,
-    )
+from dilax.training import Config, DataConfig, quickstart, slim, voc_paper
 
 
 def small() -> Config:

@@ -18,7 +18,8 @@ from dilax.datasets import DATASETS, open_source
 from dilax.inference import predict_files
 from dilax.launch import overridden
 from dilax.training import Config, from_json, open_evaluation
-from dilax.training.config import check_config, to_json
+from dilax.training.checks import check_config
+from dilax.training.config import to_json
 from experiments import folder
 
 SCRIPT = Path(__file__).parent.parent / "experiments/folder.py"

@@ -11,7 +11,7 @@ from tiny_run import write_images
 
 from dilax import launch
 from dilax.launch import overridden
-from experiments import voc
+from experiments import table3, voc
 
 ROOT = Path(__file__).parent.parent
 TINY = (  # the quickstart, small enough for a test
@@ -55,6 +55,16 @@ def test_fields_are_set_by_index_by_name_and_as_literals():
     assert (config.data.skip_unreadable, config.data.tile) == (True, (64, 64))
     assert (config.data.dataset, config.model.head_channels) == ("camvid", None)
     assert voc.quickstart().seed == 0
+
+
+def test_fields_of_a_crf_and_of_its_grid_are_set():
+    path = "--config.stages.basic_crf.crf"
+    flags = [f"{path}.search=false", f"{path}.grid.bilateral_weight=(1, 3)"]
+    config = overridden(table3.scenes(), flags)
+    crf = config.stage("basic_crf").crf
+    assert (crf.search, crf.grid.bilateral_weight) == (False, (1.0, 3.0))
+    other = config.stage("large_crf").crf
+    assert other == table3.scenes().stage("large_crf").crf
 
 
 @pytest.mark.parametrize(
@@ -114,6 +124,8 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
             "nowhere: Pascal VOC 2012 is not prepared there",
         ),
         (["--mode=eval", "--workdir=x"], "config.json: not the folder of a run"),
+        (["--seeds=0,one", "--workdir=x"], "--seeds=0,one: must be whole numbers"),
+        (["--seeds=1,1", "--workdir=x"], "--seeds=1,1: must be whole numbers, each on"),
     ],
 )
 def test_wrong_flags_end_in_one_message_and_leave_nothing(flags, message, tmp_path):

@@ -1,6 +1,7 @@
 """Compiler options: what a compiler does not know is dropped, the rest is used."""
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import pytest
@@ -50,8 +51,19 @@ def test_backends_of_which_nothing_is_wanted_have_no_options():
     reason="the option is experimental: known for sure to jaxlib 0.10.2 on CPUs",
 )
 def test_on_cpus_convolutions_are_kept_out_of_the_slow_fusion():
-    expected = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    name = "xla_cpu_experimental_ynn_fusion_type"
+    expected = {name: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     assert compiler.compiler_options() == expected
+
+
+def test_products_of_what_is_computed_with_constants_are_right():
+    def gaussians():
+        distance = jnp.arange(16.0)[:, None] - jnp.arange(16.0)
+        return jnp.exp(-(distance**2)) @ jnp.ones((16, 24))
+
+    distance = np.arange(16.0)[:, None] - np.arange(16.0)
+    sums = np.exp(-(distance**2)).sum(1, keepdims=True)
+    np.testing.assert_allclose(compiler.jit(gaussians)(), sums + np.zeros(24), 1e-6)
 
 
 @pytest.mark.parametrize("options", [KNOWN, UNKNOWN, {}])

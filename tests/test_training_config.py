@@ -13,18 +13,23 @@ from dilax.models import (
     dilation8_voc,
     dilation10_cityscapes,
 )
-from dilax.training import Config
+from dilax.training import Config, CRFConfig
+from dilax.training.checks import check_config
 from dilax.training.config import (
     build_model,
     build_spec,
-    check_config,
     from_json,
     to_json,
 )
-from experiments import camvid, cityscapes, coco, kitti, voc
+from experiments import camvid, cityscapes, coco, kitti, table3, voc
 
 SETS = (voc, coco, camvid, kitti, cityscapes)
-CONFIGS = (voc.quickstart, *(s.small for s in SETS), *(s.paper for s in SETS))
+CONFIGS = (
+    voc.quickstart,
+    *(s.small for s in SETS),
+    *(s.paper for s in SETS),
+    *table3.CONFIGURATIONS.values(),
+)
 
 
 @pytest.mark.parametrize("make", CONFIGS)
@@ -125,6 +130,15 @@ def test_control_is_the_context_stage_with_dilation_one():
         assert len(control.context) == len(context.context)
 
 
+DENSE, RNN = CRFConfig("dense"), CRFConfig("rnn")
+
+
+def test_a_dense_crf_needs_no_crop_and_stands_on_its_network(tmp_path):
+    config = _changed(tmp_path, 2, trains="crf", crf=DENSE, crop=(3, 3))
+    check_config(config)
+    assert [stage.crf_kind for stage in config.stages] == ["", "", "dense"]
+
+
 def _changed(tmp_path, index, **fields):
     config = tiny_config(tmp_path)
     for name, value in fields.items():
@@ -146,6 +160,19 @@ def _changed(tmp_path, index, **fields):
         (0, {"context": BASIC}, r"stages\[0\]\.context: is trained by none"),
         (0, {"augmentation": Augmentation(scales=(2.0, 1.0))}, r"scales=\(2.0, 1.0\)"),
         (0, {"accumulate": 3}, r"batch_size=4: is not a multiple of accumulate=3"),
+        (0, {"trains": "crf"}, r"stages\[0\]\.trains='crf': there is none; give .crf"),
+        (0, {"crf": RNN}, r"stages\[0\]\.crf: \.trains='front_end' leaves it out"),
+        (1, {"crf": RNN}, r"stages\[1\]\.crf: \.trains='context' leaves it out"),
+        (2, {"crf": DENSE}, r"stages\[2\]\.crf\.kind='dense': does not train"),
+        (2, {"trains": "crf", "crf": RNN, "start": ""}, r"trains='crf': give the"),
+        (2, {"trains": "crf", "crf": DENSE, "context": ()}, r"start='context', whose"),
+        (2, {"crf": CRFConfig("rnn", 0.0)}, r"\]\.crf\.spatial_sigma=0.0: must be pos"),
+        (2, {"crf": CRFConfig("rnn", train_steps=0)}, r"train_steps=0: must be pos"),
+        (
+            2,
+            {"trains": "crf", "crf": CRFConfig(bilateral_weight=-1.0)},
+            r"\.crf\.bilateral_weight=-1.0: must not be negative",
+        ),
     ],
 )
 def test_impossible_stages_are_refused_by_name(tmp_path, index, fields, message):

@@ -13,12 +13,14 @@ from dilax.datasets import DatasetSpec
 from dilax.inference.blend import BlendGrid, plan_blend
 from dilax.inference.cells import View, cell_bands, check_image
 from dilax.inference.pixels import (
+    BLOCK,
     CellRows,
     pixel_bands,
     place,
     read_labels,
     read_probabilities,
 )
+from dilax.inference.refinement import CRF, refinement
 from dilax.inference.tiles import TileGrid, plan_tiles
 from dilax.input import scaled_size, subtract_mean
 from dilax.models import DilatedNet
@@ -42,7 +44,7 @@ class Predictor:
 
     Args:
         model: the network.
-        params: its parameters, `{"front_end": …, "context": …}`.
+        params: its parameters, `{"front_end": …, "context": …}`, and a CRF-RNN's.
         spec: the data set's mean pixel, tile and scale.
         batch_size: tiles that run together.
         mode: `"tiles"` is the release's protocol (whose tile is the whole image where
@@ -53,6 +55,12 @@ class Predictor:
             the probabilities are averaged.
         mirror: it sees the image mirrored, too.
         overlap: of `"blend"`: share of a tile's inside that the next one covers too.
+        crf: what refines the probabilities of whole images, such as a `DenseCRF`: a
+            function of probabilities (h, w, k) float32 and the image (h, w, c) uint8
+            (16-bit images brought to 0..255; any number of channels), that gives
+            marginals (h, w, k). Or a `CRFRNN`, whose parameters are `params["crf"]`.
+            Labels, probabilities and bands are then the CRF's. It needs memory for
+            whole images, in every mode.
 
     Raises:
         ValueError: if an argument is not among what is allowed or a tile is not larger
@@ -83,6 +91,7 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         mirror: bool = False,
         overlap: float = 0.25,
+        crf: CRF | None = None,
     ):
         _check_arguments(mode, scales)
         self.model, self.params, self.spec = model, params, spec
@@ -100,6 +109,7 @@ class Predictor:
             jit(functools.partial(read, logits=self._logits))
             for read in (read_labels, read_probabilities)
         )
+        self._refine = refinement(crf) if crf else None
 
     def with_params(self, params: Any) -> "Predictor":
         """The same predictor, already compiled, with other parameters."""
@@ -121,12 +131,15 @@ class Predictor:
 
     def stream(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """The label maps of several images, whose tiles share batches."""
-        every = self._bands(images, self._read_labels)
+        every = self._bands(images, probabilities=False)
         for image, bands in zip(images, every, strict=True):
             yield _assembled(bands, image.shape[:2], np.int32)
 
     def _stream_probabilities(self, images: Sequence[np.ndarray]):
-        every = self._bands(images, self._read_probabilities)
+        every = self._bands(images, probabilities=True)
+        return self._whole_probabilities(images, every)
+
+    def _whole_probabilities(self, images: Sequence[np.ndarray], every: Any):
         for image, bands in zip(images, every, strict=True):
             shape = (*image.shape[:2], self.model.num_classes)
             yield _assembled(bands, shape, np.float32)
@@ -140,8 +153,7 @@ class Predictor:
             image: as for a call.
             probabilities: give class probabilities (≤ 256, w, k) float32 instead.
         """
-        read = self._read_probabilities if probabilities else self._read_labels
-        return next(self._bands([image], read))
+        return next(self._bands([image], probabilities))
 
     def maps(
         self, images: Sequence[np.ndarray], surroundings: bool = False
@@ -184,9 +196,27 @@ class Predictor:
         return plan_blend(size, self.spec.tile, margin, stride, self.overlap)
 
     def _bands(
-        self, images: Sequence[np.ndarray], read: Any
+        self, images: Sequence[np.ndarray], probabilities: bool
     ) -> Iterator[Iterator[np.ndarray]]:
         """Bands of pixels of each image; to be used up before the next image's."""
+        if self._refine is not None:
+            return self._refined(images, probabilities)
+        read = self._read_probabilities if probabilities else self._read_labels
+        return self._network_bands(images, read)
+
+    def _refined(self, images: Sequence[np.ndarray], probabilities: bool):
+        assert self._refine is not None
+        every = self._network_bands(images, self._read_probabilities)
+        whole = self._whole_probabilities(images, every)
+        for image, odds in zip(images, whole, strict=True):
+            marginals = self._refine(self.params, odds, image)
+            if not probabilities:
+                marginals = marginals.argmax(-1).astype(np.uint8)
+            yield (marginals[y : y + BLOCK] for y in range(0, len(image), BLOCK))
+
+    def _network_bands(
+        self, images: Sequence[np.ndarray], read: Any
+    ) -> Iterator[Iterator[np.ndarray]]:
         run, plan = self._run_tiles, self._plan
         seen = [self._cell_bands(images, view, run, plan) for view in self.views]
         for image, *cells in zip(images, *seen, strict=True):

@@ -3,6 +3,7 @@
 from dilax.training.checkpoint import load_checkpoint
 from dilax.training.config import (
     Config,
+    CRFConfig,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -17,10 +18,21 @@ from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
-from dilax.training.recipes import slim, slim_adam, voc_paper
+from dilax.training.predictors import load_predictor
+from dilax.training.recipes import (
+    quickstart,
+    rnn_stage,
+    slim,
+    slim_adam,
+    structured,
+    voc_paper,
+    voc_rnn,
+    with_crfs,
+)
 from dilax.training.run import open_evaluation, picture_indices
 
 __all__ = [
+    "CRFConfig",
     "Config",
     "Cost",
     "DataConfig",
@@ -34,13 +46,19 @@ __all__ = [
     "from_json",
     "import_weights",
     "load_checkpoint",
+    "load_predictor",
     "open_evaluation",
     "picture_indices",
+    "quickstart",
+    "rnn_stage",
     "set_field",
     "slim",
     "slim_adam",
+    "structured",
     "train",
     "validated",
     "voc_paper",
+    "voc_rnn",
+    "with_crfs",
     "write_text",
 ]

@@ -22,9 +22,10 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from dilax.datasets import DatasetSpec
-from dilax.models import DilatedNet, param_shapes
+from dilax.models import DilatedNet
 from dilax.training.config import Config, StageConfig, build_model, from_json
-from dilax.training.step import Params, TrainState, split_params
+from dilax.training.step import TrainState, split_params
+from dilax.training.structured import Params, stage_shapes
 
 
 def _mean_iou(metrics: dict) -> float:
@@ -134,9 +135,12 @@ def stage_params(
     frozen: Params = {}
     if stage.start and stage.trains != "all":
         frozen = stage_params(workdir, config, stage.start, spec)
+    if stage.crf_kind == "dense":
+        return frozen
     model = build_model(config.model, stage, spec.num_classes)
-    shapes = param_shapes(model, len(spec.mean))
-    trained, _ = split_params(shapes, stage)
+    shapes = stage_shapes(model, stage, spec)
+    trained, others = split_params(shapes, stage)
+    frozen = {name: frozen[name] for name in others}
     return {**frozen, **_read_params(workdir, stage, trained, which)}
 
 
@@ -175,6 +179,8 @@ def load_checkpoint(
 ) -> tuple[DilatedNet, Any, DatasetSpec]:
     """Loads a trained network from the folder of a run.
 
+    What the network alone is, without the stage's CRF; `load_predictor` has both.
+
     Args:
         workdir: the folder that `train` wrote.
         stage: which stage's network; the recipe's last by default.
@@ -193,4 +199,4 @@ def load_checkpoint(
     chosen = config.stage(stage)
     model = build_model(config.model, chosen, spec.num_classes)
     params = stage_params(root, config, chosen.name, spec, which)
-    return model, params, spec
+    return model, {n: p for n, p in params.items() if n != "crf"}, spec

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from cattrs.v import format_exception
 
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
-from dilax.input import Augmentation, Reading, check_crop
+from dilax.evaluation.crf_grid import CRFGrid
+from dilax.input import Augmentation, Reading
 from dilax.models import (
     VGG16,
     ContextLayer,
@@ -59,12 +60,50 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass
+class CRFConfig:
+    """The dense CRF on top of a stage's network (§5; REFERENCE.md §5).
+
+    Bandwidths are in pixels of the full-resolution image and in steps of its colours,
+    0..255; training on images that are resized by `data.scale` resizes them along.
+
+    Attributes:
+        kind: `"dense"`, whose parameters are given or searched; or `"rnn"`, whose
+            weights and compatibility train (CRF-RNN), from 3·I, 5·I and −I.
+        spatial_sigma: bandwidth of the spatial kernel, of both kinds.
+        spatial_weight: of `"dense"`.
+        bilateral_sigma_xy: of both kinds, in place.
+        bilateral_sigma_rgb: of both kinds, in colour.
+        bilateral_weight: of `"dense"`.
+        iterations: steps of mean field; of `"rnn"`, in testing.
+        train_steps: of `"rnn"`: steps of mean field in training.
+        search: of `"dense"`: search its parameters on the validation split, and keep
+            the best; else those given here stand.
+        search_images: of the split, evenly spread, to search on.
+        grid: what the search tries; the weights and bandwidths given above count for
+            nothing then.
+    """
+
+    kind: Literal["dense", "rnn"] = "dense"
+    spatial_sigma: float = 3.0
+    spatial_weight: float = 3.0
+    bilateral_sigma_xy: float = 80.0
+    bilateral_sigma_rgb: float = 13.0
+    bilateral_weight: float = 10.0
+    iterations: int = 10
+    train_steps: int = 5
+    search: bool = True
+    search_images: int = 100
+    grid: CRFGrid = field(default_factory=CRFGrid)
+
+
+@dataclasses.dataclass
 class StageConfig:
     """One stage of a recipe: what trains, on what, how long, from where.
 
     Attributes:
         name: names the stage's checkpoints and its column in the table.
-        trains: `"front_end"`, `"context"` or `"all"`; the rest stays frozen.
+        trains: `"front_end"`, `"context"`, `"crf"` or `"all"`; the rest stays frozen.
+            A dense CRF has nothing that steps could train: its parameters are found.
         inputs: `"images"`, or `"maps"`: the front end's logits over whole images,
             computed once and stored (paper §5). Maps train only the context module.
         start: name of the stage whose parameters this one starts from; what that stage
@@ -84,10 +123,12 @@ class StageConfig:
         augmentation: see there; maps are mirrored only.
         evaluate_every: steps between evaluations while training; 0 never.
         checkpoint_every: steps between checkpoints.
+        crf: what follows the network, in training (`"rnn"`) and in evaluation; None is
+            the network alone.
     """
 
     name: str
-    trains: Literal["front_end", "context", "all"]
+    trains: Literal["front_end", "context", "crf", "all"]
     inputs: Literal["images", "maps"] = "images"
     start: str = ""
     context: tuple[ContextLayer, ...] = ()
@@ -102,6 +143,12 @@ class StageConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     evaluate_every: int = 0
     checkpoint_every: int = 500
+    crf: CRFConfig | None = None
+
+    @property
+    def crf_kind(self) -> Literal["", "dense", "rnn"]:
+        """Of the stage's CRF; `""` without one."""
+        return self.crf.kind if self.crf else ""
 
 
 @dataclasses.dataclass
@@ -269,80 +316,13 @@ def validated(config: Config) -> Config:
     return _structure(Config, dataclasses.asdict(config), "--config")
 
 
-def check_config(config: Config) -> None:
-    """Refuses what cannot train, before anything is computed or written.
-
-    Raises:
-        ValueError: naming the flag, its value and what is allowed.
-    """
-    validated(config)
-    _check_positive(config, "", "log_every", "eval_batch_size")
-    _check_positive(config.data, "data.", "scale")
-    _check_positive(config.reading, "reading.", "threads")
-    _check_positive(config.model, "model.", "width_multiplier")
-    seen: list[str] = []
-    for i, stage in enumerate(config.stages):
-        flag = f"--config.stages[{i}]"
-        _check_stage(stage, flag, seen, config.data.extra)
-        model = build_model(config.model, stage, num_classes=2)
-        margin = 0 if stage.inputs == "maps" else model.margin
-        for axis, crop in enumerate(stage.crop):
-            check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")
-        for axis, side in enumerate(config.data.tile or ()):
-            tile = f"--config.data.tile[{axis}]"
-            check_crop(side, model.margin, model.map_stride, tile)
-        seen.append(stage.name)
-    if not seen:
-        raise ValueError("--config.stages: the recipe has no stages")
-
-
-def _check_stage(stage: StageConfig, flag: str, seen: list[str], extra: str) -> None:
-    if not stage.name.isidentifier() or stage.name in seen:
-        raise ValueError(f"{flag}.name={stage.name!r}: is taken or not a plain word")
-    if stage.start and stage.start not in seen:
-        raise ValueError(
-            f"{flag}.start={stage.start!r}: is none of the stages before: {seen}"
-        )
-    if stage.extra and not extra:
-        raise ValueError(f"{flag}.extra: --config.data.extra names no data set")
-    if stage.trains == "context" and not (stage.context and stage.start):
-        raise ValueError(f"{flag}: to train a context module, give .context and .start")
-    if stage.inputs == "maps" and stage.trains != "context":
-        raise ValueError(f"{flag}.inputs='maps': trains only .trains='context'")
-    if stage.trains == "front_end" and stage.context:
-        raise ValueError(
-            f"{flag}.context: is trained by none; take .trains='all', or leave it out"
-        )
-    least, most = stage.augmentation.scales
-    if not 0 < least <= most:
-        raise ValueError(
-            f"{flag}.augmentation.scales={stage.augmentation.scales}: must be "
-            "(least, most) with 0 < least <= most"
-        )
-    prefix = flag.removeprefix("--config.") + "."
-    counts = ("steps", "batch_size", "accumulate", "checkpoint_every")
-    _check_positive(stage, prefix, *counts)
-    if stage.batch_size % stage.accumulate:
-        raise ValueError(
-            f"{flag}.batch_size={stage.batch_size}: is not a multiple of "
-            f"accumulate={stage.accumulate}"
-        )
-
-
-def _check_positive(owner: Any, prefix: str, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value <= 0:
-            raise ValueError(f"--config.{prefix}{name}={value}: must be positive")
-
-
-def to_json(config: Config | DatasetSpec) -> str:
+def to_json(config: Config | CRFConfig | DatasetSpec) -> str:
     """The configuration as JSON that `from_json` reads back equal."""
     return json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(kind: type, path: Path) -> Any:
-    """Reads a `Config` or `DatasetSpec` that `to_json` wrote.
+    """Reads a `Config`, `CRFConfig` or `DatasetSpec` that `to_json` wrote.
 
     Raises:
         ValueError: naming the file, if it is missing or of another version or kind.

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from dilax.datasets import DatasetSpec
-from dilax.models import DilatedNet, init_params
+from dilax.models import DilatedNet
 from dilax.ops import jit
-from dilax.training.config import Config, StageConfig, build_model, check_config
+from dilax.training.checks import check_config
+from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.step import init_state, make_train_step, split_params
+from dilax.training.structured import init_stage, label_stride
 
 
 class Cost(NamedTuple):
@@ -34,7 +36,7 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
     """The cost of the stages that train on images, by name.
 
     Loading images, computing maps and evaluating come on top; so do stages that train
-    on stored maps, whose steps are short.
+    on stored maps, whose steps are short, and searches for a dense CRF's parameters.
 
     Args:
         config: the run.
@@ -47,13 +49,13 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
     return {
         stage.name: _cost(config, spec, stage)
         for stage in config.stages
-        if stage.inputs == "images"
+        if stage.inputs == "images" and stage.crf_kind != "dense"
     }
 
 
 def _cost(config: Config, spec: DatasetSpec, stage: StageConfig) -> Cost:
     model = build_model(config.model, stage, spec.num_classes)
-    params = init_params(model, config.seed, len(spec.mean))
+    params = init_stage(model, stage, spec, config.seed)
     trained, frozen = split_params(params, stage)
     state = init_state(trained, stage)
     step = jit(make_train_step(model, stage, spec, config.seed))
@@ -73,7 +75,7 @@ def _empty_batch(
     model: DilatedNet, spec: DatasetSpec, stage: StageConfig
 ) -> dict[str, jax.Array]:
     inner = [c - 2 * model.margin for c in stage.crop]
-    labels = [i // model.output_stride for i in inner]
+    labels = [i // label_stride(model, stage) for i in inner]
     size = stage.batch_size
     return {
         "image": jnp.zeros((size, *stage.crop, len(spec.mean)), jnp.uint8),

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from dilax.models import DilatedNet, param_shapes
 from dilax.training.checkpoint import Checkpoints
+from dilax.training.checks import check_config
 from dilax.training.config import (
     Config,
     DataConfig,
     ModelConfig,
     StageConfig,
     build_spec,
-    check_config,
     to_json,
 )
 from dilax.training.metrics import write_text

@@ -10,7 +10,7 @@ from dilax.datasets import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
 from dilax.training.checkpoint import load_checkpoint
 from dilax.training.config import Config, build_model
-from dilax.training.step import Params
+from dilax.training.structured import Params
 from dilax.weights import (
     Inputs,
     Report,

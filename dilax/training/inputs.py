@@ -21,7 +21,8 @@ from dilax.ops import jit
 from dilax.training.config import StageConfig
 from dilax.training.maps import StoredMaps, store_maps
 from dilax.training.run import Run
-from dilax.training.step import Params, apply_stage
+from dilax.training.step import apply_stage
+from dilax.training.structured import Params, build_rnn, label_stride
 
 Monitor = Callable[[Params], tuple[str, Scores]]
 
@@ -30,7 +31,8 @@ def stage_inputs(
     run: Run, stage: StageConfig, model: DilatedNet, frozen: Params
 ) -> tuple[Sequence[dict], Monitor]:
     """The samples that a stage trains on, and how it is evaluated on the way."""
-    predictor = Predictor(model, frozen, run.spec, run.config.eval_batch_size)
+    crf = build_rnn(stage.crf, run.spec.num_classes) if stage.crf else None
+    predictor = Predictor(model, frozen, run.spec, run.config.eval_batch_size, crf=crf)
     if stage.inputs == "images":
 
         def monitor(trained: Params) -> tuple[str, Scores]:
@@ -105,7 +107,6 @@ def _example(
         cells = height // model.map_stride, width // model.map_stride
         strides = model.map_stride, model.output_stride
         return MapExample(cells, *strides, ignore, augmentation)
-    geometry = CropGeometry(
-        stage.crop, model.margin, model.output_stride, ignore, stage.halves
-    )
+    stride = label_stride(model, stage)
+    geometry = CropGeometry(stage.crop, model.margin, stride, ignore, stage.halves)
     return ImageExample(geometry, augmentation, run.spec.scale)

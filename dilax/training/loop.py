@@ -14,16 +14,18 @@ from typing import Any
 import jax
 
 from dilax.evaluation import Scores, evaluate
-from dilax.inference import Predictor, palette_image, save_image
-from dilax.models import DilatedNet, init_params
+from dilax.inference import palette_image, save_image
+from dilax.models import DilatedNet
 from dilax.ops import jit
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.dense import find_dense
 from dilax.training.initial import params_from_init
 from dilax.training.inputs import stage_batches, stage_inputs
 from dilax.training.interrupt import Interrupted, Interrupts
 from dilax.training.losses import class_weights
 from dilax.training.metrics import MetricWriter, progress, write_text
+from dilax.training.predictors import stage_predictor
 from dilax.training.run import (
     Run,
     open_run,
@@ -33,12 +35,12 @@ from dilax.training.run import (
 )
 from dilax.training.sharding import Placement
 from dilax.training.step import (
-    Params,
     TrainState,
     init_state,
     make_train_step,
     split_params,
 )
+from dilax.training.structured import Params, init_stage
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -49,9 +51,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, Any]:
     """Trains all stages of a recipe, evaluates each, and writes it all into a folder.
 
     Writes `config.json`, `spec.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-    `maps/`, `predictions/`, `results.json` and `results.md`; where it starts from
-    weights of a file, `init.txt` says what became of them. Called again with the same
-    configuration it goes on where it stopped.
+    `maps/`, `crf/`, `predictions/`, `results.json` and `results.md`; where it starts
+    from weights of a file, `init.txt` says what became of them. Called again with the
+    same configuration it goes on where it stopped.
 
     Args:
         config: the run.
@@ -80,6 +82,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, Any]:
 
 def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     """Trains a stage from its start or last checkpoint; returns all parameters."""
+    if stage.crf_kind == "dense":
+        return find_dense(run, stage)
     model = build_model(run.config.model, stage, run.spec.num_classes)
     placement = Placement(stage.batch_size // stage.accumulate)
     checkpoints = Checkpoints(run.workdir, stage.name)
@@ -98,16 +102,17 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
 
 def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Params:
     """What a stage's parameters are before its first step."""
-    params = init_params(model, run.config.seed, len(run.spec.mean))
+    params = init_stage(model, stage, run.spec, run.config.seed)
     if stage.start:
         started = stage_params(run.workdir, run.config, stage.start, run.spec)
         return {**params, **{k: v for k, v in started.items() if k in params}}
     if not run.config.init or not fresh:
         return params
-    params, report = params_from_init(run.config, run.spec, model, params)
+    crf = {name: params.pop(name) for name in ("crf",) if name in params}
+    network, report = params_from_init(run.config, run.spec, model, params)
     print(report)
     write_text(run.workdir / "init.txt", f"stage {stage.name}\n{report}\n")
-    return params
+    return {**network, **crf}
 
 
 def _run_steps(
@@ -223,7 +228,9 @@ def evaluate_stage(
     run: Run, stage: StageConfig, model: DilatedNet, params: Params
 ) -> Scores:
     """Accuracy at full resolution; some predictions are kept as palette PNGs."""
-    predictor = Predictor(model, params, run.spec, run.config.eval_batch_size)
+    predictor = stage_predictor(
+        run.workdir, stage, model, params, run.spec, run.config.eval_batch_size
+    )
     folder = run.workdir / "predictions" / stage.name
 
     chosen = picture_indices(run.config, len(run.val))

@@ -6,6 +6,7 @@ import difflib
 import re
 from typing import Any
 
+from dilax.evaluation.crf_grid import CRFGrid
 from dilax.training.config import Config
 
 
@@ -23,15 +24,19 @@ def set_field(config: Config, path: str, text: str) -> None:
         ValueError: naming the field that is not there, and those that are.
     """
     *parents, last = re.findall(r"[^.\[\]]+", path)
-    owner: Any = config
+    owners: list[Any] = [config]
     for name in parents:
-        owner = _child(owner, name, path)
+        owners.append(_child(owners[-1], name, path))
+    owner = owners[-1]
     if not dataclasses.is_dataclass(owner):
         raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
     value = _literal(text)
     if isinstance(_child(owner, last, path), tuple) and isinstance(value, str):
         value = tuple(word.strip() for word in text.split(","))
-    setattr(owner, last, value)
+    if isinstance(owner, CRFGrid):  # cannot be changed, only replaced
+        setattr(owners[-2], parents[-1], dataclasses.replace(owner, **{last: value}))
+    else:
+        setattr(owner, last, value)
 
 
 def _child(owner: Any, name: str, path: str) -> Any:

@@ -1,15 +1,37 @@
 """Recipes that more than one experiment trains."""
 
 import dataclasses
+from typing import Any
 
 from dilax.input import Augmentation
-from dilax.models import BASIC, LARGE, VGG16_SLIM_HEAD, undilated
+from dilax.models import BASIC, LARGE, VGG16_SLIM_HEAD, Layer, undilated
 from dilax.training.config import (
     Config,
+    CRFConfig,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
     StageConfig,
+)
+
+# Bandwidths of Zheng et al. 2015: θ_γ, θ_α and θ_β.
+CRF_RNN = {
+    "spatial_sigma": 3.0,
+    "bilateral_sigma_xy": 160.0,
+    "bilateral_sigma_rgb": 3.0,
+}
+
+
+# Sees 30 px of the image; its cells stand 8 px apart.
+TINY = (
+    Layer("conv1_1", 3, 16),
+    Layer("pool1", 2),
+    Layer("conv2_1", 3, 32),
+    Layer("pool2", 2),
+    Layer("conv3_1", 3, 48),
+    Layer("conv3_2", 3, 48),
+    Layer("pool3", 2),
+    Layer("fc4", 1, 64),
 )
 
 
@@ -94,8 +116,140 @@ def slim(
     )
 
 
+def quickstart() -> Config:
+    """Embedded scenes: what dilation is for, in minutes."""
+    context = StageConfig(
+        "context",
+        "context",
+        "maps",
+        start="front_end",
+        context=BASIC,
+        steps=500,
+        batch_size=16,
+        crop=(256, 256),
+        optimizer=slim_adam(5e-3),
+        evaluate_every=250,
+        checkpoint_every=250,
+    )
+    return Config(
+        name="quickstart",
+        data=DataConfig("scenes"),
+        model=ModelConfig(layers=TINY),
+        stages=(
+            StageConfig(
+                "front_end",
+                "front_end",
+                steps=250,
+                crop=(278, 278),
+                optimizer=slim_adam(2e-3),
+                checkpoint_every=150,
+            ),
+            context,
+            dataclasses.replace(
+                context, name="control", context=undilated(context.context)
+            ),
+            StageConfig(
+                "joint",
+                "all",
+                start="context",
+                context=BASIC,
+                steps=100,
+                crop=(278, 278),
+                optimizer=slim_adam(5e-4),
+                checkpoint_every=50,
+            ),
+        ),
+        eval_batch_size=8,
+    )
+
+
+def with_crfs(
+    network: StageConfig, dense: CRFConfig, rnn: StageConfig
+) -> tuple[StageConfig, StageConfig]:
+    """The two stages that follow a network's: a dense CRF, and a CRF-RNN (§5).
+
+    Args:
+        network: the stage whose network they stand on; they are named after it.
+        dense: the dense CRF.
+        rnn: steps, crops, optimizer and CRF of the other.
+    """
+    stands: Any = {"trains": "crf", "start": network.name, "context": network.context}
+    return (
+        StageConfig(f"{network.name}_crf", **stands, crf=dense),
+        dataclasses.replace(rnn, name=f"{network.name}_crfrnn", **stands),
+    )
+
+
+def structured(config: Config, dense: CRFConfig, rnn: StageConfig) -> Config:
+    """The nine stages of Table 3, from a recipe that has some of them.
+
+    The front end; a Basic and a Large context module, as the recipe trains its first;
+    and each of the three with a dense CRF and with a CRF-RNN besides.
+
+    Args:
+        config: a recipe with a front end and a context module; it is left as it is.
+            What comes before the front end stays, what follows the first context module
+            goes.
+        dense: the dense CRFs.
+        rnn: steps, crops, optimizer and CRF of the CRF-RNNs.
+    """
+    first = next(i for i, stage in enumerate(config.stages) if stage.context)
+    *before, front_end = config.stages[:first]
+    context = config.stages[first]
+    modules = (
+        dataclasses.replace(context, name=name, context=table)
+        for name, table in (("basic", BASIC), ("large", LARGE))
+    )
+    networks = (front_end, *modules)
+    rows = (stage for n in networks for stage in (n, *with_crfs(n, dense, rnn)))
+    return dataclasses.replace(config, stages=(*before, *rows))
+
+
+def rnn_stage(
+    steps: int,
+    batch_size: int,
+    crop: tuple[int, int],
+    *,
+    learning_rate: float = 1e-2,
+    **fields: Any,
+) -> StageConfig:
+    """A stage that trains a CRF-RNN on a network, for `with_crfs` and `structured`.
+
+    Adam with cosine decay: the loss is a mean over pixels, so ordinary rates work.
+
+    Args:
+        steps: of the stage.
+        batch_size: crops of a step.
+        crop: (height, width) in pixels of the network's input.
+        learning_rate: of Adam.
+        **fields: of the stage's `CRFConfig`.
+    """
+    return StageConfig(
+        "crfrnn",
+        "crf",
+        steps=steps,
+        batch_size=batch_size,
+        crop=crop,
+        optimizer=slim_adam(learning_rate, warmup=steps // 10),
+        checkpoint_every=max(1, steps // 5),
+        crf=CRFConfig("rnn", **{**CRF_RNN, **fields}),
+    )
+
+
 def voc_paper() -> Config:
-    """VOC at full width (§4, §5); steps of context and joint, not given, are ours."""
+    """VOC at full width (§4, §5); steps of all but the front end are ours."""
+    joint = StageConfig(
+        "joint",
+        "all",
+        start="context",
+        context=LARGE,
+        steps=20_000,
+        batch_size=14,
+        crop=(500, 500),
+        optimizer=OptimizerConfig(learning_rate=1e-5, momentum=0.9),
+        evaluate_every=10_000,
+        checkpoint_every=1000,
+    )
     return Config(
         name="paper",
         data=DataConfig("voc", train="train_aug"),
@@ -126,18 +280,13 @@ def voc_paper() -> Config:
                 evaluate_every=5000,
                 checkpoint_every=1000,
             ),
-            StageConfig(
-                "joint",
-                "all",
-                start="context",
-                context=LARGE,
-                steps=20_000,
-                batch_size=14,
-                crop=(500, 500),
-                optimizer=OptimizerConfig(learning_rate=1e-5, momentum=0.9),
-                evaluate_every=10_000,
-                checkpoint_every=1000,
-            ),
+            joint,
+            *with_crfs(joint, CRFConfig(), voc_rnn()),
         ),
         needs_init=True,
     )
+
+
+def voc_rnn() -> StageConfig:
+    """A CRF-RNN of VOC at full width: whole images, one a step; the steps are ours."""
+    return rnn_stage(5000, batch_size=1, crop=(884, 884), learning_rate=1e-3)

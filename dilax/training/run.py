@@ -8,12 +8,12 @@ from typing import Any
 
 from dilax.datasets import DATASETS, DatasetSpec, Joined, open_source
 from dilax.evaluation import stage_table
+from dilax.training.checks import check_config
 from dilax.training.config import (
     Config,
     DataConfig,
     StageConfig,
     build_spec,
-    check_config,
     from_json,
     to_json,
 )

@@ -15,8 +15,7 @@ from dilax.models import DilatedNet
 from dilax.training.config import StageConfig
 from dilax.training.losses import count_valid, cross_entropy_sum
 from dilax.training.optimizer import build_optimizer, build_schedule
-
-Params = dict[str, Any]
+from dilax.training.structured import Params, rnn_logits
 
 
 @struct.dataclass
@@ -49,7 +48,7 @@ def apply_stage(
     inputs,
     **kw,
 ):
-    """Logits of a stage's inputs: uint8 RGB images, or the front end's maps."""
+    """The network's logits of a stage's inputs: images, or the front end's maps."""
     if stage.inputs == "maps":
         return model.apply({"params": params}, inputs, method="from_maps", **kw)
     x = subtract_mean(inputs, spec.mean)
@@ -84,15 +83,14 @@ def make_train_step(
     schedule = build_schedule(stage.optimizer, stage.steps)
 
     def part_loss(trained, frozen, part, valid, key):
-        logits = apply_stage(
-            model,
-            stage,
-            spec,
-            {**frozen, **trained},
-            part["image"],
-            train=True,
-            rngs={"dropout": key},
+        params, rngs = {**frozen, **trained}, {"dropout": key}
+        drops = stage.trains != "crf"  # a frozen network is as it predicts
+        logits: Any = apply_stage(
+            model, stage, spec, params, part["image"], train=drops, rngs=rngs
         )
+        if stage.crf_kind == "rnn":
+            rnn = params["crf"]
+            logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
         total = cross_entropy_sum(logits, part["label"], spec.ignore_label, weights)
         return total / valid
 

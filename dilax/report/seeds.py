@@ -1,0 +1,49 @@
+"""Several seeds of a run beside each other: mean IoU of every stage, and the mean."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+
+def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
+    """Mean IoU of every stage under every seed, in per cent.
+
+    Args:
+        runs: what `train` returned for each seed.
+        style: a format of `tabulate`.
+
+    Returns:
+        The table; its last column is the mean ± the sample standard deviation.
+    """
+    rows = []
+    for name in runs[0]["stages"]:
+        values = [run["stages"][name]["mean_iou"] for run in runs]
+        rows.append(
+            [
+                name.replace("_", " "),
+                *(f"{100 * v:.1f}" for v in values),
+                spread(values),
+            ]
+        )
+    seeds = [f"seed {run['seed']}" for run in runs]
+    return tabulate(
+        rows,
+        headers=["mean IoU, %", *seeds, "mean ± sd"],
+        tablefmt=style,
+        colalign=("left", *("right" for _ in (*seeds, "mean"))),
+        disable_numparse=True,
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean in per cent, and of several values ± their sample standard deviation.
+
+    Example:
+        >>> spread([0.5, 0.75]), spread([0.5])
+        ('62.5 ± 17.7', '50.0')
+    """
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}"

@@ -1,0 +1,125 @@
+"""What of a configuration cannot work, said before anything is computed or written."""
+
+from typing import Any
+
+from dilax.input import check_crop
+from dilax.training.config import (
+    Config,
+    CRFConfig,
+    StageConfig,
+    build_model,
+    validated,
+)
+
+
+def check_config(config: Config) -> None:
+    """Refuses what cannot train, before anything is computed or written.
+
+    Raises:
+        ValueError: naming the flag, its value and what is allowed.
+    """
+    validated(config)
+    _check_positive(config, "", "log_every", "eval_batch_size")
+    _check_positive(config.data, "data.", "scale")
+    _check_positive(config.reading, "reading.", "threads")
+    _check_positive(config.model, "model.", "width_multiplier")
+    seen: dict[str, StageConfig] = {}
+    for i, stage in enumerate(config.stages):
+        flag = f"--config.stages[{i}]"
+        _check_stage(stage, flag, seen, config.data.extra)
+        _check_crf(stage, flag, seen)
+        model = build_model(config.model, stage, num_classes=2)
+        margin = 0 if stage.inputs == "maps" else model.margin
+        for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):
+            check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")
+        for axis, side in enumerate(config.data.tile or ()):
+            tile = f"--config.data.tile[{axis}]"
+            check_crop(side, model.margin, model.map_stride, tile)
+        seen[stage.name] = stage
+    if not seen:
+        raise ValueError("--config.stages: the recipe has no stages")
+
+
+def _check_stage(
+    stage: StageConfig, flag: str, seen: dict[str, StageConfig], extra: str
+) -> None:
+    if not stage.name.isidentifier() or stage.name in seen:
+        raise ValueError(f"{flag}.name={stage.name!r}: is taken or not a plain word")
+    if stage.start and stage.start not in seen:
+        raise ValueError(
+            f"{flag}.start={stage.start!r}: is none of the stages before: {[*seen]}"
+        )
+    if stage.extra and not extra:
+        raise ValueError(f"{flag}.extra: --config.data.extra names no data set")
+    if stage.trains == "context" and not (stage.context and stage.start):
+        raise ValueError(f"{flag}: to train a context module, give .context and .start")
+    if stage.inputs == "maps" and stage.trains != "context":
+        raise ValueError(f"{flag}.inputs='maps': trains only .trains='context'")
+    if stage.trains == "front_end" and stage.context:
+        raise ValueError(
+            f"{flag}.context: is trained by none; take .trains='all', or leave it out"
+        )
+    least, most = stage.augmentation.scales
+    if not 0 < least <= most:
+        raise ValueError(
+            f"{flag}.augmentation.scales={stage.augmentation.scales}: must be "
+            "(least, most) with 0 < least <= most"
+        )
+    prefix = flag.removeprefix("--config.") + "."
+    counts = ("steps", "batch_size", "accumulate", "checkpoint_every")
+    _check_positive(stage, prefix, *counts)
+    if stage.batch_size % stage.accumulate:
+        raise ValueError(
+            f"{flag}.batch_size={stage.batch_size}: is not a multiple of "
+            f"accumulate={stage.accumulate}"
+        )
+
+
+def _check_crf(stage: StageConfig, flag: str, seen: dict[str, StageConfig]) -> None:
+    crf, trains = stage.crf, stage.trains
+    if crf is None:
+        if trains == "crf":
+            raise ValueError(f"{flag}.trains='crf': there is none; give .crf")
+        return
+    if trains not in ("crf", "all"):
+        raise ValueError(
+            f"{flag}.crf: .trains={trains!r} leaves it out; take .trains='crf' after "
+            "that stage, or .trains='all'"
+        )
+    if trains == "all" and crf.kind == "dense":
+        raise ValueError(
+            f"{flag}.crf.kind='dense': does not train with the network; take "
+            ".trains='crf', or .crf.kind='rnn'"
+        )
+    if trains == "crf":
+        _check_start_of_crf(stage, flag, seen)
+    _check_crf_values(crf, f"{flag.removeprefix('--config.')}.crf.")
+
+
+def _check_start_of_crf(
+    stage: StageConfig, flag: str, seen: dict[str, StageConfig]
+) -> None:
+    if not stage.start:
+        raise ValueError(f"{flag}.trains='crf': give the network's stage as .start")
+    if stage.context != seen[stage.start].context:
+        raise ValueError(
+            f"{flag}.context: is not that of .start={stage.start!r}, whose network "
+            "stays as it is"
+        )
+
+
+def _check_crf_values(crf: CRFConfig, prefix: str) -> None:
+    sigmas = ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb")
+    counts = ("iterations", "train_steps", "search_images")
+    _check_positive(crf, prefix, *sigmas, *counts)
+    for name in ("spatial_weight", "bilateral_weight"):
+        value = getattr(crf, name)
+        if value < 0:
+            raise ValueError(f"--config.{prefix}{name}={value}: must not be negative")
+
+
+def _check_positive(owner: Any, prefix: str, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value <= 0:
+            raise ValueError(f"--config.{prefix}{name}={value}: must be positive")
