@@ -1,18 +1,20 @@
 """The arithmetic of a network's cost: known figures, and what XLA and JAX count."""
 
+import itertools
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import KEY, RELEASES, TINY
+from networks import KEY, RELEASES, TINY, close, random_params
 
 from dilax.models import (
     BASIC,
     ContextModule,
     DilatedNet,
     FrontEnd,
+    Layer,
     dilation8_camvid,
     dilation8_voc,
     dilation10_cityscapes,
@@ -94,11 +96,12 @@ def test_the_front_end_of_voc_has_as_many_parameters_as_released():
 
 @pytest.mark.parametrize("trained", [(), ("front_end", "context"), ("context",)])
 def test_operations_are_those_that_xla_counts(trained):
-    """XLA also counts biases, ReLU and pools, but not products with padded zeros."""
-    model = NET.clone(front_end=FRONT.clone(width_multiplier=4.0))
+    """XLA also counts biases, ReLU and pools: the less, the more channels."""
+    model = NET.clone(front_end=FRONT.clone(width_multiplier=16.0))
     cost = network_cost(model, SHAPE, trained)
     counted = _count(model, SHAPE, trained)
-    assert cost.total.flops == pytest.approx(counted, rel=0.06)
+    print(counted / cost.total.flops)
+    assert cost.total.flops == pytest.approx(counted, rel=0.02)
     passes = [bool(layer.input_gradient.flops) for layer in cost.layers]
     assert any(passes) == bool(trained)
 
@@ -119,7 +122,9 @@ def test_maps_run_through_the_context_module_alone():
     assert [layer.call.name for layer in cost.layers] == [
         layer.call.name for layer in alone
     ]
-    assert cost.layers[0].call.input.shape == (3, 22, 26, 5)
+    first, last = cost.layers[0].call, cost.layers[-1].call
+    assert (first.input.shape, first.pad) == ((3, 20, 24, 5), 1)
+    assert (last.output.shape, last.pad) == ((3, 20, 24, 5), 0)
 
 
 def test_what_is_kept_is_what_jax_keeps_for_the_gradients():
@@ -133,9 +138,15 @@ def test_what_is_kept_is_what_jax_keeps_for_the_gradients():
     leaves = jax.tree.leaves(jax.eval_shape(residuals, params, x))
     held = Counter(leaf.shape for leaf in leaves if leaf.dtype == jnp.float32)
     layers = network_cost(NET, SHAPE).layers
-    wanted = [layer for layer in layers if layer.parameters]
-    assert not Counter(layer.call.input.shape for layer in wanted) - held
-    assert all(layer.kept == 4 * layer.call.input.size for layer in wanted)
+    calls = [layer.call for layer in layers if layer.parameters]
+    padded = [
+        (b, h + 2 * call.pad, w + 2 * call.pad, c)
+        for call in calls
+        for b, h, w, c in [call.input.shape]
+    ]
+    assert not Counter(padded) - held
+    kept = [layer.kept for layer in layers if layer.parameters]
+    assert kept == [4 * call.input.size for call in calls]
 
 
 def test_normalisation_and_upsampling_move_bytes_in_the_model_s_dtype():
@@ -155,34 +166,40 @@ def test_normalisation_and_upsampling_move_bytes_in_the_model_s_dtype():
 
 @pytest.mark.parametrize("model", [NET, NORM], ids=["plain", "norm"])
 def test_the_layers_called_one_by_one_are_the_network(model):
-    """…with the ReLU, and the padding of the context module, between them."""
-    rng = np.random.default_rng(0)
-    front = DilatedNet(model.front_end, upsample=model.upsample)
-    x = jnp.asarray(rng.normal(size=SHAPE), jnp.float32)
-    params = front.init(KEY, x)["params"]
-    params["front_end"]["final"]["kernel"] *= 300
-    out = x
-    for call in layer_calls(front, SHAPE):
+    """…with the ReLU between them."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
+    params = random_params(model, x)
+    out, calls = x, layer_calls(model, SHAPE)
+    for call, after in zip(calls, [*calls[1:], None], strict=True):
         assert out.shape == call.input.shape
         out = call(params.get(call.module, {}).get(call.name, {}), out)
         assert (out.shape, out.dtype) == (call.output.shape, call.output.dtype)
-        normalised = f"{call.name}_norm" in params["front_end"]
-        if call.name in ("conv1", "conv2", "head") and not normalised:
+        final = call.name in ("final", "ctx_final", "upsampling")
+        out = out.astype(jnp.float32) if final else out
+        if not final and not (after and after.name == f"{call.name}_norm"):
             out = jax.nn.relu(out)
-        if call.name.endswith("_norm"):
-            out = jax.nn.relu(out)
-        if call.name == "final":
-            out = out.astype(jnp.float32)
-    wanted = front.apply({"params": params}, x)
-    assert float(jnp.abs(wanted).max()) > 0.05
-    np.testing.assert_allclose(out, wanted, rtol=2e-2, atol=2e-2)
+    close(out, model.apply({"params": params}, x), 2e-2 if model is NORM else 1e-4)
+
+
+@pytest.mark.parametrize("padding", ["same", "reflect"])
+def test_taps_that_fall_into_zeros_take_no_part(padding):
+    """3×3 taps 3 apart on 4×9 cells: 3 of 4·3 pairs… by counting them all."""
+    front = FrontEnd(2, (Layer("conv", 3, 1, dilation=3),), padding=padding)
+    layer = network_cost(DilatedNet(front), (1, 4, 9, 1)).layers[0]
+    pairs = [
+        (y, x, dy, dx)
+        for y, x, dy, dx in itertools.product(range(4), range(9), *[(-3, 0, 3)] * 2)
+        if padding == "reflect" or (0 <= y + dy < 4 and 0 <= x + dx < 9)
+    ]
+    assert layer.forward.flops == 2 * len(pairs)
 
 
 def test_the_undilated_twin_gives_as_much_from_less():
     calls = {c.name: c for c in layer_calls(dilation8_camvid(), (1, 900, 900, 3))}
-    for name, side in {"conv5_1": 100, "fc6": 72, "ctx_conv4_1": 68}.items():
+    sides = {"conv5_1": (100, 0), "fc6": (72, 0), "ctx_conv4_1": (66, 1)}
+    for name, (side, pad) in sides.items():
         twin = undilated_twin(calls[name])
-        assert twin.input.shape[1:3] == (side, side)
+        assert (*twin.input.shape[1:3], twin.pad) == (side, side, pad)
         x = jnp.zeros(twin.input.shape)
         out = jax.eval_shape(twin, twin.params, x)
         assert (out.shape, twin.dilation) == (calls[name].output.shape, 1)

@@ -2,11 +2,11 @@
 
 A convolution of h'·w' outputs, k×k taps, c input and d output maps takes b·h'·w'·k²·c·d
 multiplications and as many additions; so does each of its two gradients. The dilation
-is not in it (paper §2).
+is not in it (paper §2), but for taps that fall into padding by zeros: as in XLA's
+account, they take no part.
 """
 
 import dataclasses
-import math
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -58,9 +58,14 @@ class LayerCost:
     kept: int = 0
 
     @property
+    def passes(self) -> tuple[Work, Work, Work]:
+        """Forward, input's and kernel's gradient; `NONE` where one does not run."""
+        return self.forward, self.input_gradient, self.kernel_gradient
+
+    @property
     def total(self) -> Work:
         """All passes together."""
-        return self.forward + self.input_gradient + self.kernel_gradient
+        return sum(self.passes, NONE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +137,7 @@ def _layer_cost(call: LayerCall, flows: bool, trains: bool) -> LayerCost:
     linear = conv or call.name == "upsampling"  # its input's gradient ignores the input
     flops = 0
     if conv:
-        kernel = call.params["kernel"].shape
-        flops = 2 * math.prod(call.output.shape[:-1]) * math.prod(kernel)
+        flops = 2 * _multiply_adds(call)
     return LayerCost(
         call,
         sum(leaf.size for leaf in leaves),
@@ -142,6 +146,20 @@ def _layer_cost(call: LayerCall, flows: bool, trains: bool) -> LayerCost:
         Work(flops, every) if trains else NONE,
         x if trains or (flows and not linear) else 0,
     )
+
+
+def _multiply_adds(call: LayerCall) -> int:
+    """Pairs of an output and a tap that reads the map, or its reflection."""
+    *taps, c, d = call.params["kernel"].shape
+    reflects = "reflect" in (call.border, getattr(call.layer, "padding", ""))
+    pairs = call.input.shape[0] * c * d
+    for axis, count in enumerate(taps, 1):
+        size, out = call.input.shape[axis], call.output.shape[axis]
+        before = (out + call.dilation * (count - 1) - size) // 2
+        starts = [call.dilation * tap - before for tap in range(count)]
+        inside = [max(0, min(out, size - s) - max(0, -s)) for s in starts]
+        pairs *= count * out if reflects else sum(inside)
+    return pairs
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:

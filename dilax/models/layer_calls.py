@@ -18,6 +18,7 @@ from dilax.models.dilated_net import DilatedNet
 from dilax.models.front_end import FrontEnd
 from dilax.models.layers import DilatedConv
 from dilax.ops import max_pool, upsample_bilinear
+from dilax.ops.dilated_conv import pad_maps
 
 Inputs = Literal["images", "maps"]
 
@@ -33,9 +34,10 @@ class LayerCall:
         name: in the parameters, or of the pool's row in the table.
         layer: a module, or a function of maps.
         params: shapes of its parameters.
-        input: shape and dtype of what it reads, with the padding that the network
-            writes around it.
+        input: shape and dtype of what the layer before gives it.
         output: shape and dtype of what it gives.
+        pad: cells that the network puts around the input first.
+        border: what they hold.
     """
 
     module: str
@@ -44,8 +46,11 @@ class LayerCall:
     params: dict[str, Any]
     input: jax.ShapeDtypeStruct
     output: jax.ShapeDtypeStruct
+    pad: int = 0
+    border: Literal["zero", "reflect"] = "zero"
 
     def __call__(self, params: dict[str, Any], x: jax.Array) -> Any:
+        x = pad_maps(x, ((self.pad, self.pad),) * 2, self.border)
         if isinstance(self.layer, nn.Module):
             return self.layer.apply({"params": params}, x)
         return self.layer(x)
@@ -95,7 +100,7 @@ def layer_calls(
     calls = [_called(variables["params"], *call) for call in heard]
     if inputs == "images":
         calls = [*_with_pools(model.front_end, calls, x)]
-    return [*calls, *_upsampling(model, calls, out)]
+    return [*_with_pads(model, calls, x), *_upsampling(model, calls, out)]
 
 
 def _called(params, module: nn.Module, x, out) -> LayerCall:
@@ -126,6 +131,18 @@ def _with_pools(
     yield from rest
 
 
+def _with_pads(
+    model: DilatedNet, calls: list[LayerCall], x: jax.ShapeDtypeStruct
+) -> Iterator[LayerCall]:
+    """The calls, whose inputs are what the layers before give."""
+    for call in calls:
+        pad = (call.input.shape[1] - x.shape[1]) // 2
+        border = model.context.border if pad and model.context else "zero"
+        given = jax.ShapeDtypeStruct(x.shape, call.input.dtype)
+        yield dataclasses.replace(call, input=given, pad=pad, border=border)
+        x = call.output
+
+
 def _upsampling(model: DilatedNet, calls: list[LayerCall], out) -> list[LayerCall]:
     if not model.upsample:
         return []
@@ -148,10 +165,10 @@ def undilated_twin(call: LayerCall) -> LayerCall:
     if not isinstance(call.layer, DilatedConv):
         raise ValueError(f"call={call.name!r}: is no convolution")
     layer = call.layer.clone(dilation=1)
-    if layer.padding != "valid":
-        return dataclasses.replace(call, layer=layer)
-    b, h, w, _ = call.output.shape
-    more = layer.kernel_size - 1
-    shape = (b, h + more, w + more, call.input.shape[-1])
-    x = jax.ShapeDtypeStruct(shape, call.input.dtype)
+    fewer = (call.dilation - 1) * (layer.kernel_size - 1)
+    if layer.padding != "valid" or call.pad >= fewer // 2:
+        pad = call.pad - (fewer // 2 if layer.padding == "valid" else 0)
+        return dataclasses.replace(call, layer=layer, pad=pad)
+    b, h, w, c = call.input.shape
+    x = jax.ShapeDtypeStruct((b, h - fewer, w - fewer, c), call.input.dtype)
     return dataclasses.replace(call, layer=layer, input=x)
