@@ -8,7 +8,8 @@ from crf_scenes import gaussian_sums
 
 from dilax.crf import ExactFilter, GridFilter
 from dilax.crf.grid import cut_radius
-from dilax.crf.kernels import spatial_features
+from dilax.crf.kernels import normalize, spatial_features
+from dilax.ops import jit
 
 
 def _draw(height, width, k=2):
@@ -68,3 +69,13 @@ def test_transpose_is_the_filter_itself():
     filter = GridFilter(jnp.float32(1.0), None, 20, 18, 4)
     _, pull = jax.vjp(filter, values)
     np.testing.assert_allclose(pull(values)[0], filter(values), rtol=1e-6)
+
+
+def test_sums_of_ones_are_the_same_compiled_with_our_options():
+    """XLA's CPU backend multiplies by constant ones wrongly with one of them."""
+
+    def weights():
+        filter = GridFilter(jnp.float32(1.5), None, 12, 16)
+        return normalize(filter, "after", 12 * 16).after
+
+    np.testing.assert_allclose(jit(weights)(), weights(), rtol=1e-5)

@@ -28,7 +28,7 @@ def _draw(n=6, k=3, seed=0):
 
 def _kernel(features, normalization):
     features = jnp.asarray(features)
-    return normalize(ExactFilter(features), normalization, features[:, 0])
+    return normalize(ExactFilter(features), normalization, len(features))
 
 
 def _matrix(features, normalization):
@@ -146,7 +146,7 @@ def test_masked_pixels_have_no_energy(x64):
     valid = jnp.arange(8) < 5
     inner = [Pairwise(_kernel(features[:5], "symmetric"), jnp.array(1.0))]
     outer = ExactFilter(jnp.asarray(features), valid)
-    outer = normalize(outer, "symmetric", jnp.asarray(features[:, 0]))
+    outer = normalize(outer, "symmetric", len(features))
     alone = energies(jnp.asarray(logits[:5]), inner, 2).kl
     padded = energies(
         jnp.asarray(logits), [Pairwise(outer, jnp.array(1.0))], 2, valid

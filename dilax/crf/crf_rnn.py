@@ -15,10 +15,12 @@ from dilax.crf import arguments
 from dilax.crf.filtering import Method
 from dilax.crf.image_kernels import (
     ImageKernels,
+    KernelSettings,
     compiled,
     image_kernels,
     is_traced,
     pad_to_kernels,
+    with_kernels,
 )
 from dilax.crf.mean_field import Pairwise, mean_field
 
@@ -89,14 +91,19 @@ class CRFRNN(nn.Module):
         energies = [_product(compatibility, w) for w in (spatial, bilateral)]
         steps = self.train_steps if train else self.test_steps
 
-        def refine(logits, image):
-            ready = isinstance(image, ImageKernels)
-            kernels = image if ready else self.prepare(image)
-            return _refine(logits, jax.lax.stop_gradient(kernels), energies, steps)
+        def refine(pair):
+            logits, image = pair
+
+            def use(kernels):
+                return _refine(logits, jax.lax.stop_gradient(kernels), energies, steps)
+
+            if isinstance(image, ImageKernels):
+                return use(image)
+            return with_kernels(jax.lax.stop_gradient(image), self._settings, use)
 
         if is_traced(image) and not isinstance(image, Sequence):
-            return jax.vmap(refine)(logits, image)
-        return jnp.stack([refine(*one) for one in zip(logits, image, strict=True)])
+            return jax.lax.map(refine, (logits, image))
+        return jnp.stack([refine(pair) for pair in zip(logits, image, strict=True)])
 
     def prepare(self, image: Num[Array | np.ndarray, "h w c"]) -> ImageKernels:
         """What depends on an image alone: a list of these takes the images' place.
@@ -104,8 +111,12 @@ class CRFRNN(nn.Module):
         Args:
             image: one image, colours 0..255.
         """
+        return image_kernels(image, self._settings)
+
+    @property
+    def _settings(self) -> KernelSettings:
         sigmas = self.spatial_sigma, self.bilateral_sigma_xy, self.bilateral_sigma_rgb
-        return image_kernels(image, sigmas, "after", self.method)
+        return KernelSettings(*sigmas, normalization="after", method=self.method)
 
     def _matrices(self):
         shape = (self.num_classes, self.num_classes)

@@ -4,6 +4,7 @@ The paper's second architecture: a fully connected CRF after the network.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -17,10 +18,12 @@ from dilax.crf.energy import Energy, energies
 from dilax.crf.filtering import Method
 from dilax.crf.image_kernels import (
     ImageKernels,
+    KernelSettings,
     compiled,
     image_kernels,
     is_traced,
     pad_to_kernels,
+    with_kernels,
 )
 from dilax.crf.kernels import Normalization
 from dilax.crf.mean_field import Pairwise, mean_field
@@ -117,10 +120,7 @@ class DenseCRF:
         """The marginals; see the class."""
         if probabilities.ndim == 4:
             return self._batch(probabilities, image)
-        kernels = self._kernels(image)
-        marginals = self._run(_marginals, probabilities, kernels)
-        height, width = kernels.size
-        return marginals[:height, :width]
+        return self._with_kernels(image, functools.partial(self._infer, probabilities))
 
     def prepare(self, image: Num[Array | np.ndarray, "h w c"]) -> ImageKernels:
         """What depends on the image, the bandwidths, the normalisation and the method.
@@ -129,8 +129,7 @@ class DenseCRF:
         compatibilities and iterations as well.
         """
         arguments.check_image(image)
-        sigmas = self.spatial_sigma, self.bilateral_sigma_xy, self.bilateral_sigma_rgb
-        return image_kernels(image, sigmas, self.normalization, self.method)
+        return image_kernels(image, self._settings)
 
     def trace(
         self,
@@ -142,10 +141,8 @@ class DenseCRF:
         Returns:
             Arrays (iterations + 1,); `.kl` is their sum, KL(Q‖P) − log Z.
         """
-        return self._run(_trace, probabilities, self._kernels(image))
-
-    def _kernels(self, image) -> ImageKernels:
-        return image if isinstance(image, ImageKernels) else self.prepare(image)
+        run = functools.partial(self._run, _trace, probabilities)
+        return self._with_kernels(image, run)
 
     def _batch(self, probabilities, images):
         if len(images) != len(probabilities):
@@ -154,9 +151,24 @@ class DenseCRF:
                 "a batch has one image for each"
             )
         if is_traced(probabilities, images) and not isinstance(images, Sequence):
-            return jax.vmap(self)(probabilities, images)
+            return jax.lax.map(lambda pair: self(*pair), (probabilities, images))
         pairs = zip(probabilities, images, strict=True)
         return jnp.stack([self(p, image) for p, image in pairs])
+
+    def _with_kernels(self, image, use):
+        if isinstance(image, ImageKernels):
+            return use(image)
+        arguments.check_image(image)
+        return with_kernels(image, self._settings, use)
+
+    @property
+    def _settings(self) -> KernelSettings:
+        sigmas = self.spatial_sigma, self.bilateral_sigma_xy, self.bilateral_sigma_rgb
+        return KernelSettings(*sigmas, self.normalization, self.method)
+
+    def _infer(self, probabilities, kernels: ImageKernels):
+        height, width = kernels.size
+        return self._run(_marginals, probabilities, kernels)[:height, :width]
 
     def _run(self, function, probabilities, kernels: ImageKernels):
         """`function` of padded probabilities; compiled unless a trace is under way."""

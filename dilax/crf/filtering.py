@@ -4,8 +4,7 @@ Every filter is a pytree that is called on values (n, k) and gives (n, k); what 
 on the features alone is in it already.
 """
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float
@@ -19,8 +18,11 @@ _BLOCKS = {"cpu": (256, 1024)}
 _LARGE_BLOCKS = (4096, 8192)
 
 
-Filter = Callable[[Float[Array, "n k"]], Float[Array, "n k"]]
-"""A linear map of values (n, k) → (n, k) that approximates a Gaussian kernel."""
+@runtime_checkable
+class Filter(Protocol):
+    """A linear map of values (n, k) → (n, k) that approximates a Gaussian kernel."""
+
+    def __call__(self, values: Float[Array, "n k"]) -> Float[Array, "n k"]: ...
 
 
 def gaussian_filter(

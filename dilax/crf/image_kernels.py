@@ -6,13 +6,12 @@ serves every iteration, class and call (Krähenbühl & Koltun 2011, §3.2).
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Num
 
 from dilax.crf.filtering import Filter, Method, build_filter
@@ -24,7 +23,10 @@ from dilax.crf.kernels import (
     normalize,
     spatial_features,
 )
+from dilax.crf.lattice import with_lattice
 from dilax.ops import jit
+
+T = TypeVar("T")
 
 SIDE = 64
 """Eager calls pad images to multiples of this, so that few sizes are compiled."""
@@ -49,32 +51,65 @@ class ImageKernels:
     padded: tuple[int, int] = struct.field(pytree_node=False)
 
 
+class KernelSettings(NamedTuple):
+    """What the kernels of an image depend on besides; see `DenseCRF`."""
+
+    spatial_sigma: float | int | Array
+    bilateral_sigma_xy: float | int | Array
+    bilateral_sigma_rgb: float | int | Array
+    normalization: Normalization
+    method: Method
+
+
 def image_kernels(
-    image: Num[Array | np.ndarray, "h w c"],
-    sigmas: tuple[ArrayLike, ArrayLike, ArrayLike],
-    normalization: Normalization,
-    method: Method,
+    image: Num[Array | np.ndarray, "h w c"], settings: KernelSettings
 ) -> ImageKernels:
     """The kernels of an image.
 
     A concrete image is padded to multiples of `SIDE`, which the results do not see, and
-    prepared by compiled functions; a traced one is taken as it is.
+    prepared by compiled functions; a traced one is taken as it is, and a lattice has
+    room for the worst case.
 
     Args:
         image: colours 0..255.
-        sigmas: bandwidths: spatial, bilateral in pixels, bilateral in colours.
-        normalization: see `normalize`.
-        method: see `DenseCRF`.
+        settings: bandwidths, normalisation and method.
     """
-    height, width, _ = image.shape
-    size, options = (height, width), (sigmas, normalization, method)
     if is_traced(image):
-        return _build(image, None, size, *options, _as_is)
-    padding = [(0, -n % SIDE) for n in size]
+        features = _features(image, settings, _as_is)
+        bilateral = build_filter(features, None, settings.method)
+        return _normalized(bilateral, image.shape, None, settings, _as_is)
+    height, width, _ = image.shape
+    padding = [(0, -n % SIDE) for n in (height, width)]
     with jax.ensure_compile_time_eval():
         padded = jnp.asarray(np.pad(np.asarray(image), [*padding, (0, 0)]))
-        valid = jnp.asarray(np.pad(np.ones(size, bool), padding).ravel())
-        return _build(padded, valid, size, *options, compiled)
+        valid = jnp.asarray(np.pad(np.ones((height, width), bool), padding).ravel())
+        features = _features(padded, settings, compiled)
+        bilateral = build_filter(features, valid, settings.method)
+        kernels = _normalized(bilateral, padded.shape, valid, settings, compiled)
+    return kernels.replace(size=(height, width))
+
+
+def with_kernels(
+    image: Num[Array | np.ndarray, "h w c"],
+    settings: KernelSettings,
+    use: Callable[[ImageKernels], T],
+) -> T:
+    """`use` of an image's kernels, for what has no other use for them.
+
+    Traced, the lattice's size is then chosen while the program runs (`with_lattice`).
+
+    Args:
+        image: as for `image_kernels`.
+        settings: likewise.
+        use: may be traced several times.
+    """
+    if settings.method == "exact" or not is_traced(image):
+        return use(image_kernels(image, settings))
+
+    def use_lattice(lattice):
+        return use(_normalized(lattice, image.shape, None, settings, _as_is))
+
+    return with_lattice(_features(image, settings, _as_is), None, use_lattice)
 
 
 def is_traced(*trees: Any) -> bool:
@@ -103,28 +138,34 @@ def _as_is(function: Callable, *static: str) -> Callable:
     return function
 
 
-def _build(image, valid, size, sigmas, normalization, method, jitted) -> ImageKernels:
+def _features(image, settings: KernelSettings, jitted):
     """`jitted` is `compiled`, or `_as_is` where a trace is under way."""
-    height, width, _ = image.shape
-    spatial_sigma, sigma_xy, sigma_rgb = sigmas
-    normal = jitted(normalize, "normalization")
-    features = jitted(bilateral_features)(image, sigma_xy, sigma_rgb)
-    bilateral = build_filter(features, valid, method)
-    grid = _spatial_filter(height, width, spatial_sigma, valid, method)
-    like = features[:, 0]
+    sigmas = settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb
+    return jitted(bilateral_features)(image, *sigmas)
+
+
+def _normalized(bilateral, shape, valid, settings: KernelSettings, jitted):
+    """The kernels of a (padded) image of `shape`, given its bilateral filter."""
+    height, width, _ = shape
+    grid = _spatial_filter(height, width, valid, settings)
+    normal = jitted(normalize, "normalization", "points")
+    options = dict(
+        normalization=settings.normalization, points=height * width, valid=valid
+    )
     return ImageKernels(
-        spatial=normal(grid, normalization=normalization, like=like),
-        bilateral=normal(bilateral, normalization=normalization, like=like),
+        spatial=normal(grid, **options),
+        bilateral=normal(bilateral, **options),
         valid=valid,
-        size=size,
+        size=(height, width),
         padded=(height, width),
     )
 
 
-def _spatial_filter(height, width, sigma, valid, method: Method) -> Filter:
+def _spatial_filter(height, width, valid, settings: KernelSettings) -> Filter:
     """Along the axes, cut for `"auto"` and whole for `"exact"`; or by the lattice."""
+    sigma, method = settings.spatial_sigma, settings.method
     if method == "lattice":
         return build_filter(spatial_features(height, width, sigma), valid, method)
     whole = method == "exact" or is_traced(sigma)
-    radius = None if whole else cut_radius(sigma)
+    radius = None if whole else cut_radius(float(sigma))
     return GridFilter(jnp.asarray(sigma, float), valid, height, width, radius)

@@ -9,8 +9,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from dilax.crf.filtering import Filter
 
@@ -44,7 +45,10 @@ class Kernel:
 
 
 def normalize(
-    filter: Filter, normalization: Normalization, like: Float[Array, "n"]
+    filter: Filter,
+    normalization: Normalization,
+    points: int,
+    valid: Bool[Array, "n"] | None = None,
 ) -> Kernel:
     """The filter with the normalisation n_i = Σ_j k(i, j) of the reference code.
 
@@ -54,11 +58,17 @@ def normalize(
     Args:
         filter: the filter.
         normalization: see above.
-        like: an array whose size and type ones are to have.
+        points: n, how many values it takes.
+        valid: points that count; the others are not scaled. None means all.
     """
     if normalization == "none":
         return Kernel(filter)
-    norm = filter(jnp.ones_like(like)[:, None])[:, 0] + _TINY
+    # Behind a barrier: with the option of `dilax.ops.jit`, XLA's CPU backend (jaxlib
+    # 0.10.2) multiplies matrices by constant ones wrongly.
+    ones = lax.optimization_barrier(jnp.ones((points, 1)))
+    norm = filter(ones)[:, 0] + _TINY
+    if valid is not None:
+        norm = jnp.where(valid, norm, 1)
     if normalization == "symmetric":
         return Kernel(filter, norm**-0.5, norm**-0.5)
     before = normalization == "before"
