@@ -21,6 +21,7 @@ import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from dilax.datasets import DatasetSpec
 from dilax.evaluation import boundary_table, evaluate, stage_table
 from dilax.inference import (
     MAX_PIXELS,
@@ -34,12 +35,13 @@ from dilax.inference import (
     save_image,
     write_submission,
 )
-from dilax.report import prediction_sheet, seed_table
+from dilax.ops import keep_compiled
+from dilax.report import prediction_sheet, profile, seed_table
 from dilax.training import (
     Config,
     Interrupted,
     NonFiniteLoss,
-    build_spec,
+    check_run,
     estimate,
     from_json,
     import_weights,
@@ -63,7 +65,6 @@ def run(
     configurations: Configurations,
     document: str,
     adapt: Adapt | None = None,
-    estimates: bool = False,
     summarize: Summarize | None = None,
 ) -> None:
     """Defines the flags, parses the command line, and runs the mode that it names.
@@ -74,7 +75,6 @@ def run(
         document: the experiment's docstring, shown by `--help`.
         adapt: changes a configuration by the flags and what they name, before the
             fields that the command line sets.
-        estimates: say what a run will take before it starts, unless --noestimate.
         summarize: takes the results of every seed and the folder, and gives a text that
             is printed after the tables.
 
@@ -82,11 +82,12 @@ def run(
     after Ctrl-C or SIGTERM, when the state is saved.
     """
     sys.modules["__main__"].__doc__ = document
-    _define_flags(configurations, estimates)
+    _define_flags(configurations)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     # What orbax logs it also raises, and that ends in one message here.
     logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname)
+    keep_compiled()
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(
@@ -96,7 +97,7 @@ def run(
     )
 
 
-def _define_flags(configurations: Configurations, estimates: bool) -> None:
+def _define_flags(configurations: Configurations) -> None:
     names = list(configurations)
     flags.DEFINE_enum(
         "config",
@@ -142,7 +143,12 @@ def _define_flags(configurations: Configurations, estimates: bool) -> None:
         "network", None, [*RELEASED], "import_weights: the network that the file holds."
     )
     flags.DEFINE_bool(
-        "estimate", estimates, "train: measure first what it will take, and say so."
+        "estimate", True, "train: measure first what it will take, and say so."
+    )
+    flags.DEFINE_bool(
+        "profile",
+        False,
+        "train: trace some steps and time each layer first, into WORKDIR/profile.",
     )
     flags.DEFINE_list(
         "seeds", [], "train: a run for each of these seeds, in WORKDIR/seed0, …."
@@ -188,7 +194,8 @@ def _define_prediction_flags() -> None:
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
-    *("competition", "network", "estimate", "seeds", "boundaries"),
+    *("competition", "network", "estimate", "profile", "seeds"),
+    "boundaries",
 )
 
 
@@ -316,8 +323,7 @@ def _seeds(texts: list[str]) -> list[int]:
 
 
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
-    if values.estimate and not (workdir / "config.json").exists():
-        _print_estimate(config)
+    _foretell(values, config, workdir)
     results = train(config, workdir)
     _, spec, source = open_evaluation(workdir)
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
@@ -327,14 +333,25 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     return results
 
 
-def _print_estimate(config: Config) -> None:
+def _foretell(values: Any, config: Config, workdir: Path) -> None:
+    """What the run will take, if it is new, and where the time goes, if asked."""
+    estimates = values.estimate and not (workdir / "config.json").exists()
+    if not estimates and not values.profile:
+        return
+    spec = check_run(config, workdir).spec  # what is wrong shows before all else
+    if estimates:
+        _print_estimate(config, spec)
+    if values.profile:
+        folder = workdir / "profile"
+        for table in profile(config, spec, folder).values():
+            print(f"\n{table}")
+        print(f"traces and tables: {folder}")
+
+
+def _print_estimate(config: Config, spec: DatasetSpec) -> None:
     print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
-    for name, cost in estimate(config, build_spec(config)).items():
-        minutes = cost.steps * cost.seconds / 60
-        print(
-            f"  {name}: {cost.steps} steps of {1000 * cost.seconds:.0f} ms, "
-            f"{minutes:.0f} minutes; {cost.memory / 1e9:.2f} GB"
-        )
+    for name, cost in estimate(config, spec).items():
+        print(f"  {name}: {cost}")
 
 
 def _stop(signum: int, frame: object) -> None:

@@ -42,7 +42,9 @@ class Peak(NamedTuple):
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
     def __str__(self) -> str:
-        origin = "measured in a matrix product and a copy" if self.measured else "stated"
+        origin = (
+            "measured in a matrix product and a copy" if self.measured else "stated"
+        )
         return (
             f"{self.device}: {self.flops / 1e9:,.0f} GFLOP/s, "
             f"{self.bandwidth / 1e9:,.0f} GB/s ({origin})"
