@@ -116,4 +116,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("images", "", "Folder or pattern of the images [looked for].")
     flags.DEFINE_string("labels", "", "Folder or pattern of the masks [looked for].")
     flags.DEFINE_string("classes", "", "Names, a,b,c, or a file [what masks hold].")
-    run({"small": small}, __doc__, fit, estimates=True)
+    run({"small": small}, __doc__, fit)

@@ -152,9 +152,32 @@ def trained(tmp_path_factory):
     """A run in a relative folder with spaces and letters beyond ASCII."""
     root = tmp_path_factory.mktemp("drive é")
     data = write_images(root / "my images ü")
-    done = _run("--workdir=my run ö", f"--data_dir={data}", *TINY, cwd=root)
+    flags = ["--workdir=my run ö", f"--data_dir={data}", "--profile", *TINY]
+    done = _run(*flags, cwd=root)
     assert done.returncode == 0, done.stderr
     return root, done.stdout
+
+
+def test_train_says_first_what_it_will_take(trained):
+    _, printed = trained
+    lines = printed[: printed.index("mean IoU")].splitlines()
+    assert lines[0].endswith(", training alone:")
+    assert [line.partition(" steps of ")[0] for line in lines[1:3]] == [
+        "  front_end: 3",
+        "  joint: 2",
+    ]
+
+
+def test_profile_traces_the_steps_and_tells_the_time_of_layers(trained):
+    root, printed = trained
+    folder = root / "my run ö" / "profile"
+    for stage in ("front_end", "joint"):
+        (trace,) = (folder / stage).rglob("*.xplane.pb")
+        assert trace.stat().st_size > 1000
+        table = (folder / f"{stage}.md").read_text("utf-8")
+        assert table in printed
+        record = json.loads((folder / f"{stage}.json").read_text("utf-8"))
+        assert all(f"| {row['layer']} " in table for row in record["layers"])
 
 
 def test_train_prints_the_table_and_writes_the_pictures(trained):

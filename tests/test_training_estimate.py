@@ -1,12 +1,16 @@
 """What a run will take: the steps it really has, on images it really gets."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from tiny_run import tiny_config, write_images
 
 from dilax.training import build_spec, estimate
+from dilax.training.empty_step import empty_step
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,63 @@ def test_larger_crops_take_more_memory(costs):
     inputs = 4 * 146 * 146 * 3
     activations = 4 * 144 * 144 * 6 * np.dtype(np.float32).itemsize
     assert small < inputs + activations < large < 20 * (inputs + activations)
+
+
+def test_operations_are_the_network_s_three_passes_on_the_whole_batch(costs):
+    """conv1 of 3 → 6 maps, which needs no gradient of the image; fc, final."""
+    small, _ = costs
+    conv, fc, final = (4 * 18 * 18 * 27 * 6, 4 * 9 * 9 * 6 * 8, 4 * 9 * 9 * 8 * 3)
+    assert small["front_end"].flops == 2 * (2 * conv + 3 * (fc + final))
+    text = str(small["front_end"]._replace(seconds=0.5, memory=12_340_000))
+    assert text == "6 steps of 500 ms (0.00098 GFLOP, 0 GFLOP/s), 0 minutes; 0.01 GB"
+
+
+def test_operations_of_parts_add_up(tmp_path):
+    config = tiny_config(write_images(tmp_path))
+    spec, (stage, *_) = build_spec(config), config.stages
+    whole = empty_step(config, spec, stage)
+    stage.accumulate = 2
+    parts = empty_step(config, spec, stage)
+    assert (parts.together * 2, parts.times) == (whole.together, whole.times * 2)
+    assert parts.flops == whole.flops
+    assert int(parts.run().run().state.step) == 2
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import jax
+from tiny_run import tiny_config, write_images
+from dilax.training import check_run, estimate, train
+
+root = Path(sys.argv[1])
+jax.config.update("jax_compilation_cache_dir", str(root / "cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+config = tiny_config(write_images(root / "data"))
+config.data.class_weight_power = 0.5
+estimate(config, check_run(config, root / "run").spec)
+assert not (root / "run").exists()
+
+def steps():
+    return {p.name for p in (root / "cache").glob("jit_step-*-cache")}
+
+before = steps()
+train(config, root / "run")
+print(len(before), len(steps() - before))
+"""
+
+
+def test_training_does_not_compile_again_what_was_compiled_to_estimate(tmp_path):
+    """Two stages train on images; the third, on maps, is not estimated."""
+    (tmp_path / "run.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "2 1"
 
 
 def test_what_cannot_train_is_refused_first(tmp_path):

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from dilax.launch.modes import MODES
 from dilax.launch.options import define_flags
 from dilax.launch.training import Summarize, train_runs
+from dilax.ops import keep_compiled
 from dilax.training import Config, Interrupted, NonFiniteLoss, set_field, validated
 
 Configurations = Mapping[str, Callable[[], Config]]
@@ -30,7 +31,6 @@ def run(
     configurations: Configurations,
     document: str,
     adapt: Adapt | None = None,
-    estimates: bool = False,
     summarize: Summarize | None = None,
 ) -> None:
     """Defines the flags, parses the command line, and runs the mode that it names.
@@ -41,7 +41,6 @@ def run(
         document: the experiment's docstring, shown by `--help`.
         adapt: changes a configuration by the flags and what they name, before the
             fields that the command line sets.
-        estimates: say what a run will take before it starts, unless --noestimate.
         summarize: takes the results of every seed and the folder, and gives a text that
             is printed after the tables.
 
@@ -49,11 +48,12 @@ def run(
     after Ctrl-C or SIGTERM, when the state is saved.
     """
     sys.modules["__main__"].__doc__ = document
-    define_flags(configurations, estimates)
+    define_flags(configurations)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     # What orbax logs it also raises, and that ends in one message here.
     logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname)
+    keep_compiled()
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(

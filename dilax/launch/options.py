@@ -9,12 +9,11 @@ from dilax.inference import MAX_PIXELS, OUTPUTS
 from dilax.weights import RELEASED
 
 
-def define_flags(configurations: Iterable[str], estimates: bool) -> None:
+def define_flags(configurations: Iterable[str]) -> None:
     """Defines them.
 
     Args:
         configurations: names; the first is the default.
-        estimates: the default of --estimate.
     """
     names = list(configurations)
     flags.DEFINE_enum(
@@ -61,7 +60,12 @@ def define_flags(configurations: Iterable[str], estimates: bool) -> None:
         "network", None, [*RELEASED], "import_weights: the network that the file holds."
     )
     flags.DEFINE_bool(
-        "estimate", estimates, "train: measure first what it will take, and say so."
+        "estimate", True, "train: measure first what it will take, and say so."
+    )
+    flags.DEFINE_bool(
+        "profile",
+        False,
+        "train: trace some steps and time each layer first, into WORKDIR/profile.",
     )
     flags.DEFINE_list(
         "seeds", [], "train: a run for each of these seeds, in WORKDIR/seed0, …."
@@ -107,5 +111,5 @@ def _define_prediction_flags() -> None:
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
-    *("competition", "network", "estimate", "seeds", "boundaries"),
+    *("competition", "network", "estimate", "profile", "seeds", "boundaries"),
 )

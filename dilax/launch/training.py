@@ -8,12 +8,13 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from dilax.datasets import DatasetSpec
 from dilax.evaluation import stage_table
 from dilax.inference import save_image
-from dilax.report import prediction_sheet, seed_table
+from dilax.report import prediction_sheet, profile, seed_table
 from dilax.training import (
     Config,
-    build_spec,
+    check_run,
     estimate,
     open_evaluation,
     picture_indices,
@@ -56,8 +57,7 @@ def _seeds(texts: list[str]) -> list[int]:
 
 
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
-    if values.estimate and not (workdir / "config.json").exists():
-        _print_estimate(config)
+    _foretell(values, config, workdir)
     results = train(config, workdir)
     _, spec, source = open_evaluation(workdir)
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
@@ -67,14 +67,25 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     return results
 
 
-def _print_estimate(config: Config) -> None:
+def _foretell(values: Any, config: Config, workdir: Path) -> None:
+    """What the run will take, if it is new, and where the time goes, if asked."""
+    estimates = values.estimate and not (workdir / "config.json").exists()
+    if not estimates and not values.profile:
+        return
+    spec = check_run(config, workdir).spec  # what is wrong shows before all else
+    if estimates:
+        _print_estimate(config, spec)
+    if values.profile:
+        folder = workdir / "profile"
+        for table in profile(config, spec, folder).values():
+            print(f"\n{table}")
+        print(f"traces and tables: {folder}")
+
+
+def _print_estimate(config: Config, spec: DatasetSpec) -> None:
     print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
-    for name, cost in estimate(config, build_spec(config)).items():
-        minutes = cost.steps * cost.seconds / 60
-        print(
-            f"  {name}: {cost.steps} steps of {1000 * cost.seconds:.0f} ms, "
-            f"{minutes:.0f} minutes; {cost.memory / 1e9:.2f} GB"
-        )
+    for name, cost in estimate(config, spec).items():
+        print(f"  {name}: {cost}")
 
 
 def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:

@@ -9,6 +9,7 @@ from dilax.models.context import (
     ContextModule,
     undilated,
 )
+from dilax.models.cost import LayerCost, NetworkCost, Work, network_cost
 from dilax.models.dilated_net import (
     DilatedNet,
     dilation7_kitti,
@@ -17,6 +18,7 @@ from dilax.models.dilated_net import (
     dilation10_cityscapes,
 )
 from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, FrontEnd, Layer
+from dilax.models.layer_calls import LayerCall, layer_calls, undilated_twin
 from dilax.models.parameters import init_params, param_shapes
 
 __all__ = [
@@ -31,11 +33,18 @@ __all__ = [
     "DilatedNet",
     "FrontEnd",
     "Layer",
+    "LayerCall",
+    "LayerCost",
+    "NetworkCost",
+    "Work",
     "dilation7_kitti",
     "dilation8_camvid",
     "dilation8_voc",
     "dilation10_cityscapes",
     "init_params",
+    "layer_calls",
+    "network_cost",
     "param_shapes",
     "undilated",
+    "undilated_twin",
 ]

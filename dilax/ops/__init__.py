@@ -1,5 +1,6 @@
 """The operators of the paper: dilated convolution, its initialisation, upsampling."""
 
+from dilax.ops.compilation_cache import keep_compiled
 from dilax.ops.compiler import jit
 from dilax.ops.dilated_conv import dilated_conv
 from dilax.ops.initializers import identity_init
@@ -12,6 +13,7 @@ __all__ = [
     "dilated_conv",
     "identity_init",
     "jit",
+    "keep_compiled",
     "max_pool",
     "receptive_field",
     "upsample_bilinear",

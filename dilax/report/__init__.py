@@ -1,13 +1,23 @@
 """What a person looks at after a run."""
 
+from dilax.report.layer_table import layer_figures, layer_json, layer_table
+from dilax.report.layer_times import time_layers
+from dilax.report.profile import profile
+from dilax.report.roofline import device_peak
 from dilax.report.seeds import seed_table
 from dilax.report.sheet import contact_sheet, prediction_sheet
 from dilax.report.table3 import table3, table3_figures
 
 __all__ = [
     "contact_sheet",
+    "device_peak",
+    "layer_figures",
+    "layer_json",
+    "layer_table",
     "prediction_sheet",
+    "profile",
     "seed_table",
     "table3",
     "table3_figures",
+    "time_layers",
 ]

@@ -29,7 +29,7 @@ from dilax.training.recipes import (
     voc_rnn,
     with_crfs,
 )
-from dilax.training.run import open_evaluation, picture_indices
+from dilax.training.run import check_run, open_evaluation, picture_indices
 
 __all__ = [
     "CRFConfig",
@@ -42,6 +42,7 @@ __all__ = [
     "OptimizerConfig",
     "StageConfig",
     "build_spec",
+    "check_run",
     "estimate",
     "from_json",
     "import_weights",

@@ -1,21 +1,18 @@
 """What a run will take, measured before it starts: memory, and time for its steps.
 
-Each stage that trains on images is compiled, and runs two steps on empty images.
+Each stage that trains on images is compiled, and runs a step or two on empty images;
+its operations are known without.
 """
 
 import time
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import Any, NamedTuple
 
 from dilax.datasets import DatasetSpec
-from dilax.models import DilatedNet
-from dilax.ops import jit
 from dilax.training.checks import check_config
-from dilax.training.config import Config, StageConfig, build_model
-from dilax.training.step import init_state, make_train_step, split_params
-from dilax.training.structured import init_stage, label_stride
+from dilax.training.config import Config, StageConfig
+from dilax.training.empty_step import empty_step, image_stages
+
+_LONG = 1.0  # seconds, after which a step is not run a second time
 
 
 class Cost(NamedTuple):
@@ -25,11 +22,21 @@ class Cost(NamedTuple):
         memory: bytes that a step takes at most, by the compiler's account.
         seconds: that a step takes.
         steps: of the stage.
+        flops: operations of a step in the network.
     """
 
     memory: int
     seconds: float
     steps: int
+    flops: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps} steps of {1000 * self.seconds:.3g} ms "
+            f"({self.flops / 1e9:.3g} GFLOP, {self.flops / self.seconds / 1e9:.0f} "
+            f"GFLOP/s), {self.steps * self.seconds / 60:.0f} minutes; "
+            f"{self.memory / 1e9:.2f} GB"
+        )
 
 
 def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
@@ -46,38 +53,17 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
         ValueError: for a configuration that cannot train.
     """
     check_config(config)
-    return {
-        stage.name: _cost(config, spec, stage)
-        for stage in config.stages
-        if stage.inputs == "images" and stage.crf_kind != "dense"
-    }
+    return {stage.name: _cost(config, spec, stage) for stage in image_stages(config)}
 
 
 def _cost(config: Config, spec: DatasetSpec, stage: StageConfig) -> Cost:
-    model = build_model(config.model, stage, spec.num_classes)
-    params = init_stage(model, stage, spec, config.seed)
-    trained, frozen = split_params(params, stage)
-    state = init_state(trained, stage)
-    step = jit(make_train_step(model, stage, spec, config.seed))
-    batch = _empty_batch(model, spec, stage)
-    compiled = step.lower(state, frozen, batch).compile()
-    account = compiled.memory_analysis()
+    step = empty_step(config, spec, stage)
+    account: Any = step.compiled.memory_analysis()
     memory = account.temp_size_in_bytes + account.argument_size_in_bytes
-    times = []
-    for _ in range(2):
+    memory += account.output_size_in_bytes - account.alias_size_in_bytes
+    times: list[float] = []
+    while not times or (len(times) < 2 and times[0] < _LONG):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(state, frozen, batch))
+        step = step.run()
         times.append(time.perf_counter() - start)
-    return Cost(memory + account.output_size_in_bytes, min(times), stage.steps)
-
-
-def _empty_batch(
-    model: DilatedNet, spec: DatasetSpec, stage: StageConfig
-) -> dict[str, jax.Array]:
-    inner = [c - 2 * model.margin for c in stage.crop]
-    labels = [i // label_stride(model, stage) for i in inner]
-    size = stage.batch_size
-    return {
-        "image": jnp.zeros((size, *stage.crop, len(spec.mean)), jnp.uint8),
-        "label": jnp.zeros((size, *labels), jnp.uint8),
-    }
+    return Cost(memory, min(times), stage.steps, step.flops)

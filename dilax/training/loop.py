@@ -16,7 +16,6 @@ import jax
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import palette_image, save_image
 from dilax.models import DilatedNet
-from dilax.ops import jit
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.dense import find_dense
@@ -37,7 +36,7 @@ from dilax.training.sharding import Placement
 from dilax.training.step import (
     TrainState,
     init_state,
-    make_train_step,
+    jit_train_step,
     split_params,
 )
 from dilax.training.structured import Params, init_stage
@@ -130,13 +129,12 @@ def _run_steps(
     batches = stage_batches(run, stage, model, source, start)
     power = run.config.data.class_weight_power
     weights = class_weights(run.train, run.spec, power) if power else None
-    step = make_train_step(model, stage, run.spec, run.config.seed, weights)
-    step = jit(step, donate_argnums=0)
+    step = jit_train_step(model, stage, run.spec, run.config.seed)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
         for number in range(start + 1, stage.steps + 1):
             with reporter.waiting():
                 batch = next(batches)
-            state, metrics = step(state, frozen, placement.split(batch))
+            state, metrics = step(state, frozen, placement.split(batch), weights)
             reporter.add(number, metrics)
             stop = interrupts.signum
             every = stage.evaluate_every

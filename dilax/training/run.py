@@ -39,7 +39,17 @@ class Run:
 
 
 def open_run(config: Config, workdir: Path) -> Run:
-    """Checks the configuration, opens the data, and claims the folder for this run."""
+    """As `check_run`, and claims the folder for this run."""
+    run = check_run(config, workdir)
+    sources = [run.train, run.val, *([run.extra] if config.data.extra else [])]
+    write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
+    write_text(workdir / "spec.json", to_json(run.spec))
+    write_text(workdir / "config.json", to_json(config))
+    return run
+
+
+def check_run(config: Config, workdir: Path) -> Run:
+    """Checks the configuration and opens the data; nothing is written."""
     check_config(config)
     check_init(config)
     data = config.data
@@ -57,9 +67,6 @@ def open_run(config: Config, workdir: Path) -> Run:
         check_same_data(workdir, spec, sources)
     elif config.init:
         check_fits(config, spec)
-    write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
-    write_text(workdir / "spec.json", to_json(spec))
-    write_text(path, to_json(config))
     return Run(config, workdir, spec, *sources)
 
 

@@ -13,6 +13,9 @@ class Placement:
 
     Args:
         examples: examples that run together (batch size / accumulate).
+
+    Attributes:
+        devices: how many.
     """
 
     def __init__(self, examples: int):
@@ -25,6 +28,7 @@ class Placement:
                 count,
                 len(devices),
             )
+        self.devices = count
         mesh = Mesh(devices[:count], ("data",))
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("data"))

@@ -12,6 +12,7 @@ from flax import struct
 from dilax.datasets import DatasetSpec
 from dilax.input import subtract_mean
 from dilax.models import DilatedNet
+from dilax.ops import jit
 from dilax.training.config import StageConfig
 from dilax.training.losses import count_valid, cross_entropy_sum
 from dilax.training.optimizer import build_optimizer, build_schedule
@@ -115,6 +116,21 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
+
+
+def jit_train_step(
+    model: DilatedNet, stage: StageConfig, spec: DatasetSpec, seed: int
+) -> Any:
+    """The step of `make_train_step`, jitted, its state donated.
+
+    Class weights, or None, are its last argument: as a constant they would make another
+    program of it, which a compilation before, on other data, could not stand for.
+    """
+
+    def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array], weights):
+        return make_train_step(model, stage, spec, seed, weights)(state, frozen, batch)
+
+    return jit(step, donate_argnums=0)
 
 
 def _cut(x, parts: int):

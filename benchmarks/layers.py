@@ -1,0 +1,69 @@
+"""Every layer of a network by itself: time, rate, share of the roofline.
+
+    python -m benchmarks.layers --network=dilation8_camvid --size=900
+        [--width=0.25] [--dtype=bfloat16] [--batch=8] [--nogradients] [--output=FILE]
+
+Times the forward pass and both gradients, each compiled alone, and dilated layers in
+turn with undilated ones that give as large an output. --nomeasure only tells the work.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags, logging
+
+from dilax.models import network_cost
+from dilax.report import (
+    device_peak,
+    layer_figures,
+    layer_json,
+    layer_table,
+    time_layers,
+)
+from dilax.weights import RELEASED
+
+_NETWORK = flags.DEFINE_enum(
+    "network", "dilation8_camvid", [*RELEASED], "Of which the layers are."
+)
+_SIZE = flags.DEFINE_integer("size", 900, "Side of the images, margins included.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images at a time.", lower_bound=1)
+_WIDTH = flags.DEFINE_float("width", 1.0, "Of the layers: a multiple of VGG-16's.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computed in.")
+_GRADIENTS = flags.DEFINE_bool("gradients", True, "Time the gradients, too.")
+_TWINS = flags.DEFINE_bool("twins", True, "Compare with undilated layers.")
+_MEASURE = flags.DEFINE_bool("measure", True, "Time layers; else only tell the work.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Samples of a pass.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "Where to write the figures as JSON.")
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    model = RELEASED[_NETWORK.value].build(
+        width_multiplier=_WIDTH.value, dtype=jnp.dtype(_DTYPE.value)
+    )
+    shape = (_BATCH.value, _SIZE.value, _SIZE.value, 3)
+    trained = ("front_end", "context") if _GRADIENTS.value else ()
+    cost = network_cost(model, shape, trained)
+    peak = device_peak(_DTYPE.value)
+    print(
+        f"{_NETWORK.value}, width {_WIDTH.value:g}, {_BATCH.value} × {_SIZE.value}², "
+        f"{_DTYPE.value}; jax {jax.__version__}, {os.cpu_count()} cores\n"
+        f"{peak}\n"
+    )
+    times = None
+    if _MEASURE.value:
+        times = time_layers(cost.layers, peak, _REPEATS.value, _TWINS.value)
+    figures = layer_figures(cost, peak, times)
+    print(layer_table(figures))
+    if _OUTPUT.value:
+        record = {"peak": peak._asdict(), "layers": layer_json(figures)}
+        Path(_OUTPUT.value).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

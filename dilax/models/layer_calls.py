@@ -1,0 +1,174 @@
+"""The layers of a network as it runs them on inputs of some size.
+
+Found by listening to the network's own modules while its shapes are worked out, so
+nothing here repeats an architecture, and nothing is computed.
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dilax.models.dilated_net import DilatedNet
+from dilax.models.front_end import FrontEnd
+from dilax.models.layers import DilatedConv
+from dilax.ops import max_pool, upsample_bilinear
+from dilax.ops.dilated_conv import pad_maps
+
+Inputs = Literal["images", "maps"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """A layer by itself: `call(params, x)` computes what the network computes there.
+
+    ReLU and dropout are no layers here: they run with the layer before them.
+
+    Attributes:
+        module: the module that holds it, such as `"front_end"`; `""` for the network.
+        name: in the parameters, or of the pool's row in the table.
+        layer: a module, or a function of maps.
+        params: shapes of its parameters.
+        input: shape and dtype of what the layer before gives it.
+        output: shape and dtype of what it gives.
+        pad: cells that the network puts around the input first.
+        border: what they hold.
+    """
+
+    module: str
+    name: str
+    layer: nn.Module | Callable[[Any], Any]
+    params: dict[str, Any]
+    input: jax.ShapeDtypeStruct
+    output: jax.ShapeDtypeStruct
+    pad: int = 0
+    border: Literal["zero", "reflect"] = "zero"
+
+    def __call__(self, params: dict[str, Any], x: jax.Array) -> Any:
+        x = pad_maps(x, ((self.pad, self.pad),) * 2, self.border)
+        if isinstance(self.layer, nn.Module):
+            return self.layer.apply({"params": params}, x)
+        return self.layer(x)
+
+    @property
+    def dilation(self) -> int:
+        """Of a convolution; 1 for all else."""
+        return self.layer.dilation if isinstance(self.layer, DilatedConv) else 1
+
+
+def layer_calls(
+    model: DilatedNet, shape: tuple[int, int, int, int], inputs: Inputs = "images"
+) -> list[LayerCall]:
+    """Every convolution, pool, normalisation and upsampling, in order.
+
+    Args:
+        model: the network.
+        shape: (b, h, w, c) of its input: images with their margins, or maps.
+        inputs: whether it gets images, or its front end's maps.
+
+    Raises:
+        ValueError: if the shape does not have four numbers, or is too small.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> calls = layer_calls(dilation8_camvid(), (1, 900, 900, 3))
+        >>> calls[0].name, calls[0].output.shape
+        ('conv1_1', (1, 898, 898, 64))
+        >>> {call.name: call.output.shape for call in calls}["fc6"]
+        (1, 66, 66, 4096)
+    """
+    if len(shape) != 4:
+        raise ValueError(f"shape={shape}: is not (batch, height, width, channels)")
+    heard: list[tuple[nn.Module, Any, Any]] = []
+
+    def listen(function, args, kwargs, context):
+        out = function(*args, **kwargs)
+        if isinstance(context.module, (DilatedConv, nn.LayerNorm)):
+            heard.append((context.module, _shape(args[0]), _shape(out)))
+        return out
+
+    method = "__call__" if inputs == "images" else "from_maps"
+    start = functools.partial(model.init_with_output, method=method)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with nn.intercept_methods(listen):
+        out, variables = jax.eval_shape(start, jax.random.key(0), x)
+    calls = [_called(variables["params"], *call) for call in heard]
+    if inputs == "images":
+        calls = [*_with_pools(model.front_end, calls, x)]
+    return [*_with_pads(model, calls, x), *_upsampling(model, calls, out)]
+
+
+def _called(params, module: nn.Module, x, out) -> LayerCall:
+    *modules, name = module.path
+    shapes = functools.reduce(operator.getitem, module.path, params)
+    alone = module.clone(parent=None)
+    return LayerCall("/".join(modules), name, alone, shapes, x, out)
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _with_pools(
+    front_end: FrontEnd, calls: list[LayerCall], x: jax.ShapeDtypeStruct
+) -> Iterator[LayerCall]:
+    """The calls, and between them the pools of the front end's table."""
+    rest = list(calls)
+    for row in front_end.layers:
+        if row.channels == 0:
+            pool = functools.partial(max_pool, size=row.kernel)
+            out = _shape(jax.eval_shape(pool, x))
+            yield LayerCall("front_end", row.name, pool, {}, x, out)
+            x = out
+        while rest[0].name.removesuffix("_norm") == row.name:
+            x = rest[0].output
+            yield rest.pop(0)
+    yield from rest
+
+
+def _with_pads(
+    model: DilatedNet, calls: list[LayerCall], x: jax.ShapeDtypeStruct
+) -> Iterator[LayerCall]:
+    """The calls, whose inputs are what the layers before give."""
+    for call in calls:
+        pad = (call.input.shape[1] - x.shape[1]) // 2
+        border = model.context.border if pad and model.context else "zero"
+        given = jax.ShapeDtypeStruct(x.shape, call.input.dtype)
+        yield dataclasses.replace(call, input=given, pad=pad, border=border)
+        x = call.output
+
+
+def _upsampling(model: DilatedNet, calls: list[LayerCall], out) -> list[LayerCall]:
+    if not model.upsample:
+        return []
+    enlarge = functools.partial(
+        upsample_bilinear, factor=model.map_stride, convention="centred"
+    )
+    source = calls[-1].output
+    maps = jax.ShapeDtypeStruct(source.shape, out.dtype)
+    return [LayerCall("", "upsampling", enlarge, {}, maps, _shape(out))]
+
+
+def undilated_twin(call: LayerCall) -> LayerCall:
+    """The convolution with its taps side by side, on an input that gives as much.
+
+    What dilation costs is the time of the one over the time of the other.
+
+    Raises:
+        ValueError: for a layer that is no convolution.
+    """
+    if not isinstance(call.layer, DilatedConv):
+        raise ValueError(f"call={call.name!r}: is no convolution")
+    layer = call.layer.clone(dilation=1)
+    fewer = (call.dilation - 1) * (layer.kernel_size - 1)
+    if layer.padding != "valid" or call.pad >= fewer // 2:
+        pad = call.pad - (fewer // 2 if layer.padding == "valid" else 0)
+        return dataclasses.replace(call, layer=layer, pad=pad)
+    b, h, w, c = call.input.shape
+    x = jax.ShapeDtypeStruct((b, h - fewer, w - fewer, c), call.input.dtype)
+    return dataclasses.replace(call, layer=layer, input=x)

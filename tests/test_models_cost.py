@@ -1,0 +1,218 @@
+"""The arithmetic of a network's cost: known figures, and what XLA and JAX count."""
+
+import itertools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import KEY, RELEASES, TINY, close, random_params
+
+from dilax.models import (
+    BASIC,
+    ContextModule,
+    DilatedNet,
+    FrontEnd,
+    Layer,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+    layer_calls,
+    network_cost,
+    undilated_twin,
+)
+
+SHAPE = (2, 60, 56, 3)
+NET = DilatedNet(FRONT := FrontEnd(5, TINY), ContextModule(5, BASIC[:4]))
+NORM = DilatedNet(FrontEnd(5, TINY, norm=True, dtype=jnp.bfloat16), upsample=True)
+
+
+def _count(model, shape, differentiated=None):
+    """Operations by XLA's account of the pass, of all parameters or of some modules."""
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = jax.eval_shape(model.init, KEY, x)["params"]
+
+    def forward(params, x):
+        return model.apply({"params": params}, x)
+
+    def backward(params, x):
+        some = {name: params[name] for name in differentiated}
+        return jax.grad(lambda some: forward({**params, **some}, x).sum())(some)
+
+    function = backward if differentiated else forward
+    analysis = jax.jit(function).lower(params, x).compile().cost_analysis()
+    return analysis["flops"]
+
+
+@pytest.mark.parametrize(
+    "model, shape, gigaflops",
+    [
+        (DilatedNet(dilation8_voc().front_end), (1, 628, 628, 3), 491.5),
+        (dilation8_camvid(), (1, 900, 900, 3), 1582.8),
+    ],
+)
+def test_the_forward_pass_at_full_width_takes(model, shape, gigaflops):
+    cost = network_cost(model, shape)
+    assert cost.forward.flops / 1e9 == pytest.approx(gigaflops, abs=0.1)
+    first = cost.layers[0].forward.flops  # the image needs no gradient
+    assert cost.total.flops == 3 * cost.forward.flops - first
+
+
+def test_one_layer_by_hand():
+    """conv2 of TINY: 3×3 taps 2 apart on what pool1 leaves of 60×56 pixels."""
+    by_name = {layer.call.name: layer for layer in network_cost(NET, SHAPE).layers}
+    layer = by_name["conv2"]
+    assert layer.call.input.shape == (2, 29, 27, 8)
+    assert layer.call.output.shape == (2, 25, 23, 8)
+    assert (layer.parameters, layer.call.dilation) == (3 * 3 * 8 * 8 + 8, 2)
+    flops = 2 * (2 * 25 * 23 * 8) * (9 * 8)
+    moved = 4 * (2 * 29 * 27 * 8 + 2 * 25 * 23 * 8 + 584)
+    assert layer.forward == layer.input_gradient == layer.kernel_gradient
+    assert layer.forward == (flops, moved)
+    assert layer.total == (3 * flops, 3 * moved)
+    assert layer.kept == 4 * 2 * 29 * 27 * 8
+    pool = by_name["pool1"]
+    assert (pool.call.input.shape, pool.parameters) == ((2, 58, 54, 8), 0)
+    assert pool.forward == (0, 4 * 2 * 8 * (58 * 54 + 29 * 27))
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda r: r.build.__name__)
+def test_parameters_are_all_counted_once(release):
+    model = release.build(release.classes)
+    x = jax.ShapeDtypeStruct((1, 900, 900, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, KEY, x)["params"]
+    cost = network_cost(model, x.shape)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert cost.parameters == count
+    names = [layer.call.name for layer in cost.layers if layer.parameters]
+    assert sorted(names) == sorted([*shapes["front_end"], *shapes["context"]])
+
+
+def test_the_front_end_of_voc_has_as_many_parameters_as_released():
+    model = DilatedNet(dilation8_voc(21).front_end)
+    assert network_cost(model, (1, 400, 400, 3)).parameters == 134_346_581
+
+
+@pytest.mark.parametrize("trained", [(), ("front_end", "context"), ("context",)])
+def test_operations_are_those_that_xla_counts(trained):
+    """XLA also counts biases, ReLU and pools: the less, the more channels."""
+    model = NET.clone(front_end=FRONT.clone(width_multiplier=16.0))
+    cost = network_cost(model, SHAPE, trained)
+    counted = _count(model, SHAPE, trained)
+    print(counted / cost.total.flops)
+    assert cost.total.flops == pytest.approx(counted, rel=0.02)
+    passes = [bool(layer.input_gradient.flops) for layer in cost.layers]
+    assert any(passes) == bool(trained)
+
+
+def test_frozen_layers_have_no_gradients():
+    layers = network_cost(NET, SHAPE, ["context"]).layers
+    front = [layer for layer in layers if layer.call.module == "front_end"]
+    assert {layer.total.flops - layer.forward.flops for layer in front} == {0}
+    assert {layer.kept for layer in front} == {0}
+    first = layers[len(front)]
+    assert (first.input_gradient.flops, first.kernel_gradient) == (0, first.forward)
+    assert network_cost(NET, SHAPE, []).kept == 0
+
+
+def test_maps_run_through_the_context_module_alone():
+    cost = network_cost(NET, (3, 20, 24, 5), ["context"], "maps")
+    alone = network_cost(NET, SHAPE).layers[-5:]
+    assert [layer.call.name for layer in cost.layers] == [
+        layer.call.name for layer in alone
+    ]
+    first, last = cost.layers[0].call, cost.layers[-1].call
+    assert (first.input.shape, first.pad) == ((3, 20, 24, 5), 1)
+    assert (last.output.shape, last.pad) == ((3, 20, 24, 5), 0)
+
+
+def test_what_is_kept_is_what_jax_keeps_for_the_gradients():
+    """Padded inputs of all convolutions are among the residuals of `jax.vjp`."""
+    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+    params = jax.eval_shape(NET.init, KEY, x)["params"]
+
+    def residuals(params, x):
+        return jax.vjp(lambda p: NET.apply({"params": p}, x), params)[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(residuals, params, x))
+    held = Counter(leaf.shape for leaf in leaves if leaf.dtype == jnp.float32)
+    layers = network_cost(NET, SHAPE).layers
+    calls = [layer.call for layer in layers if layer.parameters]
+    padded = [
+        (b, h + 2 * call.pad, w + 2 * call.pad, c)
+        for call in calls
+        for b, h, w, c in [call.input.shape]
+    ]
+    assert not Counter(padded) - held
+    kept = [layer.kept for layer in layers if layer.parameters]
+    assert kept == [4 * call.input.size for call in calls]
+
+
+def test_normalisation_and_upsampling_move_bytes_in_the_model_s_dtype():
+    by_name = {layer.call.name: layer for layer in network_cost(NORM, SHAPE).layers}
+    order = ["conv1", "conv1_norm", "pool1", "conv2", "conv2_norm", "head"]
+    assert [*by_name] == [*order, "head_norm", "final", "upsampling"]
+    norm = by_name["conv1_norm"]
+    size = 2 * 58 * 54 * 8 * 2  # of bfloat16
+    assert norm.forward == (0, 2 * size + 2 * 8 * 4)
+    assert norm.input_gradient.bytes == norm.forward.bytes + size
+    assert by_name["conv1"].call.output.dtype == jnp.bfloat16
+    upsampling = by_name["upsampling"]
+    assert upsampling.forward.bytes == upsampling.input_gradient.bytes
+    assert upsampling.forward.bytes == 4 * 2 * 5 * 25 * 23 * (1 + 4)
+    assert upsampling.kept == 0
+
+
+@pytest.mark.parametrize("model", [NET, NORM], ids=["plain", "norm"])
+def test_the_layers_called_one_by_one_are_the_network(model):
+    """…with the ReLU between them."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
+    params = random_params(model, x)
+    out, calls = x, layer_calls(model, SHAPE)
+    for call, after in zip(calls, [*calls[1:], None], strict=True):
+        assert out.shape == call.input.shape
+        out = call(params.get(call.module, {}).get(call.name, {}), out)
+        assert (out.shape, out.dtype) == (call.output.shape, call.output.dtype)
+        final = call.name in ("final", "ctx_final", "upsampling")
+        out = out.astype(jnp.float32) if final else out
+        if not final and not (after and after.name == f"{call.name}_norm"):
+            out = jax.nn.relu(out)
+    close(out, model.apply({"params": params}, x), 2e-2 if model is NORM else 1e-4)
+
+
+@pytest.mark.parametrize("padding", ["same", "reflect"])
+def test_taps_that_fall_into_zeros_take_no_part(padding):
+    """3×3 taps 3 apart on 4×9 cells: 3 of 4·3 pairs… by counting them all."""
+    front = FrontEnd(2, (Layer("conv", 3, 1, dilation=3),), padding=padding)
+    layer = network_cost(DilatedNet(front), (1, 4, 9, 1)).layers[0]
+    pairs = [
+        (y, x, dy, dx)
+        for y, x, dy, dx in itertools.product(range(4), range(9), *[(-3, 0, 3)] * 2)
+        if padding == "reflect" or (0 <= y + dy < 4 and 0 <= x + dx < 9)
+    ]
+    assert layer.forward.flops == 2 * len(pairs)
+
+
+def test_the_undilated_twin_gives_as_much_from_less():
+    calls = {c.name: c for c in layer_calls(dilation8_camvid(), (1, 900, 900, 3))}
+    sides = {"conv5_1": (100, 0), "fc6": (72, 0), "ctx_conv4_1": (66, 1)}
+    for name, (side, pad) in sides.items():
+        twin = undilated_twin(calls[name])
+        assert (*twin.input.shape[1:3], twin.pad) == (side, side, pad)
+        x = jnp.zeros(twin.input.shape)
+        out = jax.eval_shape(twin, twin.params, x)
+        assert (out.shape, twin.dilation) == (calls[name].output.shape, 1)
+    padded = layer_calls(DilatedNet(FrontEnd(2, TINY, padding="same")), SHAPE)[2]
+    assert undilated_twin(padded).input.shape == padded.input.shape
+    with pytest.raises(ValueError, match="call='pool1': is no convolution"):
+        undilated_twin(calls["pool1"])
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [((60, 56, 3), r"shape=\(60, 56, 3\)"), ((1, 100, 900, 3), "padded input of")],
+)
+def test_shapes_that_do_not_fit_are_refused(shape, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        network_cost(dilation10_cityscapes(), shape)
