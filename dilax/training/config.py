@@ -30,7 +30,7 @@ from dilax.models import (
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """How parameters follow gradients (REFERENCE recipes: paper §4, §5, Appendix A).
+    """How parameters follow gradients (paper §4, §5, Appendix A).
 
     Attributes:
         name: `"sgd"` (momentum buffer that holds the learning rate, as Caffe's does),
@@ -61,7 +61,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class CRFConfig:
-    """The dense CRF on top of a stage's network (§5; REFERENCE.md §5).
+    """The CRF on top of a stage's network (§5).
 
     Bandwidths are in pixels of the full-resolution image and in steps of its colours,
     0..255; training on images that are resized by `data.scale` resizes them along.

@@ -108,11 +108,11 @@ def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Para
         return {**params, **{k: v for k, v in started.items() if k in params}}
     if not run.config.init or not fresh:
         return params
-    crf = {name: params.pop(name) for name in ("crf",) if name in params}
-    network, report = params_from_init(run.config, run.spec, model, params)
+    network = {name: part for name, part in params.items() if name != "crf"}
+    network, report = params_from_init(run.config, run.spec, model, network)
     print(report)
     write_text(run.workdir / "init.txt", f"stage {stage.name}\n{report}\n")
-    return {**network, **crf}
+    return {**params, **network}
 
 
 def _run_steps(
