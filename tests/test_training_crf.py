@@ -239,6 +239,7 @@ def test_a_crf_is_searched_once_and_then_read(data, tmp_path, monkeypatch):
     (tmp_path / "run" / "results.json").unlink()  # cut off before it was written
     dilax.train(config, tmp_path / "run")
     options = {"images": 3, "iterations": 2, "title": "search given"}
+    options["grid"] = searched.grid
     assert asked == [(8, "given_search.json", options)]
     found = from_json(CRFConfig, tmp_path / "run" / "crf" / "given.json")
     assert found == CRFConfig("dense", 2.0, 1.0, 4.0, 9.0, 0.25, 2, search_images=3)
