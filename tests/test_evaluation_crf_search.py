@@ -258,3 +258,13 @@ def test_images_without_a_label_are_refused(tmp_path):
     void = [{**SOURCE[0], "label": np.full((64, 64), 255, np.uint8)}]
     with pytest.raises(ValueError, match="none of the images has a labelled pixel"):
         _search(tmp_path / "s.json", source=void, grid=CRFGrid((1.0,), (9.0,), (9.0,)))
+
+
+def test_images_of_16_bits_are_searched_as_their_8_bits(tmp_path, searched):
+    class Deep(Noisy):
+        def probabilities(self, images):
+            return super().probabilities((images // 257).astype(np.uint8))
+
+    deep = [{**s, "image": s["image"].astype(np.uint16) * 257} for s in SOURCE]
+    found = _search(tmp_path / "search.json", Deep(), deep)
+    assert found.points == searched[0].points

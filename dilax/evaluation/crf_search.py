@@ -24,6 +24,7 @@ from dilax.evaluation.crf_grid import CRFGrid, Point
 from dilax.evaluation.crf_record import Round, SearchRecord
 from dilax.evaluation.evaluate import count_image
 from dilax.inference import Predictor
+from dilax.inference.refinement import as_uint8
 
 _DEFAULT_GRID = CRFGrid()
 _CPU_THREADS = 4  # of the memory of an image's filters and marginals each
@@ -199,7 +200,7 @@ class _Search:
     ) -> np.ndarray:
         """(points, k, k) of CRFs that share their filters."""
         with jax.default_device(device):
-            kernels = crfs[0].prepare(sample["image"])
+            kernels = crfs[0].prepare(as_uint8(sample["image"]))
             there = jnp.asarray(probabilities)
             counts = []
             for crf in crfs:
