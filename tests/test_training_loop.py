@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -80,7 +81,8 @@ def test_a_signal_saves_and_the_same_call_reaches_the_same_end(
     number, whole, data, tmp_path, monkeypatch
 ):
     calls: list[None] = []
-    monkeypatch.setattr(loop, "jit", lambda f, **kw: _signalling(f, number, calls, kw))
+    step = functools.partial(_signalling, loop.jit_train_step, number, calls)
+    monkeypatch.setattr(loop, "jit_train_step", step)
     with pytest.raises(Interrupted, match="saved at step 3 of stage 'front_end'"):
         dilax.train(tiny_config(data), tmp_path / "run")
     monkeypatch.undo()
@@ -91,11 +93,9 @@ def test_a_signal_saves_and_the_same_call_reaches_the_same_end(
         np.testing.assert_array_equal(a, b)
 
 
-def _signalling(function, number, calls, options):
-    """The compiled function, which sends this process a signal in its third call."""
-    compiled = dilax.ops.jit(function, **options)
-    if function.__name__ != "step":
-        return compiled
+def _signalling(jit_train_step, number, calls, *settings):
+    """The compiled step, which sends this process a signal in its third call."""
+    compiled = jit_train_step(*settings)
 
     def call(*args):
         calls.append(None)
