@@ -1,10 +1,20 @@
 """Dilated convolution (Yu & Koltun 2016, §2, Eq. 2): no dilated filter is built."""
 
+import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
+
+from dilax.ops.choice import DIRECT, Choice, choose
+from dilax.ops.lowerings import (
+    LOWERINGS,
+    Lowering,
+    convolve,
+    input_gradient,
+    kernel_gradient,
+)
 
 Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...]
 
@@ -17,6 +27,7 @@ def dilated_conv(
     *,
     dilation: int = 1,
     padding: Padding = "valid",
+    lowering: Lowering | Choice | None = None,
 ) -> Float[Array, "b h2 w2 d"]:
     """Convolves with a dilated kernel at stride 1, as Caffe and the release do.
 
@@ -35,13 +46,17 @@ def dilated_conv(
         padding: `"valid"` (none), `"same"` (zeros, output as large as the input),
             `"reflect"` (as large, edge cell not repeated), a number of zeros on each
             side, or ((top, bottom), (left, right)) zeros.
+        lowering: how it is computed, `"direct"`, `"phases"`, `"pairs"`, `"taps"`,
+            `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice` for the
+            output and each gradient; None takes what was measured to be fastest. All
+            agree to rounding. Forward-mode derivatives need `"direct"`.
 
     Returns:
         Output maps of h + padding − l·(kh − 1) rows, and columns likewise.
 
     Raises:
-        ValueError: if the dilation or the padding is not one of these, channels
-            disagree, or the padded input is smaller than the dilated kernel.
+        ValueError: if the dilation, the padding or the lowering is not one of these,
+            channels disagree, or the padded input is smaller than the dilated kernel.
 
     Example:
         >>> x = jnp.arange(7.0).reshape(1, 1, 7, 1)
@@ -65,14 +80,42 @@ def dilated_conv(
             f"a padded input of {x.shape[1]}x{x.shape[2]} is smaller than the dilated "
             f"kernel of {extent[0] + 1}x{extent[1] + 1} (padding={padding!r})"
         )
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding="VALID",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    choice = (
+        _chosen(lowering)
+        if lowering
+        else choose(x.shape, kernel.shape, dilation, x.dtype)
     )
+    if choice == DIRECT:
+        return convolve(x, kernel, dilation, "direct")
+    return _convolved(x, kernel, dilation, choice)
+
+
+def _chosen(lowering: Lowering | Choice) -> Choice:
+    choice = Choice(*[lowering] * 3) if isinstance(lowering, str) else lowering
+    if not set(choice) <= set(LOWERINGS):
+        raise ValueError(f"lowering={lowering!r} is not among {LOWERINGS}")
+    return choice
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolved(x, kernel, dilation: int, choice: Choice):
+    return convolve(x, kernel, dilation, choice.forward)
+
+
+def _forward(x, kernel, dilation: int, choice: Choice):
+    return _convolved(x, kernel, dilation, choice), (x, kernel)
+
+
+def _backward(dilation: int, choice: Choice, residuals, gradient):
+    x, kernel = residuals
+    like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in residuals)
+    return (
+        input_gradient(gradient, kernel, like_x, dilation, choice.input),
+        kernel_gradient(x, gradient, like_kernel, dilation, choice.kernel),
+    )
+
+
+_convolved.defvjp(_forward, _backward)
 
 
 def pad_maps(

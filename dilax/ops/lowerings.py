@@ -1,0 +1,165 @@
+"""Ways to compute one dilated convolution, none of which builds a dilated filter.
+
+All give the same sums (Yu & Koltun 2016, §2, Eq. 2) of a padded input at stride 1.
+Which is fastest depends on the backend and the shape, and differs between the output
+and the two gradients. `LOWERINGS` says what each does.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Lowering = Literal["direct", "phases", "pairs", "taps", "rows", "patches"]
+LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
+"""
+- `"direct"` leaves it to XLA, with `rhs_dilation`.
+- `"phases"` cuts the maps into dilation² interleaved ones, a batch for an undilated
+  kernel (space to batch).
+- `"pairs"` takes neighbouring columns of the maps, or of the phases, for one column of
+  twice the channels, which suits layers of few channels. It multiplies a third more, by
+  zeros.
+- `"taps"` adds up a matrix product for every tap, `"rows"` one for every row of taps,
+  of what they see side by side, and `"patches"` makes one of them all. These sum in
+  float32 at least.
+"""
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c d"],
+    dilation: int,
+    lowering: Lowering,
+) -> Float[Array, "b h2 w2 d"]:
+    """The valid convolution.
+
+    Args:
+        x: input maps.
+        kernel: taps × input maps × output maps.
+        dilation: cells from one tap to the next.
+        lowering: see `LOWERINGS`.
+    """
+    if lowering == "direct":
+        return _direct(x, kernel, dilation)
+    if lowering in ("phases", "pairs"):
+        undilated = _direct if lowering == "phases" else _by_pairs
+        return _by_phases(x, kernel, dilation, undilated)
+    seen = _seen(x, kernel.shape, dilation, lowering)
+    weights = kernel.reshape(len(seen), -1, kernel.shape[3])
+    parts = zip(seen, weights, strict=True)
+    return sum(_product(s, w, ((3,), (0,))) for s, w in parts).astype(x.dtype)
+
+
+def input_gradient(
+    gradient: Float[Array, "b h2 w2 d"],
+    kernel: Float[Array, "kh kw c d"],
+    x: jax.ShapeDtypeStruct,
+    dilation: int,
+    lowering: Lowering,
+) -> Float[Array, "b h w c"]:
+    """What the output's gradient becomes at an input of x's shape."""
+    if lowering in ("direct", "phases", "pairs"):
+        return _transpose(lambda x: convolve(x, kernel, dilation, lowering), x)(
+            gradient
+        )
+    wide = jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+    weights = kernel.reshape(_products(kernel.shape, lowering), -1, kernel.shape[3])
+    parts = [_product(gradient, w, ((3,), (1,))) for w in weights]
+    add_up = _transpose(lambda x: _seen(x, kernel.shape, dilation, lowering), wide)
+    return add_up(parts).astype(x.dtype)
+
+
+def kernel_gradient(
+    x: Float[Array, "b h w c"],
+    gradient: Float[Array, "b h2 w2 d"],
+    kernel: jax.ShapeDtypeStruct,
+    dilation: int,
+    lowering: Lowering,
+) -> Float[Array, "kh kw c d"]:
+    """What the output's gradient becomes at a kernel of that shape."""
+    if lowering in ("direct", "phases", "pairs"):
+        return _transpose(lambda k: convolve(x, k, dilation, lowering), kernel)(
+            gradient
+        )
+    pixels = ((0, 1, 2), (0, 1, 2))
+    seen = _seen(x, kernel.shape, dilation, lowering)
+    products = [_product(s, gradient, pixels) for s in seen]
+    return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _transpose(linear, like):
+    """The transpose of a linear function of one array."""
+    return lambda gradient: jax.linear_transpose(linear, like)(gradient)[0]
+
+
+def _direct(x, kernel, dilation: int = 1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding="VALID",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _by_phases(x, kernel, dilation: int, undilated):
+    """Cell p of the output sees only cells p, p + dilation, … of the input."""
+    if dilation == 1:
+        return undilated(x, kernel)
+    size = [
+        n - dilation * (k - 1)
+        for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    ]
+    b, h, w = x.shape[0], *(-(-n // dilation) for n in x.shape[1:3])
+    widths = [(0, m * dilation - n) for m, n in zip((h, w), x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), *widths, (0, 0)))
+    x = x.reshape(b, h, dilation, w, dilation, -1).transpose(2, 4, 0, 1, 3, 5)
+    y = undilated(x.reshape(dilation * dilation * b, h, w, -1), kernel)
+    y = y.reshape(dilation, dilation, b, *y.shape[1:]).transpose(2, 3, 0, 4, 1, 5)
+    rows, columns = (y.shape[i] * dilation for i in (1, 3))
+    return y.reshape(b, rows, columns, -1)[:, : size[0], : size[1]]
+
+
+def _by_pairs(x, kernel):
+    """Columns 2j and 2j + 1 as one column of all their channels, in and out."""
+    (b, h, w, c), (kh, kw, _, d) = x.shape, kernel.shape
+    taps, columns = kw // 2 + 1, -(-(w - kw + 1) // 2)
+    wide = 2 * (columns + taps - 1)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, max(0, wide - w)), (0, 0)))[:, :, :wide]
+    # Output 2j + q sees input 2(j + t) + p through tap 2t + p − q.
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (q, 2 * taps - kw - q), (0, 0), (0, 0)))
+        for q in (0, 1)
+    ]
+    both = jnp.stack(shifted, 3).reshape(kh, taps, 2 * c, 2 * d)
+    y = _direct(x.reshape(b, h, wide // 2, 2 * c), both)
+    return y.reshape(b, h - kh + 1, 2 * columns, d)[:, :, : w - kw + 1]
+
+
+def _products(shape: tuple[int, ...], lowering: Lowering) -> int:
+    """Matrix products that a kernel of this shape takes."""
+    return {"taps": shape[0] * shape[1], "rows": shape[0], "patches": 1}[lowering]
+
+
+def _seen(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
+    """What each tap, row of taps or all taps see of x: (b, h2, w2, n·c) each."""
+    rows, columns = (
+        n - dilation * (k - 1) for n, k in zip(x.shape[1:3], shape[:2], strict=True)
+    )
+    seen = [
+        x[:, i : i + rows, j : j + columns]
+        for i in range(0, dilation * shape[0], dilation)
+        for j in range(0, dilation * shape[1], dilation)
+    ]
+    together = len(seen) // _products(shape, lowering)
+    starts = range(0, len(seen), together)
+    return [jnp.concatenate(seen[i : i + together], -1) for i in starts]
+
+
+def _product(a, b, axes):
+    """A matrix product over these axes, accumulated in float32 at least."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
