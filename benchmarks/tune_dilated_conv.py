@@ -4,9 +4,10 @@
 
 Every layer of the front end (whole and slim) at the maps of a crop of 628², and of the
 context modules; output, input gradient and kernel gradient apart. The ways take turns,
-A B C A B C …; the fastest run of each counts. `--write` puts what is fastest into
+A A B B C C A A …, each twice since the first run pays for memory that the one before
+gave back; the fastest run of each counts. `--write` puts what is fastest into
 dilax/ops/lowerings.json, in place of this backend's rows: direct, unless another way
-saves more than a twentieth. Ten minutes on two cores.
+saves more than a twentieth. Fifteen minutes on two cores.
 """
 
 import json
@@ -109,12 +110,14 @@ def passes(
     return runs
 
 
-def ways(shape: Shape) -> list[str]:
-    """The lowerings that differ for this shape."""
-    same = set() if shape.dilation > 1 else {"phases"}
+def ways(shape: Shape, dtype: str) -> list[str]:
+    """The lowerings that differ for this shape, and are accurate."""
+    out = set() if shape.dilation > 1 else {"phases"}
     if shape.taps == 1:
-        same |= {"pairs", "rows", "patches"}
-    return [way for way in LOWERINGS if way not in same]
+        out |= {"pairs", "winograd", "rows", "patches"}
+    if dtype == "bfloat16":
+        out |= {"winograd"}
+    return [way for way in LOWERINGS if way not in out]
 
 
 def measure(make: Callable, arguments: tuple, names: Sequence[str]) -> dict[str, float]:
@@ -124,7 +127,7 @@ def measure(make: Callable, arguments: tuple, names: Sequence[str]) -> dict[str,
         jax.block_until_ready(function(*arguments))
     best = dict.fromkeys(names, float("inf"))
     for _ in range(_REPEATS.value):
-        for way, function in compiled.items():
+        for way, function in [pair for pair in compiled.items() for _ in range(2)]:
             start = time.perf_counter()
             jax.block_until_ready(function(*arguments))
             best[way] = min(best[way], time.perf_counter() - start)
@@ -144,7 +147,7 @@ def tune(dtypes: Sequence[str], minutes: float) -> tuple[list[dict], str]:
         row |= {"channels": [c, d], "dilation": dilation}
         row |= {"cells": _BATCH.value * side * side, "input": "direct"}
         for name, (make, arguments) in passes(shape, _BATCH.value, dtype).items():
-            seconds = measure(make, arguments, ways(shape))
+            seconds = measure(make, arguments, ways(shape, dtype))
             row[name] = fastest(seconds)
             times = [f"{1e3 * seconds.get(w, float('nan')):.1f}" for w in LOWERINGS]
             shown.append([dtype, *shape, name, *times, row[name]])

@@ -34,14 +34,22 @@ def test_every_way_of_a_pass_gives_an_array_of_the_same_shape():
     shape = tune.Shape(3, 4, 5, 2, 6)
     sizes = {"forward": (2, 6, 6, 5), "input": (2, 10, 10, 4), "kernel": (3, 3, 4, 5)}
     for name, (make, arguments) in tune.passes(shape, 2, "float32").items():
-        for way in tune.ways(shape):
+        for way in tune.ways(shape, "float32"):
             assert make(way)(*arguments).shape == sizes[name]
 
 
 def test_ways_that_are_the_same_are_timed_once():
-    assert tune.ways(tune.Shape(3, 4, 5, 2, 6)) == list(LOWERINGS)
-    assert "phases" not in tune.ways(tune.Shape(3, 4, 5, 1, 6))
-    assert tune.ways(tune.Shape(1, 4, 5, 1, 6)) == ["direct", "taps"]
+    dilated, plain, single = (
+        tune.Shape(*s, 6) for s in ((3, 4, 5, 2), (3, 4, 5, 1), (1, 4, 5, 1))
+    )
+    assert tune.ways(dilated, "float32") == list(LOWERINGS)
+    assert {*LOWERINGS} - {*tune.ways(plain, "float32")} == {"phases"}
+    assert tune.ways(single, "float32") == ["direct", "taps"]
+
+
+def test_winograd_is_not_for_bfloat16():
+    shape = tune.Shape(3, 4, 5, 2, 6)
+    assert {*LOWERINGS} - {*tune.ways(shape, "bfloat16")} == {"winograd"}
 
 
 def test_rows_replace_those_of_the_same_backend_and_type(tmp_path):

@@ -87,3 +87,15 @@ def test_jit_returns_what_jax_jit_returns(wanted, options):
     ours = compiler.jit(fun, static_argnames="power")(x, power=3)
     theirs = jax.jit(fun, static_argnames="power")(x, power=3)
     jax.tree.map(np.testing.assert_allclose, ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x.sum(), lambda x: x.sum((0, 1, 2)), lambda x: (x * x).sum()],
+    ids=["all", "pixels", "squares"],
+)
+def test_sums_of_millions_of_terms_are_accurate_with_our_compiler_options(function):
+    x = np.random.default_rng(0).random((1, 1024, 2048, 5), np.float32)
+    np.testing.assert_allclose(
+        compiler.jit(function)(x), function(x.astype(float)), rtol=5e-6
+    )

@@ -5,6 +5,7 @@ Which is fastest depends on the backend and the shape, and differs between the o
 and the two gradients. `LOWERINGS` says what each does.
 """
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Lowering = Literal["direct", "phases", "pairs", "taps", "rows", "patches"]
+from dilax.ops.winograd import by_winograd, direct
+
+Lowering = Literal["direct", "phases", "pairs", "winograd", "taps", "rows", "patches"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 """
 - `"direct"` leaves it to XLA, with `rhs_dilation`.
@@ -21,10 +24,21 @@ LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 - `"pairs"` takes neighbouring columns of the maps, or of the phases, for one column of
   twice the channels, which suits layers of few channels. It multiplies a third more, by
   zeros.
+- `"winograd"` filters three columns at a time from their values at fewer points than
+  taps take (Winograd 1980, Lavin & Gray 2016): 5 products for 3 taps in place of 9, 11
+  for 7 taps in place of 21. It is as accurate as the others in float32, and loses
+  digits in bfloat16, where it is never chosen.
 - `"taps"` adds up a matrix product for every tap, `"rows"` one for every row of taps,
   of what they see side by side, and `"patches"` makes one of them all. These sum in
   float32 at least.
 """
+
+# How many matrix products a kernel of kh × kw taps takes.
+_PRODUCTS: dict[str, Callable[[int, int], int]] = {
+    "taps": lambda kh, kw: kh * kw,
+    "rows": lambda kh, kw: kh,
+    "patches": lambda kh, kw: 1,
+}
 
 
 def convolve(
@@ -42,10 +56,12 @@ def convolve(
         lowering: see `LOWERINGS`.
     """
     if lowering == "direct":
-        return _direct(x, kernel, dilation)
+        return direct(x, kernel, dilation)
     if lowering in ("phases", "pairs"):
-        undilated = _direct if lowering == "phases" else _by_pairs
+        undilated = direct if lowering == "phases" else _by_pairs
         return _by_phases(x, kernel, dilation, undilated)
+    if lowering == "winograd":
+        return by_winograd(x, kernel, dilation)
     seen = _seen(x, kernel.shape, dilation, lowering)
     weights = kernel.reshape(len(seen), -1, kernel.shape[3])
     parts = zip(seen, weights, strict=True)
@@ -60,12 +76,13 @@ def input_gradient(
     lowering: Lowering,
 ) -> Float[Array, "b h w c"]:
     """What the output's gradient becomes at an input of x's shape."""
-    if lowering in ("direct", "phases", "pairs"):
+    if lowering not in _PRODUCTS:
         return _transpose(lambda x: convolve(x, kernel, dilation, lowering), x)(
             gradient
         )
     wide = jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
-    weights = kernel.reshape(_products(kernel.shape, lowering), -1, kernel.shape[3])
+    count = _PRODUCTS[lowering](*kernel.shape[:2])
+    weights = kernel.reshape(count, -1, kernel.shape[3])
     parts = [_product(gradient, w, ((3,), (1,))) for w in weights]
     add_up = _transpose(lambda x: _seen(x, kernel.shape, dilation, lowering), wide)
     return add_up(parts).astype(x.dtype)
@@ -79,7 +96,7 @@ def kernel_gradient(
     lowering: Lowering,
 ) -> Float[Array, "kh kw c d"]:
     """What the output's gradient becomes at a kernel of that shape."""
-    if lowering in ("direct", "phases", "pairs"):
+    if lowering not in _PRODUCTS:
         return _transpose(lambda k: convolve(x, k, dilation, lowering), kernel)(
             gradient
         )
@@ -92,17 +109,6 @@ def kernel_gradient(
 def _transpose(linear, like):
     """The transpose of a linear function of one array."""
     return lambda gradient: jax.linear_transpose(linear, like)(gradient)[0]
-
-
-def _direct(x, kernel, dilation: int = 1):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding="VALID",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def _by_phases(x, kernel, dilation: int, undilated):
@@ -135,13 +141,8 @@ def _by_pairs(x, kernel):
         for q in (0, 1)
     ]
     both = jnp.stack(shifted, 3).reshape(kh, taps, 2 * c, 2 * d)
-    y = _direct(x.reshape(b, h, wide // 2, 2 * c), both)
+    y = direct(x.reshape(b, h, wide // 2, 2 * c), both)
     return y.reshape(b, h - kh + 1, 2 * columns, d)[:, :, : w - kw + 1]
-
-
-def _products(shape: tuple[int, ...], lowering: Lowering) -> int:
-    """Matrix products that a kernel of this shape takes."""
-    return {"taps": shape[0] * shape[1], "rows": shape[0], "patches": 1}[lowering]
 
 
 def _seen(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
@@ -154,7 +155,7 @@ def _seen(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
         for i in range(0, dilation * shape[0], dilation)
         for j in range(0, dilation * shape[1], dilation)
     ]
-    together = len(seen) // _products(shape, lowering)
+    together = len(seen) // _PRODUCTS[lowering](*shape[:2])
     starts = range(0, len(seen), together)
     return [jnp.concatenate(seen[i : i + together], -1) for i in starts]
 
