@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     stage, spec = config.stages[0], build_spec(config)
     split, data_dir = config.data.train, _DATA_DIR.value
     source = open_source(_DATASET.value, spec, data_dir, split)
-    model = build_model(config.model, stage, spec.num_classes)
+    model = build_model(config, stage, spec.num_classes)
     geometry = CropGeometry(stage.crop, model.margin, model.output_stride)
     example = ImageExample(geometry, stage.augmentation, spec.scale)
     print(f"\n{spec.name}, {split}: {len(source)} images, {jax.default_backend()}\n")

@@ -7,8 +7,6 @@ weights, over tiles of 900×1100 pixels, and upsample the probabilities to the i
 They take turns, image by image, A B A B …; the median of the ratios counts, as machines
 are noisy. PyTorch runs in the memory format that is the faster one here. Decoding is
 left out. The labels of both are compared.
-
-The twin is written from the tables of the model, with torch.nn.functional.
 """
 
 import dataclasses
@@ -22,6 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 from tabulate import tabulate
 
+from benchmarks.torch_twin import torch_network
 from dilax.datasets import DATASETS, list_images, read_pixels
 from dilax.inference import Predictor, plan_tiles
 from dilax.input import subtract_mean
@@ -52,22 +51,10 @@ class Twin:
     last: bool = False
 
     def __post_init__(self):
-        self.layers = {
-            (part, name): (self._kernel(layer["kernel"]), self._tensor(layer["bias"]))
-            for part, layers in self.params.items()
-            for name, layer in layers.items()
-        }
-
-    def _tensor(self, array):
-        return self.torch.from_numpy(np.array(array, np.float32))
-
-    def _kernel(self, array):
-        return self._laid_out(self._tensor(array).permute(3, 2, 0, 1))
-
-    def _laid_out(self, tensor):
         torch = self.torch
         form = torch.channels_last if self.last else torch.contiguous_format
-        return tensor.contiguous(memory_format=form)
+        network = torch_network(torch, self.model, self.params).eval()
+        self.network, self.form = network.to(memory_format=form), form
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The (h, w) label map of an image."""
@@ -82,24 +69,9 @@ class Twin:
 
     def _tile(self, tile: np.ndarray):
         """(1, k, h / 8, w / 8) class probabilities of a tile."""
-        functional = self.torch.nn.functional
-        x = self._tensor(subtract_mean(tile, self.spec.mean))
-        x = self._laid_out(x.permute(2, 0, 1)[None])
-        for row in self.model.front_end.layers:
-            if row.channels == 0:
-                x = functional.max_pool2d(x, row.kernel, ceil_mode=True)
-            else:
-                x = self._conv("front_end", row.name, x, row.dilation).relu_()
-        x = self._conv("front_end", self.model.front_end.final_name, x)
-        context = self.model.context
-        for row in context.layers:
-            name, d = context.prefix + row.name, row.dilation
-            x = self._conv("context", name, x, d, padding=d).relu_()
-        return self._conv("context", context.prefix + "final", x).softmax(1)
-
-    def _conv(self, part, name, x, dilation=1, padding=0):
-        conv = self.torch.nn.functional.conv2d
-        return conv(x, *self.layers[part, name], dilation=dilation, padding=padding)
+        x = self.torch.from_numpy(subtract_mean(tile, self.spec.mean))
+        x = x.permute(2, 0, 1)[None].contiguous(memory_format=self.form)
+        return self.network(x).softmax(1)
 
     def _labels(self, cells, shape) -> np.ndarray:
         """Interpolated with pixel p at p / 8, of the cells that the image needs."""

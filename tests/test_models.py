@@ -47,12 +47,12 @@ from dilax.ops import jit
 @pytest.mark.parametrize("table", [BASIC, LARGE, KITTI, CITYSCAPES])
 @pytest.mark.parametrize("padding", ["layer", "entry"])
 def test_a_module_without_noise_starts_as_max_0_x(table, padding):
-    x = jnp.round(image(9, 11, 3) * 64) / 64  # so that 32 parts sum up exactly
+    x = image(9, 11, 3)
     x = jnp.concatenate([x, jnp.abs(x)])
     module = ContextModule(3, table, padding=padding, sigma=0.0)
     y = np.asarray(jit(lambda x: module.init_with_output(KEY, x)[0])(x))
-    np.testing.assert_array_equal(y[0], np.maximum(0, x[0]))
-    np.testing.assert_array_equal(y[1], x[1])
+    np.testing.assert_allclose(y[0], np.maximum(0, x[0]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y[1], x[1], rtol=1e-5, atol=1e-5)
 
 
 def test_initial_noise_is_sigma_over_the_multiplier_of_the_layer():

@@ -33,7 +33,7 @@ def _equal(a, b):
 def _state(value: float):
     config = tiny_config("x")
     stage = config.stages[0]
-    params = init_params(build_model(config.model, stage, 3), 0)
+    params = init_params(build_model(config, stage, 3), 0)
     filled = jax.tree.map(lambda x: np.full_like(x, value), params)
     return jax.tree.map(jax.numpy.asarray, init_state(filled, stage))
 

@@ -55,7 +55,7 @@ def test_every_configuration_is_sound_and_survives_its_file(make, tmp_path):
 )
 def test_paper_configurations_build_the_released_networks(make, network):
     config = make()
-    built = build_model(config.model, config.stages[-1], network.num_classes)
+    built = build_model(config, config.stages[-1], network.num_classes)
     assert built == network
 
 

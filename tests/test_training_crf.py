@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from tiny_run import TABLE, optimizer, tiny_config, write_images
+from tiny_run import TABLE, config_of, optimizer, tiny_config, write_images
 
 import dilax
 from dilax.crf import DenseCRF
@@ -17,7 +17,6 @@ from dilax.ops import jit
 from dilax.training import (
     Config,
     CRFConfig,
-    ModelConfig,
     StageConfig,
     build_spec,
     dense,
@@ -131,7 +130,7 @@ MARGIN = 1  # of TABLE
 def _rnn_stage(stage, seed=0):
     """Model and parameters whose predictions differ, and none is certain."""
     table = (*TABLE[:-1], TABLE[-1]._replace(dropout=0.0))
-    model = build_model(ModelConfig(layers=table), stage, 3)
+    model = build_model(config_of(table), stage, 3)
     params = init_stage(model, stage, SPEC, seed)
     params["front_end"] = jax.tree.map(lambda x: x * 0.3, params["front_end"])
     return model, params

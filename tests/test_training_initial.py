@@ -40,7 +40,7 @@ def _still(data, **fields):
 
 def _model(config):
     spec = build_spec(config)
-    return build_model(config.model, config.stages[0], spec.num_classes), spec
+    return build_model(config, config.stages[0], spec.num_classes), spec
 
 
 def _shapes(config):

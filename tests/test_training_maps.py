@@ -23,7 +23,7 @@ def prepared(tmp_path):
     """A predictor with random parameters, eight images, and a folder for maps."""
     config = tiny_config(write_images(tmp_path / "data"))
     spec = build_spec(config)
-    model = build_model(config.model, config.stages[0], spec.num_classes)
+    model = build_model(config, config.stages[0], spec.num_classes)
     predictor = Predictor(model, init_params(model, 0), spec, 3)
     source = open_source("folder", spec, config.data.data_dir, "train")
     return predictor, source, tmp_path / "maps"

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import TABLE
+from tiny_run import TABLE, config_of
 
 from dilax.datasets import DatasetSpec
 from dilax.models import BASIC, Layer, init_params
 from dilax.ops import jit
-from dilax.training import ModelConfig, OptimizerConfig, StageConfig
+from dilax.training import OptimizerConfig, StageConfig
 from dilax.training.config import build_model
 from dilax.training.step import init_state, make_train_step, split_params
 
@@ -32,9 +32,9 @@ def _batch(seed=0, size=20):
     return {"image": images, "label": labels}
 
 
-def _step(stage, layers=TABLE, steps=1, seed=0, batch=None):
+def _step(stage, layers=TABLE, steps=1, seed=0, batch=None, **options):
     """Parameters before, parameters after, and the last metrics."""
-    model = build_model(ModelConfig(layers=layers), stage, 3)
+    model = build_model(config_of(layers, **options), stage, 3)
     params = init_params(model, 0)
     trained, frozen = split_params(params, stage)
     state = init_state(trained, stage)
@@ -50,6 +50,38 @@ def _equal(a, b):
 
 
 NO_DROPOUT = tuple(row._replace(dropout=0.0) for row in TABLE)
+
+
+def test_a_step_in_bfloat16_is_that_in_float32_to_its_rounding():
+    before, after, metrics = _step(_stage())
+    _, half, rounded = _step(_stage(), dtype="bfloat16")
+    assert rounded["loss"].dtype == rounded["gradient_norm"].dtype == jnp.float32
+    assert float(rounded["loss"]) == pytest.approx(float(metrics["loss"]), rel=2e-2)
+    for a, b, c in zip(*map(jax.tree.leaves, (before, after, half)), strict=True):
+        assert c.dtype == jnp.float32
+        moved, error = np.linalg.norm(b - a), np.linalg.norm(c - b)
+        assert error <= 3e-2 * moved
+
+
+def test_the_optimizer_s_state_is_float32_in_bfloat16():
+    stage = _stage()
+    model = build_model(config_of(TABLE, dtype="bfloat16"), stage, 3)
+    state = init_state(init_params(model, 0), stage)
+    state, _ = jit(make_train_step(model, stage, SPEC, 0))(state, {}, _batch())
+    floats = [x for x in jax.tree.leaves(state) if x.dtype != jnp.int32]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_rematerialisation_changes_no_step(accumulate):
+    _, plain, _ = _step(_stage(accumulate=accumulate), steps=2)
+    _, again, _ = _step(_stage(accumulate=accumulate, remat=True), steps=2)
+    assert jax.tree.structure(plain) == jax.tree.structure(again)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        plain,
+        again,
+    )
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -80,7 +112,7 @@ def test_seed_and_step_decide_dropout():
     first = _step(_stage())[1]
     assert _equal(first, _step(_stage())[1])
     assert not _equal(first, _step(_stage(), seed=1)[1])
-    model = build_model(ModelConfig(layers=TABLE), _stage(), 3)
+    model = build_model(config_of(TABLE), _stage(), 3)
     state = init_state(init_params(model, 0), _stage())
     step = jit(make_train_step(model, _stage(), SPEC, 0))
     losses = [
@@ -92,7 +124,7 @@ def test_seed_and_step_decide_dropout():
 
 def test_training_on_maps_equals_training_on_their_images():
     stage = _stage(trains="context")
-    model = build_model(ModelConfig(layers=TABLE), stage, 3)
+    model = build_model(config_of(TABLE), stage, 3)
     params = init_params(model, 0)
     batch = _batch()
     x = batch["image"][..., ::-1].astype(np.float32) - np.float32(SPEC.mean)
@@ -156,7 +188,7 @@ import jax, numpy as np
 import test_training_step as t
 from dilax.training.sharding import Placement
 stage = t._stage(accumulate={parts})
-model = t.build_model(t.ModelConfig(layers=t.NO_DROPOUT), stage, 3)
+model = t.build_model(t.config_of(t.NO_DROPOUT), stage, 3)
 place = Placement(stage.batch_size // stage.accumulate)
 params = t.init_params(model, 0)
 state = place.everywhere(t.init_state(params, stage))

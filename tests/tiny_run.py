@@ -69,3 +69,8 @@ def tiny_config(data_dir: Path, **fields) -> Config:
         (front_end, context, joint),
         **settings,
     )
+
+
+def config_of(layers, **options) -> Config:
+    """A configuration of nothing but these layers, and options of the run."""
+    return Config("layers", DataConfig(), ModelConfig(layers=layers), (), **options)

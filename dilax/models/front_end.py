@@ -4,6 +4,7 @@ The last two pools are gone, the convolutions after them are dilated instead, an
 nothing is padded inside. The architecture is a table, so that small ones fit as well.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -85,6 +86,8 @@ class FrontEnd(nn.Module):
         norm: layer normalisation over the channels of each single pixel, for training
             from scratch. Nothing is pooled over space, so crops, tiles and whole
             images agree.
+        remat: rematerialisation: gradients compute the maps between two pools again
+            from what the first one gave, so that only one such block's are held.
         dtype: of the computation; parameters are float32.
 
     Source: paper §4; the released network definition.
@@ -97,6 +100,7 @@ class FrontEnd(nn.Module):
     final_name: str = "final"
     padding: Literal["valid", "same", "reflect"] = "valid"
     norm: bool = False
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -122,7 +126,20 @@ class FrontEnd(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
-        for row in self.layers:
+        for rows in _blocks(self.layers):
+            run = functools.partial(FrontEnd._run, rows=rows, train=train)
+            x = nn.remat(run)(self, x) if self.remat else run(self, x)
+        final = DilatedConv(
+            self.num_classes,
+            kernel_size=1,
+            kernel_init=nn.initializers.normal(0.001),
+            dtype=self.dtype,
+            name=self.final_name,
+        )
+        return jnp.asarray(final(x), jnp.float32)
+
+    def _run(self, x, rows: tuple[Layer, ...], train: bool):
+        for row in rows:
             if row.channels == 0:
                 x = max_pool(x, row.kernel)
                 continue
@@ -139,11 +156,11 @@ class FrontEnd(nn.Module):
             x = nn.relu(x)
             if row.dropout:
                 x = nn.Dropout(row.dropout, deterministic=not train)(x)
-        final = DilatedConv(
-            self.num_classes,
-            kernel_size=1,
-            kernel_init=nn.initializers.normal(0.001),
-            dtype=self.dtype,
-            name=self.final_name,
-        )
-        return jnp.asarray(final(x), jnp.float32)
+        return x
+
+
+def _blocks(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
+    """The layers cut before each pool, and before each layer of the head."""
+    cuts = [i for i, row in enumerate(layers) if not row.channels or row.dropout]
+    starts = [0, *(i for i in cuts if i)]
+    return [layers[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)]

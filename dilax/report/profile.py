@@ -55,7 +55,7 @@ def _profile_stage(
 ) -> str:
     step = empty_step(config, spec, stage)
     seconds = _trace(step, folder / stage.name, steps)
-    peak = device_peak(config.model.dtype)
+    peak = device_peak(config.dtype)
     head = _head(stage, step, statistics.median(seconds), peak)
     cost = step.cost
     del step  # and the memory that it takes

@@ -137,7 +137,7 @@ def stage_params(
         frozen = stage_params(workdir, config, stage.start, spec)
     if stage.crf_kind == "dense":
         return frozen
-    model = build_model(config.model, stage, spec.num_classes)
+    model = build_model(config, stage, spec.num_classes)
     shapes = stage_shapes(model, stage, spec)
     trained, others = split_params(shapes, stage)
     frozen = {name: frozen[name] for name in others}
@@ -197,6 +197,6 @@ def load_checkpoint(
     config = from_json(Config, root / "config.json")
     spec = from_json(DatasetSpec, root / "spec.json")
     chosen = config.stage(stage)
-    model = build_model(config.model, chosen, spec.num_classes)
+    model = build_model(config, chosen, spec.num_classes)
     params = stage_params(root, config, chosen.name, spec, which)
     return model, {n: p for n, p in params.items() if n != "crf"}, spec

@@ -28,7 +28,7 @@ def check_config(config: Config) -> None:
         flag = f"--config.stages[{i}]"
         _check_stage(stage, flag, seen, config.data.extra)
         _check_crf(stage, flag, seen)
-        model = build_model(config.model, stage, num_classes=2)
+        model = build_model(config, stage, num_classes=2)
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):
             check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")

@@ -123,6 +123,8 @@ class StageConfig:
         augmentation: see there; maps are mirrored only.
         evaluate_every: steps between evaluations while training; 0 never.
         checkpoint_every: steps between checkpoints.
+        remat: keep only what lies between the front end's pools, and compute its maps
+            again for the gradients: less memory for large crops, a third more time.
         crf: what follows the network, in training (`"rnn"`) and in evaluation; None is
             the network alone.
     """
@@ -143,6 +145,7 @@ class StageConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     evaluate_every: int = 0
     checkpoint_every: int = 500
+    remat: bool = False
     crf: CRFConfig | None = None
 
     @property
@@ -169,7 +172,6 @@ class ModelConfig:
     context_border: Literal["zero", "reflect"] = "zero"
     context_sigma: float = 0.01
     upsample: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass
@@ -226,6 +228,8 @@ class Config:
         data: the images.
         stages: the recipe.
         reading: threads and memory for training images; it may change on resuming.
+        dtype: of the networks' computation. Parameters, the optimizer's state, logits
+            and the loss are float32 in either.
         seed: with the step, decides all randomness.
         log_every: steps between lines of `metrics.jsonl`.
         eval_batch_size: prediction tiles that run together.
@@ -244,6 +248,7 @@ class Config:
     model: ModelConfig
     stages: tuple[StageConfig, ...]
     reading: Reading = field(default_factory=Reading)
+    dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     log_every: int = 20
     eval_batch_size: int = 1
@@ -281,9 +286,9 @@ def build_spec(config: Config) -> DatasetSpec:
     return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)
 
 
-def build_model(model: ModelConfig, stage: StageConfig, num_classes: int) -> DilatedNet:
+def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
     """The network of a stage: the configured front end with the stage's context."""
-    dtype = jnp.dtype(model.dtype)
+    model, dtype = config.model, jnp.dtype(config.dtype)
     front_end = FrontEnd(
         num_classes,
         model.layers,
@@ -292,6 +297,7 @@ def build_model(model: ModelConfig, stage: StageConfig, num_classes: int) -> Dil
         model.final_name,
         model.padding,
         model.norm,
+        stage.remat,
         dtype,
     )
     context = ContextModule(

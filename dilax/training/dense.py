@@ -30,7 +30,7 @@ def find_dense(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
         The network and all its parameters, those of the stage that it starts from.
     """
     assert stage.crf is not None
-    model = build_model(run.config.model, stage, run.spec.num_classes)
+    model = build_model(run.config, stage, run.spec.num_classes)
     params = stage_params(run.workdir, run.config, stage.name, run.spec)
     path = _file(run.workdir, stage)
     if not path.exists():

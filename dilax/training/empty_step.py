@@ -58,7 +58,7 @@ def empty_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> EmptySt
         spec: its data set.
         stage: of the run.
     """
-    model = build_model(config.model, stage, spec.num_classes)
+    model = build_model(config, stage, spec.num_classes)
     placement = Placement(stage.batch_size // stage.accumulate)
     params = init_stage(model, stage, spec, config.seed)
     trained, frozen = placement.everywhere(split_params(params, stage))

@@ -86,7 +86,7 @@ def check_fits(config: Config, spec: DatasetSpec) -> None:
     weights = _read(config)
     everything: dict[str, None] = {}
     for stage in config.stages:
-        model = build_model(config.model, stage, spec.num_classes)
+        model = build_model(config, stage, spec.num_classes)
         shapes = flat_shapes(param_shapes(model, len(spec.mean)))
         everything |= dict.fromkeys(shapes)
         if not stage.start:

@@ -4,7 +4,6 @@ Whatever ends a run, the same call goes on from its last checkpoint and reaches 
 uninterrupted run reaches: batches, dropout and order depend on the seed and the step.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -83,7 +82,7 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     """Trains a stage from its start or last checkpoint; returns all parameters."""
     if stage.crf_kind == "dense":
         return find_dense(run, stage)
-    model = build_model(run.config.model, stage, run.spec.num_classes)
+    model = build_model(run.config, stage, run.spec.num_classes)
     placement = Placement(stage.batch_size // stage.accumulate)
     checkpoints = Checkpoints(run.workdir, stage.name)
     try:
@@ -131,10 +130,11 @@ def _run_steps(
     weights = class_weights(run.train, run.spec, power) if power else None
     step = jit_train_step(model, stage, run.spec, run.config.seed)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
+        batch = reporter.next_batch(batches, placement)
         for number in range(start + 1, stage.steps + 1):
-            with reporter.waiting():
-                batch = next(batches)
-            state, metrics = step(state, frozen, placement.split(batch), weights)
+            state, metrics = step(state, frozen, batch, weights)
+            if number < stage.steps:  # while the device works
+                batch = reporter.next_batch(batches, placement)
             reporter.add(number, metrics)
             stop = interrupts.signum
             every = stage.evaluate_every
@@ -173,15 +173,17 @@ class _Reporter:
         self._bar.close()
         self._writer.close()
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time within as waiting for input."""
+    def next_batch(self, batches: Iterator[Any], placement: Placement) -> Any:
+        """A batch on its way to the devices; the wait for it is waiting for input."""
         start = time.perf_counter()
-        yield
+        batch = next(batches)
         self._waited += time.perf_counter() - start
+        return placement.split(batch)
 
     def add(self, number: int, metrics: dict) -> None:
         """Takes a step's metrics, and reports those of the step before."""
+        for value in metrics.values():
+            value.copy_to_host_async()
         self.catch_up()
         self._last = number, metrics
 

@@ -36,7 +36,7 @@ def load_predictor(
     config = from_json(Config, root / "config.json")
     spec = from_json(DatasetSpec, root / "spec.json")
     chosen = config.stage(stage)
-    model = build_model(config.model, chosen, spec.num_classes)
+    model = build_model(config, chosen, spec.num_classes)
     params = stage_params(root, config, chosen.name, spec, which)
     return stage_predictor(root, chosen, model, params, spec, batch_size, **options)
 
