@@ -76,10 +76,10 @@ class Case(NamedTuple):
 
 
 def random_params(model: DilatedNet) -> Any:
-    """Parameters that the image decides the output of."""
+    """Parameters of which the image decides the output."""
     shape = (1, *(2 * model.margin + 8,) * 2, 3)
     params = jit(model.init)(jax.random.key(0), jnp.zeros(shape))["params"]
-    params["front_end"]["final"]["kernel"] *= 100
+    params["front_end"]["final"]["kernel"] *= 10
     return params
 
 

@@ -25,8 +25,8 @@ def test_both_sides_give_the_same_probabilities(network, side):
     assert cells.shape == (2, 3, 3, 11)
     x = jnp.asarray(case.images, jnp.float32) - jnp.asarray(network.SPEC.mean)
     logits = case.model.apply({"params": params}, x)
-    assert cells.max() > 0.3  # the image decides
-    np.testing.assert_allclose(cells, jax.nn.softmax(logits), atol=1e-4)
+    assert np.ptp(cells) > 1e-3  # the image decides
+    np.testing.assert_allclose(cells, jax.nn.softmax(logits), atol=1e-5)
 
 
 def test_both_sides_take_the_same_first_loss_without_dropout(network, monkeypatch):
