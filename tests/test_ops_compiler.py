@@ -50,10 +50,11 @@ def test_backends_of_which_nothing_is_wanted_have_no_options():
     jaxlib.__version__ != "0.10.2" or jax.default_backend() != "cpu",
     reason="the option is experimental: known for sure to jaxlib 0.10.2 on CPUs",
 )
-def test_on_cpus_convolutions_are_kept_out_of_the_slow_fusion():
-    name = "xla_cpu_experimental_ynn_fusion_type"
-    expected = {name: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-    assert compiler.compiler_options() == expected
+def test_on_cpus_the_slow_fusion_is_off_and_barriers_are_kept():
+    assert compiler.compiler_options() == {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+    }
 
 
 def test_products_of_what_is_computed_with_constants_are_right():

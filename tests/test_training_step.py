@@ -9,7 +9,7 @@ import pytest
 from tiny_run import TABLE, config_of
 
 from dilax.datasets import DatasetSpec
-from dilax.models import BASIC, Layer, init_params
+from dilax.models import BASIC, VGG16, Layer, init_params
 from dilax.ops import jit
 from dilax.training import OptimizerConfig, StageConfig
 from dilax.training.config import build_model
@@ -49,6 +49,7 @@ def _equal(a, b):
     return all(jax.tree.leaves(same))
 
 
+DEEP = tuple(row._replace(channels=row.channels // 16) for row in VGG16)
 NO_DROPOUT = tuple(row._replace(dropout=0.0) for row in TABLE)
 
 
@@ -82,6 +83,21 @@ def test_rematerialisation_changes_no_step(accumulate):
         plain,
         again,
     )
+
+
+def test_rematerialisation_saves_memory():
+    def memory(remat):
+        stage = _stage(remat=remat)
+        model = build_model(config_of(DEEP), stage, 3)
+        params = init_params(model, 0)
+        state = jax.eval_shape(lambda p: init_state(p, stage), params)
+        side = 256 + 2 * model.margin
+        shapes = {"image": (4, side, side, 3), "label": (4, 32, 32)}
+        batch = {n: jax.ShapeDtypeStruct(s, jnp.uint8) for n, s in shapes.items()}
+        step = jit(make_train_step(model, stage, SPEC, 0), donate_argnums=0)
+        return step.lower(state, {}, batch).compile().memory_analysis()
+
+    assert memory(True).temp_size_in_bytes < 0.75 * memory(False).temp_size_in_bytes
 
 
 @pytest.mark.parametrize("parts", [2, 4])

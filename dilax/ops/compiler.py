@@ -3,8 +3,10 @@
 On the CPU, XLA moves convolutions into a library fusion that is 3-9 times slower
 than its own path on the layers of VGG-16; one option keeps them out, and leaves in
 single products. (With products and what surrounds them, jaxlib 0.10.2 computes the
-wrong numbers for exp(x) @ ones.) The option is experimental: it is probed once, and
-dropped with a log line where it is unknown.
+wrong numbers for exp(x) @ ones.) Another one keeps optimization barriers: without them
+what gradients are to compute again (rematerialisation) is merged with what was computed
+before, and saves no memory. Options are probed once, and dropped with a log line where
+they are unknown.
 """
 
 import functools
@@ -13,10 +15,12 @@ from typing import Any
 
 import jax
 from absl import logging
+from jax import lax
 
 _WANTED = {
     "cpu": {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        "xla_disable_hlo_passes": "cse_barrier_expander",
     },
 }
 
@@ -34,7 +38,10 @@ def compiler_options(backend: str | None = None) -> dict[str, str]:
 
 def _known(name: str, value: str) -> bool:
     try:
-        jax.jit(lambda x: x + 1, compiler_options={name: value})(0)
+        probe = jax.jit(
+            lambda x: lax.optimization_barrier(x + 1), compiler_options={name: value}
+        )
+        probe(0)
     except Exception as error:  # the compiler raises its own runtime error type
         logging.info("Compiler option %s dropped: %s", name, error)
         return False
