@@ -3,7 +3,8 @@
 A convolution of h'·w' outputs, k×k taps, c input and d output maps takes b·h'·w'·k²·c·d
 multiplications and as many additions; so does each of its two gradients. The dilation
 is not in it (paper §2), but for taps that fall into padding by zeros: as in XLA's
-account, they take no part.
+account, they take no part. Lowerings that take fewer (Winograd's) are counted alike, so
+that rates compare.
 """
 
 import dataclasses

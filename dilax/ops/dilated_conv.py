@@ -108,6 +108,7 @@ def _forward(x, kernel, dilation: int, choice: Choice):
 
 def _backward(dilation: int, choice: Choice, residuals, gradient):
     x, kernel = residuals
+    gradient = jnp.asarray(gradient)  # of a caller, it may be NumPy's
     like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in residuals)
     return (
         input_gradient(gradient, kernel, like_x, dilation, choice.input),
