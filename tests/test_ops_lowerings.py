@@ -153,6 +153,12 @@ def test_free_sizes_are_direct():
     assert _choice((1, h, 90, 512), (3, 3, 512, 64)) == DIRECT
 
 
+def test_small_convolutions_are_direct():
+    large, small = (_choice((1, n, n, 512), (3, 3, 512, 512)) for n in (66, 4))
+    assert large != DIRECT
+    assert small == DIRECT
+
+
 def test_no_choice_lays_out_more_than_a_quarter_of_a_gibibyte():
     kernels = [(7, 7, 512, 4096), (3, 3, 64, 64), (3, 3, 3, 64)]
     dtypes = jnp.float32, jnp.bfloat16

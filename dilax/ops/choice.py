@@ -18,6 +18,8 @@ from dilax.ops.lowerings import Lowering
 
 # What taps see side by side, in bytes: more gives way to a lowering that lays out less.
 _MOST_COPIED = 2**28
+# Operations below which nothing is to be gained, and direct compiles fastest.
+_LEAST_WORK = 10**8
 
 
 class Choice(NamedTuple):
@@ -65,6 +67,8 @@ def choose(
         return PHASES if backend == "gpu" and dilation > 1 else DIRECT
     (b, h, w, c), (kh, kw, _, d) = x, kernel
     cells = b * max(1, h - dilation * (kh - 1)) * max(1, w - dilation * (kw - 1))
+    if 2 * kh * kw * c * d * cells < _LEAST_WORK:
+        return DIRECT
     place = _place(kh * kw, c, d, dilation, cells)
     nearest = min(rows, key=lambda row: math.dist(row[0], place))[1]
     one = cells * c * jnp.dtype(dtype).itemsize
