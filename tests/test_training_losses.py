@@ -5,7 +5,11 @@ import pytest
 
 from dilax.datasets import DATASETS
 from dilax.ops import jit
-from dilax.training.losses import class_weights, count_valid, cross_entropy_sum
+from dilax.training import LossConfig
+from dilax.training.balance import class_weights
+from dilax.training.losses import count_valid, cross_entropy_sum, loss_sum
+
+WEIGHTS = np.array([0.5, 1.0, 2.0, 0.1], np.float32)
 
 
 def _reference(logits, labels, weights=None):
@@ -19,7 +23,7 @@ def _reference(logits, labels, weights=None):
     return total
 
 
-@pytest.mark.parametrize("weights", [None, jnp.array([0.5, 1.0, 2.0, 0.1])])
+@pytest.mark.parametrize("weights", [None, jnp.asarray(WEIGHTS)])
 def test_sum_is_that_of_the_definition(weights):
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 5, (2, 5, 6, 4)).astype(np.float32)
@@ -39,10 +43,175 @@ def test_ignored_pixels_have_no_gradient_and_others_softmax_minus_label():
     np.testing.assert_array_equal(gradient[0, 0, 1], 0)
 
 
-def test_nothing_valid_gives_zero_loss_and_a_divisor_of_one():
+# Every loss against its definition, pixel by pixel, in NumPy.
+
+
+def _images(labels, logits):
+    """(probabilities (n, k), labels (n,)) of the valid pixels of each image."""
+    for y, z in zip(np.asarray(labels), np.asarray(logits, np.float64), strict=True):
+        odds = np.exp(z - z.max(-1, keepdims=True))
+        odds /= odds.sum(-1, keepdims=True)
+        yield odds[y != 255], y[y != 255]
+
+
+def _focal(odds, y, w):
+    p = odds[range(len(y)), y]
+    return (-w[y] * (1 - p) ** 1.5 * np.log(p)).sum(), len(y)
+
+
+def _ohem(odds, y, w):
+    p = odds[range(len(y)), y]
+    least = np.sort(p)[: int(np.ceil(0.3 * len(y)))]
+    hard = (p < 0.2) | np.isin(p, least)
+    return (-w[y] * np.log(p))[hard].sum(), hard.sum()
+
+
+def _jaccard_loss(truth, wrong):
+    """Of a guess that is the truth but for some pixels."""
+    guess = truth ^ wrong
+    return 1 - (truth & guess).sum() / (truth | guess).sum()
+
+
+def _lovasz(odds, y, w):
+    """Algorithm 1 taken literally: the set function at each prefix of the order."""
+    total, shares = 0.0, 0.0
+    for c in set(y):
+        truth = y == c
+        errors = np.abs(truth - odds[:, c])
+        wrong, before, loss = np.zeros_like(truth), 0.0, 0.0
+        for i in np.argsort(-errors, kind="stable"):
+            wrong[i] = True
+            now = _jaccard_loss(truth, wrong)
+            loss += errors[i] * (now - before)
+            before = now
+        total, shares = total + w[c] * loss, shares + w[c]
+    return (total / shares, 1) if shares else (0.0, 0)
+
+
+def _dice(odds, y, w):
+    dice = {
+        c: 2 * odds[y == c, c].sum() / (odds[:, c].sum() + (y == c).sum())
+        for c in set(y)
+    }
+    if not dice:
+        return 0.0, 0
+    return np.average([1 - d for d in dice.values()], weights=w[[*dice]]), 1
+
+
+FORMS = {
+    "focal": (_focal, {"gamma": 1.5}),
+    "ohem": (_ohem, {"threshold": 0.2, "least": 0.3}),
+    "lovasz": (_lovasz, {}),
+    "dice": (_dice, {}),
+}
+each_form = pytest.mark.parametrize("name", FORMS)
+each_loss = pytest.mark.parametrize("name", ["cross_entropy", *FORMS])
+
+
+def _example(seed=0):
+    """Three images: of all classes, of two, and of none."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (3, 5, 6, 4)).astype(np.float32)
+    labels = rng.integers(0, 4, (3, 5, 6)).astype(np.uint8)
+    labels[0, :2] = 255
+    labels[1] = np.where(labels[1] > 1, 1, labels[1])
+    labels[2] = 255
+    return jnp.asarray(logits), jnp.asarray(labels)
+
+
+@each_form
+@pytest.mark.parametrize("weights", [None, jnp.asarray(WEIGHTS)])
+def test_a_loss_is_that_of_its_definition(name, weights):
+    form, options = FORMS[name]
+    logits, labels = _example()
+    w = np.ones(4) if weights is None else WEIGHTS
+    pairs = [form(odds, y, w) for odds, y in _images(labels, logits)]
+    config = LossConfig(name, **options)
+    got = jit(lambda z, y: loss_sum(config, z, y, 255, weights))(logits, labels)
+    np.testing.assert_allclose(got.total, sum(p[0] for p in pairs), rtol=2e-5)
+    assert got.count == sum(p[1] for p in pairs)
+
+
+@each_loss
+def test_a_loss_and_its_gradient_are_the_sums_of_those_of_its_parts(name):
+    logits, labels = _example()
+    loss = jit(jax.value_and_grad(_total(name), has_aux=True))
+    (whole, count), gradient = loss(logits, labels)
+    parts = [loss(logits[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(whole, sum(p[0][0] for p in parts), rtol=1e-6)
+    assert count == sum(p[0][1] for p in parts)
+    joined = np.concatenate([p[1] for p in parts])
+    np.testing.assert_allclose(gradient, joined, atol=1e-6)
+
+
+def _total(name):
+    return lambda z, y: loss_sum(LossConfig(name), z, y, 255, jnp.asarray(WEIGHTS))
+
+
+@each_loss
+@pytest.mark.parametrize("scale", [0.0, 1.0, 200.0])
+def test_gradients_are_finite_where_classes_are_absent_and_pixels_certain(name, scale):
+    logits, labels = _example()
+    (total, count), gradient = jax.value_and_grad(_total(name), has_aux=True)(
+        scale * logits, labels
+    )
+    assert np.isfinite(total) and np.isfinite(gradient).all() and count > 0
+    np.testing.assert_array_equal(gradient[labels == 255], 0)
+    assert np.abs(gradient).max() > 0 or scale == 200.0
+
+
+@each_loss
+def test_all_ignored_is_no_loss_no_count_and_no_gradient(name):
     labels = jnp.full((1, 2, 2), 255, jnp.uint8)
-    assert cross_entropy_sum(jnp.ones((1, 2, 2, 3)), labels, 255) == 0
-    assert count_valid(labels, 255) == 1
+    given = jnp.ones((1, 2, 2, 4)), labels
+    (total, count), gradient = jax.value_and_grad(_total(name), has_aux=True)(*given)
+    assert total == count == 0 and not gradient.any()
+
+
+@each_loss
+def test_a_gradient_is_the_slope_of_the_loss(name):
+    logits, labels = _example(3)
+    rng = np.random.default_rng(1)
+    way = rng.normal(size=logits.shape).astype(np.float32)
+
+    def total(t):
+        return _total(name)(logits + t * way, labels)[0]
+
+    slope = (float(total(2e-3)) - float(total(-2e-3))) / 4e-3
+    assert float(jax.grad(total)(0.0)) == pytest.approx(slope, rel=1e-2, abs=2e-3)
+
+
+def test_focal_loss_without_focus_is_cross_entropy():
+    logits, labels = _example()
+    focal = loss_sum(LossConfig("focal", gamma=0.0), logits, labels, 255)
+    plain = loss_sum(LossConfig(), logits, labels, 255)
+    np.testing.assert_allclose(focal, plain, rtol=1e-6)
+
+
+def test_hard_pixels_are_all_where_all_count():
+    logits, labels = _example()
+    every = loss_sum(LossConfig("ohem", threshold=0.0, least=1.0), logits, labels, 255)
+    np.testing.assert_allclose(
+        every, loss_sum(LossConfig(), logits, labels, 255), rtol=1e-6
+    )
+    none = loss_sum(LossConfig("ohem", threshold=0.0, least=0.0), logits, labels, 255)
+    assert none.count == 0
+
+
+@pytest.mark.parametrize("name", ["lovasz", "dice"])
+def test_region_losses_run_from_none_to_one(name):
+    labels = jnp.array([[[0, 1, 1, 2]]])
+    right = 50 * jax.nn.one_hot(labels, 3)
+    wrong = jnp.roll(right, 1, -1)
+    loss = LossConfig(name)
+    assert float(loss_sum(loss, right, labels, 255).total) == pytest.approx(0, abs=1e-6)
+    assert float(loss_sum(loss, wrong, labels, 255).total) == pytest.approx(1)
+
+
+def test_a_loss_of_another_name_is_refused():
+    logits, labels = _example()
+    with pytest.raises(ValueError, match=r"loss.name='hinge': must be cross_entropy"):
+        loss_sum(LossConfig("hinge"), logits, labels, 255)
 
 
 def test_sum_over_millions_of_pixels_keeps_float_accuracy():
@@ -67,3 +236,26 @@ def test_class_weights_follow_the_power_of_frequency_with_mean_one():
     assert (80 * weights[0] + 5 * weights[3]) / 85 == pytest.approx(1)
     np.testing.assert_array_equal(class_weights(source, spec, 0.0), 1)
     assert np.isfinite(class_weights(source, spec, 1.0)).all()
+
+
+def test_median_frequency_counts_only_the_images_that_a_class_is_in():
+    spec = DATASETS["camvid"]
+    first, second = np.full((2, 10, 10), 255, np.uint8)
+    first[:8] = 0  # 80 of 85, and 50 of 50
+    first[8, :5] = 3  # 5 of 85
+    second[:5] = 0
+    weights = class_weights([{"label": first}, {"label": second}], spec, 1.0, "median")
+    frequent, rare = 130 / 135, 5 / 85
+    usual = (frequent + rare) / 2
+    assert weights[0] == pytest.approx(usual / frequent)
+    assert weights[3] == pytest.approx(usual / rare)
+    np.testing.assert_array_equal(np.delete(weights, [0, 3]), 1)
+
+
+@pytest.mark.parametrize("balance", ["inverse", "median"])
+def test_weights_without_any_label_are_finite(balance):
+    source = [{"label": np.full((4, 4), 255, np.uint8)}]
+    weights = class_weights(source, DATASETS["camvid"], balance=balance)
+    assert np.isfinite(weights).all()
+    with pytest.raises(ValueError, match="balance='mean': must be 'inverse' or"):
+        class_weights(source, DATASETS["camvid"], balance="mean")

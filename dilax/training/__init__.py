@@ -16,6 +16,7 @@ from dilax.training.estimate import Cost, estimate
 from dilax.training.imported import import_weights
 from dilax.training.interrupt import Interrupted
 from dilax.training.loop import NonFiniteLoss, train
+from dilax.training.losses import LossConfig
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
 from dilax.training.predictors import load_predictor
@@ -37,6 +38,7 @@ __all__ = [
     "Cost",
     "DataConfig",
     "Interrupted",
+    "LossConfig",
     "ModelConfig",
     "NonFiniteLoss",
     "OptimizerConfig",

@@ -73,10 +73,8 @@ class Checkpoints:
         metrics = None
         if mean_iou is not None and math.isfinite(mean_iou):
             metrics = {"mean_iou": mean_iou}
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            opt_state=ocp.args.StandardSave(state.opt_state),
-        )
+        items = {n: ocp.args.StandardSave(tree) for n, tree in _items(state).items()}
+        args = ocp.args.Composite(**items)
         with _named_when_full(self._folder):
             self._manager.save(step, args=args, metrics=metrics)
 
@@ -85,21 +83,22 @@ class Checkpoints:
         step = self._manager.latest_step()
         assert step is not None
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(target.params),
-                opt_state=ocp.args.StandardRestore(target.opt_state),
-            ),
-        )
+        items = {n: ocp.args.StandardRestore(t) for n, t in _items(target).items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         position = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
-        return TrainState(position, restored.params, restored.opt_state)
+        return TrainState(position, **{name: restored[name] for name in items})
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         with _named_when_full(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What is stored of a state, by name; an average where there is one."""
+    items = {"params": state.params, "opt_state": state.opt_state}
+    return {**items, "ema": state.ema} if state.ema else items
 
 
 @contextlib.contextmanager
@@ -126,7 +125,8 @@ def stage_params(
     spec: DatasetSpec,
     which: Literal["last", "best"] = "last",
 ) -> Params:
-    """All parameters of a trained stage: its own, and below them its start's.
+    """All parameters of a trained stage: its own (averaged where it keeps an average),
+    and below them its start's.
 
     Raises:
         ValueError: if a checkpoint is missing or belongs to another model.
@@ -159,9 +159,10 @@ def _read_params(workdir: Path, stage: StageConfig, shapes: Params, which) -> Pa
         if step is None:
             raise ValueError(f"{folder}: holds no finished checkpoint; train first")
         target = jax.tree.map(lambda s: _on_first_device(s), shapes)
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
+        item = "ema" if stage.ema else "params"
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
         try:
-            return manager.restore(step, args=args).params
+            return manager.restore(step, args=args)[item]
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{folder}/{step}: is a checkpoint of another model than config.json "

@@ -65,6 +65,7 @@ def _check_stage(
             f"{flag}.augmentation.scales={stage.augmentation.scales}: must be "
             "(least, most) with 0 < least <= most"
         )
+    _check_loss(stage, flag)
     prefix = flag.removeprefix("--config.") + "."
     counts = ("steps", "batch_size", "accumulate", "checkpoint_every")
     _check_positive(stage, prefix, *counts)
@@ -72,6 +73,23 @@ def _check_stage(
         raise ValueError(
             f"{flag}.batch_size={stage.batch_size}: is not a multiple of "
             f"accumulate={stage.accumulate}"
+        )
+
+
+def _check_loss(stage: StageConfig, flag: str) -> None:
+    loss = stage.loss
+    bounds = {
+        "ema": (stage.ema, stage.ema < 1, "from 0 to below 1"),
+        "loss.gamma": (loss.gamma, True, "not negative"),
+        "loss.threshold": (loss.threshold, loss.threshold <= 1, "from 0 to 1"),
+        "loss.least": (loss.least, loss.least <= 1, "from 0 to 1"),
+    }
+    for name, (value, below, allowed) in bounds.items():
+        if value < 0 or not below:
+            raise ValueError(f"{flag}.{name}={value}: must be {allowed}")
+    if loss.name == "ohem" and not loss.threshold and not loss.least:
+        raise ValueError(
+            f"{flag}.loss: with threshold=0 and least=0 no pixel is hard; raise one"
         )
 
 

@@ -26,6 +26,7 @@ from dilax.models import (
     FrontEnd,
     Layer,
 )
+from dilax.training.losses import LossConfig
 
 
 @dataclasses.dataclass
@@ -120,6 +121,10 @@ class StageConfig:
         crop: (height, width) in pixels of the network's input, margins included; for
             maps, of the image region that they cover.
         optimizer: see there.
+        loss: see there.
+        ema: above 0, a moving average of the trained parameters is kept, and evaluated,
+            predicted with and started from instead of them; as much of it is left after
+            a step. Early it is less, (1 + step) / (10 + step).
         augmentation: see there; maps are mirrored only.
         evaluate_every: steps between evaluations while training; 0 never.
         checkpoint_every: steps between checkpoints.
@@ -142,6 +147,8 @@ class StageConfig:
     accumulate: int = 1
     crop: tuple[int, int] = (500, 500)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    ema: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     evaluate_every: int = 0
     checkpoint_every: int = 500

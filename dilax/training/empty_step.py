@@ -63,7 +63,7 @@ def empty_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> EmptySt
     params = init_stage(model, stage, spec, config.seed)
     trained, frozen = placement.everywhere(split_params(params, stage))
     state = placement.everywhere(init_state(trained, stage))
-    weighted = config.data.class_weight_power
+    weighted = config.data.class_weight_power or stage.loss.balance
     weights = jnp.ones(spec.num_classes) if weighted else None
     rest = frozen, placement.split(_empty_batch(model, spec, stage)), weights
     step = jit_train_step(model, stage, spec, config.seed)

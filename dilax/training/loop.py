@@ -15,13 +15,13 @@ import jax
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import palette_image, save_image
 from dilax.models import DilatedNet
+from dilax.training.balance import stage_weights
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.dense import find_dense
 from dilax.training.initial import params_from_init
 from dilax.training.inputs import stage_batches, stage_inputs
 from dilax.training.interrupt import Interrupted, Interrupts
-from dilax.training.losses import class_weights
 from dilax.training.metrics import MetricWriter, progress, write_text
 from dilax.training.predictors import stage_predictor
 from dilax.training.run import (
@@ -95,7 +95,7 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
             state = _run_steps(run, stage, model, placement, state, frozen, checkpoints)
     finally:
         checkpoints.close()
-    return model, jax.device_put({**frozen, **state.params}, jax.devices()[0])
+    return model, jax.device_put({**frozen, **state.averaged}, jax.devices()[0])
 
 
 def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Params:
@@ -126,8 +126,7 @@ def _run_steps(
     start = int(state.step)
     source, monitor = stage_inputs(run, stage, model, frozen)
     batches = stage_batches(run, stage, model, source, start)
-    power = run.config.data.class_weight_power
-    weights = class_weights(run.train, run.spec, power) if power else None
+    weights = stage_weights(run.config, stage, run.train, run.spec)
     step = jit_train_step(model, stage, run.spec, run.config.seed)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
         batch = reporter.next_batch(batches, placement)
@@ -144,7 +143,7 @@ def _run_steps(
                 reporter.catch_up()
                 mean_iou = None
                 if evaluates:
-                    mean_iou = reporter.evaluation(number, *monitor(state.params))
+                    mean_iou = reporter.evaluation(number, *monitor(state.averaged))
                 checkpoints.save(state, mean_iou)
             if stop:
                 raise Interrupted(

@@ -14,18 +14,31 @@ from dilax.input import subtract_mean
 from dilax.models import DilatedNet
 from dilax.ops import jit
 from dilax.training.config import StageConfig
-from dilax.training.losses import count_valid, cross_entropy_sum
+from dilax.training.losses import loss_sum
 from dilax.training.optimizer import build_optimizer, build_schedule
 from dilax.training.structured import Params, rnn_logits
 
 
 @struct.dataclass
 class TrainState:
-    """What a step changes: the trained parameters and the optimizer's state."""
+    """What a step changes.
+
+    Attributes:
+        step: how many were taken.
+        params: the trained parameters.
+        opt_state: of the optimizer.
+        ema: a moving average of `params`; empty without one.
+    """
 
     step: Any
     params: Params
     opt_state: Any
+    ema: Params = struct.field(default_factory=dict)
+
+    @property
+    def averaged(self) -> Params:
+        """What the stage evaluates and gives on: the average, where there is one."""
+        return self.ema or self.params
 
 
 def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
@@ -38,7 +51,8 @@ def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
 def init_state(trained: Params, stage: StageConfig) -> TrainState:
     """The state before the first step."""
     optimizer = build_optimizer(stage.optimizer, stage.steps)
-    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained))
+    ema = jax.tree.map(jnp.copy, trained) if stage.ema else {}
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), ema)
 
 
 def apply_stage(
@@ -65,9 +79,10 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step of a stage; compile it with the state donated.
 
-    The batch is cut into `stage.accumulate` parts; each part's summed loss is divided
-    by the number of valid pixels of the whole batch, so that the parts add up to the
-    gradient of the batch. Dropout is drawn from (seed, step, part).
+    The batch is cut into `stage.accumulate` parts; their summed losses and gradients
+    are divided once, by the number of pixels (or images) that were summed over in the
+    whole batch, so that the parts add up to the gradient of the batch. Dropout is drawn
+    from (seed, step, part).
 
     Args:
         model: the stage's network.
@@ -83,7 +98,7 @@ def make_train_step(
     optimizer = build_optimizer(stage.optimizer, stage.steps)
     schedule = build_schedule(stage.optimizer, stage.steps)
 
-    def part_loss(trained, frozen, part, valid, key):
+    def part_loss(trained, frozen, part, key):
         params, rngs = {**frozen, **trained}, {"dropout": key}
         drops = stage.trains != "crf"  # a frozen network is as it predicts
         logits: Any = apply_stage(
@@ -92,20 +107,21 @@ def make_train_step(
         if stage.crf_kind == "rnn":
             rnn = params["crf"]
             logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
-        total = cross_entropy_sum(logits, part["label"], spec.ignore_label, weights)
-        return total / valid
+        ignore = spec.ignore_label
+        return loss_sum(stage.loss, logits, part["label"], ignore, weights)
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        valid = count_valid(batch["label"], spec.ignore_label)
-        gradient = jax.value_and_grad(part_loss)
+        gradient = jax.value_and_grad(part_loss, has_aux=True)
 
         def part_gradient(part, index):
             key_of_part = jax.random.fold_in(key, index)
-            return gradient(state.params, frozen, part, valid, key_of_part)
+            return gradient(state.params, frozen, part, key_of_part)
 
         parts = jax.tree.map(lambda x: _cut(x, stage.accumulate), batch)
-        loss, grads = _sum_over(part_gradient, parts, stage.accumulate)
+        (total, count), grads = _sum_over(part_gradient, parts, stage.accumulate)
+        count = jnp.maximum(count, 1)
+        loss, grads = total / count, jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -113,9 +129,16 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        ema = _averaged(state, params, stage.ema) if stage.ema else {}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return step
+
+
+def _averaged(state: TrainState, params: Params, decay: float) -> Params:
+    """The moving average after a step; it follows faster while there were few."""
+    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda e, p: kept * e + (1 - kept) * p, state.ema, params)
 
 
 def jit_train_step(
