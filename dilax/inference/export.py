@@ -24,7 +24,7 @@ from jax import export, lax
 from dilax.datasets import DatasetSpec
 from dilax.inference.export_readme import readme
 from dilax.inference.submissions import whole_or_not_at_all
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, FrontEnd, network_variables
 from dilax.ops import upsample_bilinear
 from dilax.ops.compiler import compiler_options
 
@@ -140,10 +140,11 @@ def sizes_taken(model: DilatedNet) -> Sizes:
 def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
     """(width in cells, stride) of the reflections inside the network."""
     stride, context = 1, model.context
-    for row in model.front_end.layers:
+    front_end = model.front_end
+    for row in front_end.layers if isinstance(front_end, FrontEnd) else ():
         if row.channels == 0:
-            stride *= row.kernel
-        elif model.front_end.padding == "reflect":
+            stride *= row.stride
+        elif front_end.padding == "reflect":
             yield (row.dilation * (row.kernel - 1) + 1) // 2, stride
     if context is None or context.border != "reflect" or context.padding == "none":
         return
@@ -161,7 +162,7 @@ def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Ca
         params = traverse_util.unflatten_dict(names, sep="/")
         scale = np.float32(1 / 257 if images.dtype == np.uint16 else 1)
         x = lax.rev(images, (3,)).astype(jnp.float32) * scale - mean
-        logits: Any = model.apply({"params": params}, x)
+        logits: Any = model.apply(network_variables(params), x)
         return logits if output == "logits" else _finished(model, logits, output)
 
     return network

@@ -23,7 +23,7 @@ from dilax.inference.pixels import (
 from dilax.inference.refinement import CRF, refinement
 from dilax.inference.tiles import TileGrid, plan_tiles
 from dilax.input import scaled_size, subtract_mean
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, network_variables
 from dilax.ops import jit
 
 Mode = Literal["tiles", "whole", "blend"]
@@ -234,15 +234,15 @@ class Predictor:
         return cell_bands(images, view, plan, run, self.batch_size)
 
     def _tile_cells(self, params, tiles):
-        x = subtract_mean(tiles, self.spec.mean)
+        x, variables = subtract_mean(tiles, self.spec.mean), network_variables(params)
         if self._logits:
-            return self.model.clone(upsample=False).apply({"params": params}, x)
-        logits: Any = self.model.apply({"params": params}, x)
+            return self.model.clone(upsample=False).apply(variables, x)
+        logits: Any = self.model.apply(variables, x)
         return jax.nn.softmax(logits)
 
     def _tile_maps(self, params, tiles):
         x = subtract_mean(tiles, self.spec.mean)
-        return self.model.apply({"params": params}, x, method="maps")
+        return self.model.apply(network_variables(params), x, method="maps")
 
 
 def _check_arguments(mode: str, scales: Sequence[float]) -> None:

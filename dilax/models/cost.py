@@ -156,9 +156,14 @@ def _multiply_adds(call: LayerCall) -> int:
     pairs = call.input.shape[0] * c * d
     for axis, count in enumerate(taps, 1):
         size, out = call.input.shape[axis], call.output.shape[axis]
+        stride = getattr(call.layer, "stride", 1)
         before = (out + call.dilation * (count - 1) - size) // 2
+        before = before if stride == 1 else count // 2
         starts = [call.dilation * tap - before for tap in range(count)]
-        inside = [max(0, min(out, size - s) - max(0, -s)) for s in starts]
+        inside = [
+            max(0, min(out, (size - 1 - s) // stride + 1) - max(0, -(s // stride)))
+            for s in starts
+        ]
         pairs *= count * out if reflects else sum(inside)
     return pairs
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
+from dilax.models.drn import DRN
 from dilax.models.front_end import FrontEnd
 from dilax.ops import upsample_bilinear
 
@@ -24,7 +25,7 @@ class DilatedNet(nn.Module):
     network upsamples itself. Parameters: `{"front_end": …, "context": …}`.
 
     Attributes:
-        front_end: image → C score maps.
+        front_end: image → C score maps; any network that gives them.
         context: score maps → score maps; None for the front end alone.
         upsample: centred bilinear upsampling inside, as Dilation10 does, which fits
             training on full-resolution labels. Otherwise the predictor upsamples the
@@ -33,7 +34,7 @@ class DilatedNet(nn.Module):
     Source: paper §3-§5 and Appendix A.
     """
 
-    front_end: FrontEnd
+    front_end: FrontEnd | DRN
     context: ContextModule | None = None
     upsample: bool = False
 
@@ -55,7 +56,7 @@ class DilatedNet(nn.Module):
     @property
     def map_stride(self) -> int:
         """Image pixels from one cell of the front end's maps to the next."""
-        return self.front_end.receptive_field.stride
+        return self.front_end.output_stride
 
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
@@ -71,7 +72,7 @@ class DilatedNet(nn.Module):
     ) -> Float[Array, "b h2 w2 k"]:
         """What follows the front end: context module and upsampling."""
         logits = maps if self.context is None else self.context(maps, train=train)
-        if not self.upsample:
+        if not self.upsample or self.map_stride == 1:
             return logits
         return upsample_bilinear(logits, self.map_stride, "centred")
 

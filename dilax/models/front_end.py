@@ -5,15 +5,18 @@ nothing is padded inside. The architecture is a table, so that small ones fit as
 """
 
 import functools
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dilax.models.layers import DilatedConv
-from dilax.ops import ReceptiveField, max_pool, receptive_field
+from dilax.ops import ReceptiveField, average_pool, max_pool, receptive_field
+from dilax.ops.dilated_conv import Padding
 
 
 class Layer(NamedTuple):
@@ -32,6 +35,75 @@ class Layer(NamedTuple):
     channels: int = 0
     dilation: int = 1
     dropout: float = 0.0
+
+    @property
+    def stride(self) -> int:
+        """Cells from one output cell to the next."""
+        return self.kernel if self.channels == 0 else 1
+
+    def pool(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """What a pool makes of maps."""
+        return max_pool(x, self.kernel)
+
+
+class Pool(NamedTuple):
+    """A row whose windows overlap (DeepLab); ⌈n / stride⌉ cells come of n.
+
+    Attributes:
+        name: the layer's name.
+        kernel: side of the window.
+        stride: distance between windows in cells.
+        average: take the windows' average, at stride 1, instead of their maximum.
+    """
+
+    name: str
+    kernel: int
+    stride: int = 1
+    average: bool = False
+
+    @property
+    def channels(self) -> int:
+        """0, as of all pools."""
+        return 0
+
+    @property
+    def dilation(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def dropout(self) -> float:
+        """0."""
+        return 0.0
+
+    def pool(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """What a pool makes of maps."""
+        if self.average:
+            return average_pool(x, self.kernel)
+        return max_pool(x, self.kernel, self.stride)
+
+
+class Branch(NamedTuple):
+    """Scores from an early layer, added to those of the whole stack (DeepLab-MSc).
+
+    A 3×3 convolution at a stride, a 1×1, each with ReLU and dropout, and scores.
+
+    Attributes:
+        after: name of the pool whose output it takes; `""` is the image.
+        stride: cells from one of its scores to the next.
+        channels: of both layers.
+        dropout: rate of the dropout after each of them.
+    """
+
+    after: str
+    stride: int
+    channels: int = 128
+    dropout: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """What its layers' names begin with."""
+        return self.after or "image"
 
 
 VGG16 = (
@@ -89,12 +161,13 @@ class FrontEnd(nn.Module):
         remat: rematerialisation: gradients compute the maps between two pools again
             from what the first one gave, so that only one such block's are held.
         dtype: of the computation; parameters are float32.
+        branches: scores from early layers, added to the last ones.
 
     Source: paper §4; the released network definition.
     """
 
     num_classes: int
-    layers: tuple[Layer, ...] = VGG16
+    layers: tuple[Layer | Pool, ...] = VGG16
     width_multiplier: float = 1.0
     head_channels: int | None = None
     final_name: str = "final"
@@ -102,52 +175,94 @@ class FrontEnd(nn.Module):
     norm: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
+    branches: tuple[Branch, ...] = ()
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What one output cell sees of the image, in pixels."""
-        rows = [
-            (r.kernel, r.dilation, r.kernel if r.channels == 0 else 1)
-            for r in self.layers
-        ]
-        return receptive_field(rows)
+        """What one cell of the last layer sees of the image, in pixels."""
+        return receptive_field([(r.kernel, r.dilation, r.stride) for r in self.layers])
+
+    @property
+    def output_stride(self) -> int:
+        """Image pixels from one score to the next."""
+        return self.receptive_field.stride
+
+    @property
+    def first_layer(self) -> str:
+        """Name of the layer that takes the image."""
+        return next(row.name for row in self.layers if row.channels)
 
     @property
     def margin(self) -> int:
         """Pixels of surroundings that an image needs on every side (VGG-16: 186)."""
         return self.receptive_field.margin if self.padding == "valid" else 0
 
-    def _channels(self, row: Layer) -> int:
+    def _channels(self, row: Layer | Pool) -> int:
         if row.dropout and self.head_channels is not None:
             return self.head_channels
-        return max(1, round(row.channels * self.width_multiplier))
+        return self._slim(row.channels)
+
+    def _slim(self, channels: int) -> int:
+        return max(1, round(channels * self.width_multiplier))
+
+    def _padding(self, row: Layer | Pool) -> Padding:
+        return self.padding
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
-        for rows in _blocks(self.layers):
+        maps = self._stack(x, train, [branch.after for branch in self.branches])
+        scores = [self._scores(self.final_name, maps["end"])]
+        for branch in self.branches:
+            scores.append(self._branch(branch, maps[branch.after], train))
+        return functools.reduce(jnp.add, scores)
+
+    def _stack(self, x, train: bool, wanted: Collection[str]) -> dict[str, jax.Array]:
+        """Maps behind the rows of these names, the image (`""`) and what is last."""
+        maps = {"": x}
+        for rows in _blocks(self.layers, wanted):
             run = functools.partial(FrontEnd._run, rows=rows, train=train)
             x = nn.remat(run)(self, x) if self.remat else run(self, x)
-        final = DilatedConv(
+            maps[rows[-1].name] = x
+        return {**{name: maps[name] for name in wanted}, "end": x}
+
+    def _scores(self, name: str, x, kernel: int = 1) -> jax.Array:
+        """Scores of the classes, float32, which start near zero."""
+        layer = DilatedConv(
             self.num_classes,
-            kernel_size=1,
+            kernel,
+            padding="same",
             kernel_init=nn.initializers.normal(0.001),
             dtype=self.dtype,
-            name=self.final_name,
+            name=name,
         )
-        return jnp.asarray(final(x), jnp.float32)
+        return jnp.asarray(layer(x), jnp.float32)
 
-    def _run(self, x, rows: tuple[Layer, ...], train: bool):
+    def _branch(self, branch: Branch, x, train: bool) -> jax.Array:
+        drop = functools.partial(nn.Dropout(branch.dropout), deterministic=not train)
+        for part, kernel, stride in (("conv", 3, branch.stride), ("fc", 1, 1)):
+            x = DilatedConv(
+                self._slim(branch.channels),
+                kernel,
+                padding="same",
+                dtype=self.dtype,
+                stride=stride,
+                name=f"{branch.name}_{part}",
+            )(x)
+            x = drop(nn.relu(x))
+        return self._scores(f"{branch.name}_scores", x)
+
+    def _run(self, x, rows: tuple[Layer | Pool, ...], train: bool):
         for row in rows:
             if row.channels == 0:
-                x = max_pool(x, row.kernel)
+                x = row.pool(x)
                 continue
             x = DilatedConv(
                 self._channels(row),
                 row.kernel,
                 row.dilation,
-                self.padding,
+                self._padding(row),
                 dtype=self.dtype,
                 name=row.name,
             )(x)
@@ -159,8 +274,11 @@ class FrontEnd(nn.Module):
         return x
 
 
-def _blocks(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
-    """The layers cut before each pool, and before each layer of the head."""
+def _blocks(
+    layers: tuple[Layer | Pool, ...], ends: Collection[str] = ()
+) -> list[tuple[Layer | Pool, ...]]:
+    """The layers cut before each pool, each layer of the head, and behind the ends."""
     cuts = [i for i, row in enumerate(layers) if not row.channels or row.dropout]
-    starts = [0, *(i for i in cuts if i)]
+    cuts += [i + 1 for i, row in enumerate(layers) if row.name in ends]
+    starts = [0, *sorted({i for i in cuts if 0 < i < len(layers)})]
     return [layers[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)]

@@ -17,7 +17,7 @@ from flax import linen as nn
 from dilax.models.dilated_net import DilatedNet
 from dilax.models.front_end import FrontEnd
 from dilax.models.layers import DilatedConv
-from dilax.ops import max_pool, upsample_bilinear
+from dilax.ops import upsample_bilinear
 from dilax.ops.dilated_conv import pad_maps
 
 Inputs = Literal["images", "maps"]
@@ -66,6 +66,9 @@ def layer_calls(
 ) -> list[LayerCall]:
     """Every convolution, pool, normalisation and upsampling, in order.
 
+    Of networks that branch (DeepLab-MSc, FCN-8s, SegNet, DRN) their convolutions alone,
+    and what follows their maps: pools and batch normalisation cost little beside them.
+
     Args:
         model: the network.
         shape: (b, h, w, c) of its input: images with their margins, or maps.
@@ -98,9 +101,17 @@ def layer_calls(
     with nn.intercept_methods(listen):
         out, variables = jax.eval_shape(start, jax.random.key(0), x)
     calls = [_called(variables["params"], *call) for call in heard]
-    if inputs == "images":
-        calls = [*_with_pools(model.front_end, calls, x)]
-    return [*_with_pads(model, calls, x), *_upsampling(model, calls, out)]
+    if inputs == "maps":
+        return [*_with_pads(model, calls, x), *_upsampling(model, calls, out)]
+    before = [call for call in calls if call.module.split("/")[0] == "front_end"]
+    context = calls[len(before) :]
+    maps = jax.eval_shape(
+        functools.partial(model.init_with_output, method="maps"), jax.random.key(0), x
+    )[0]
+    if type(model.front_end) is FrontEnd and not model.front_end.branches:
+        before = [*_with_pools(model.front_end, before, x)]
+    after = _with_pads(model, context, _shape(maps))
+    return [*before, *after, *_upsampling(model, calls, out)]
 
 
 def _called(params, module: nn.Module, x, out) -> LayerCall:
@@ -121,9 +132,8 @@ def _with_pools(
     rest = list(calls)
     for row in front_end.layers:
         if row.channels == 0:
-            pool = functools.partial(max_pool, size=row.kernel)
-            out = _shape(jax.eval_shape(pool, x))
-            yield LayerCall("front_end", row.name, pool, {}, x, out)
+            out = _shape(jax.eval_shape(row.pool, x))
+            yield LayerCall("front_end", row.name, row.pool, {}, x, out)
             x = out
         while rest[0].name.removesuffix("_norm") == row.name:
             x = rest[0].output

@@ -1,14 +1,17 @@
-"""Max pooling with ceil-mode sizes, as the released networks pool."""
+"""Max pooling with ceil-mode sizes, as the released networks pool, and its reversal."""
 
 import functools
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from dilax.ops.windows import windows
 
 
-def max_pool(x: Float[Array, "b h w c"], size: int = 2) -> Float[Array, "b h2 w2 c"]:
-    """Max pooling over neighbouring windows; the last may hang over the edge (ceil).
+def max_pool(
+    x: Float[Array, "b h w c"], size: int = 2, stride: int | None = None
+) -> Float[Array, "b h2 w2 c"]:
+    """Max pooling over windows; the last may hang over the edge (ceil mode).
 
     Floor mode would drop the last row and column of odd maps, and KITTI's 1640-pixel
     tile would give 158 cells where the release gives 159.
@@ -19,19 +22,83 @@ def max_pool(x: Float[Array, "b h w c"], size: int = 2) -> Float[Array, "b h2 w2
 
     Args:
         x: maps, NHWC.
-        size: the window's side, and the distance between windows, in cells.
+        size: the window's side in cells.
+        stride: distance between windows in cells; None sets them side by side. Windows
+            that overlap are centred on cells 0, stride, 2·stride, …, as in DeepLab.
 
     Returns:
-        ⌈h / size⌉ rows and ⌈w / size⌉ columns.
+        ⌈h / stride⌉ rows and ⌈w / stride⌉ columns.
+
+    Example:
+        >>> x = jnp.arange(5.0).reshape(1, 1, 5, 1)
+        >>> max_pool(x)[0, 0, :, 0].tolist(), max_pool(x, 3, 2)[0, 0, :, 0].tolist()
+        ([1.0, 3.0, 4.0], [1.0, 3.0, 4.0])
     """
-    over = [-n % size for n in x.shape[1:3]]
-    if any(over):
-        widths = ((0, 0), (0, over[0]), (0, over[1]), (0, 0))
-        x = jnp.pad(x, widths, constant_values=-jnp.inf)
-    # lax.slice: indices would become gathers where an exported size is free.
-    slices = [
-        lax.slice(x, (0, i, j, 0), x.shape, (1, size, size, 1))
-        for i in range(size)
-        for j in range(size)
-    ]
-    return functools.reduce(jnp.maximum, slices)
+    before = 0 if stride is None else (size - 1) // 2
+    cells = windows(x, size, stride or size, before, -jnp.inf)
+    return functools.reduce(jnp.maximum, cells)
+
+
+def average_pool(x: Float[Array, "b h w c"], size: int = 3) -> Float[Array, "b h w c"]:
+    """Average pooling at stride 1; zeros stand outside the map, and count.
+
+    Args:
+        x: maps, NHWC.
+        size: the window's side in cells.
+
+    Example:
+        >>> average_pool(jnp.ones((1, 1, 3, 1)))[0, 0, :, 0].round(2).tolist()
+        [0.22, 0.33, 0.22]
+    """
+    cells = windows(x, size, 1, (size - 1) // 2)
+    return functools.reduce(jnp.add, cells) / size**2
+
+
+def max_pool_with_places(
+    x: Float[Array, "b h w c"],
+) -> tuple[Float[Array, "b h2 w2 c"], Int[Array, "b h2 w2 c"]]:
+    """As `max_pool` of 2×2 cells, and where each maximum stood in its window.
+
+    Args:
+        x: maps, NHWC.
+
+    Returns:
+        The maxima, and their places 0 to 3, row by row; the first of equal ones, which
+        alone gets the gradient.
+
+    Example:
+        >>> x = jnp.array([[1.0, 2.0, 5.0], [4.0, 3.0, 5.0]]).reshape(1, 2, 3, 1)
+        >>> [a[0, 0, :, 0].tolist() for a in max_pool_with_places(x)]
+        [[4.0, 5.0], [2, 0]]
+
+    Source: Badrinarayanan et al. 2015, §3.
+    """
+    cells = windows(x, 2, 2, outside=-jnp.inf)
+    places = jnp.argmax(jnp.stack(cells), 0)
+    kept = [jnp.where(places == n, cell, 0) for n, cell in enumerate(cells)]
+    return functools.reduce(jnp.add, kept), places
+
+
+def unpool(
+    x: Float[Array, "b h2 w2 c"],
+    places: Int[Array, "b h2 w2 c"],
+    size: tuple[int, int],
+) -> Float[Array, "b h w c"]:
+    """Sets each cell where its maximum stood, among zeros.
+
+    Args:
+        x: maps, NHWC.
+        places: of `max_pool_with_places`.
+        size: (h, w) of what was pooled.
+
+    Example:
+        >>> x = jnp.array([4.0, 5.0]).reshape(1, 1, 2, 1)
+        >>> unpool(x, jnp.array([2, 0]).reshape(1, 1, 2, 1), (2, 3))[0, ..., 0].tolist()
+        [[0.0, 0.0, 5.0], [4.0, 0.0, 0.0]]
+
+    Source: Badrinarayanan et al. 2015, §3.
+    """
+    b, h, w, c = x.shape
+    cells = jnp.stack([jnp.where(places == n, x, 0) for n in range(4)], 3)
+    grid = cells.reshape(b, h, w, 2, 2, c).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c)
+    return grid[:, : size[0], : size[1]]

@@ -25,6 +25,8 @@ from dilax.models import (
     DilatedNet,
     FrontEnd,
     Layer,
+    Named,
+    named_network,
 )
 from dilax.training.losses import LossConfig
 
@@ -166,8 +168,13 @@ class ModelConfig:
     """Fields of `FrontEnd`, `ContextModule` and `DilatedNet`; see there.
 
     The context module's table belongs to the stage, as stages compare tables.
+
+    Attributes:
+        network: `"front_end"` is the table `layers`, of which `final_name`, `padding`
+            and `norm` are; or a network of the literature, see `named_network`.
     """
 
+    network: Literal["front_end"] | Named = "front_end"
     layers: tuple[Layer, ...] = VGG16
     width_multiplier: float = 1.0
     head_channels: int | None = None
@@ -289,24 +296,15 @@ def build_spec(config: Config) -> DatasetSpec:
         ).spec
     else:
         spec = DATASETS[data.dataset]
-    own = spec.tile if config.model.padding == "valid" else None
+    pads = config.model.padding != "valid" or config.model.network != "front_end"
+    own = None if pads else spec.tile
     return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)
 
 
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
     """The network of a stage: the configured front end with the stage's context."""
     model, dtype = config.model, jnp.dtype(config.dtype)
-    front_end = FrontEnd(
-        num_classes,
-        model.layers,
-        model.width_multiplier,
-        model.head_channels,
-        model.final_name,
-        model.padding,
-        model.norm,
-        stage.remat,
-        dtype,
-    )
+    front_end = _front_end(config.model, num_classes, stage.remat, dtype)
     context = ContextModule(
         num_classes,
         stage.context,
@@ -317,6 +315,26 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         dtype,
     )
     return DilatedNet(front_end, context if stage.context else None, model.upsample)
+
+
+def _front_end(model: ModelConfig, num_classes: int, remat: bool, dtype: Any) -> Any:
+    options = {
+        "width_multiplier": model.width_multiplier,
+        "remat": remat,
+        "dtype": dtype,
+    }
+    if model.head_channels is not None:
+        options["head_channels"] = model.head_channels
+    if model.network != "front_end":
+        return named_network(model.network, num_classes, **options)
+    return FrontEnd(
+        num_classes,
+        model.layers,
+        final_name=model.final_name,
+        padding=model.padding,
+        norm=model.norm,
+        **options,
+    )
 
 
 def validated(config: Config) -> Config:

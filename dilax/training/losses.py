@@ -39,11 +39,11 @@ class Summed(NamedTuple):
 
     Attributes:
         total: the sum, float32.
-        count: of the pixels, or images, that it was summed over; no gradient.
+        number: of the pixels, or images, that it was summed over; no gradient.
     """
 
     total: Float[Array, ""]
-    count: Float[Array, ""]
+    number: Float[Array, ""]
 
 
 def loss_sum(
@@ -74,7 +74,7 @@ def loss_sum(
     Example:
         >>> one = jnp.zeros((1, 1, 2, 4)), jnp.array([[[3, 255]]])
         >>> loss = loss_sum(LossConfig("focal", gamma=2.0), *one, 255)
-        >>> round(float(loss.total), 3), float(loss.count)  # (1 − ¼)² ln 4
+        >>> round(float(loss.total), 3), float(loss.number)  # (1 − ¼)² ln 4
         (0.78, 1.0)
     """
     given = logits, labels, ignore_label, class_weights

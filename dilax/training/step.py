@@ -11,7 +11,7 @@ from flax import struct
 
 from dilax.datasets import DatasetSpec
 from dilax.input import subtract_mean
-from dilax.models import DilatedNet
+from dilax.models import STATS, DilatedNet, network_variables
 from dilax.ops import jit
 from dilax.training.config import StageConfig
 from dilax.training.losses import loss_sum
@@ -25,7 +25,7 @@ class TrainState:
 
     Attributes:
         step: how many were taken.
-        params: the trained parameters.
+        params: the trained parameters, and the batch statistics of what trains.
         opt_state: of the optimizer.
         ema: a moving average of `params`; empty without one.
     """
@@ -42,8 +42,13 @@ class TrainState:
 
 
 def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
-    """(trained, frozen) parts of the parameters, by module."""
-    chosen = list(params) if stage.trains == "all" else [stage.trains]
+    """(trained, frozen) parts of the parameters, by module.
+
+    The averages of batch normalisation follow the front end, which alone has any.
+    """
+    chosen: list[str] = list(params) if stage.trains == "all" else [stage.trains]
+    if stage.trains == "front_end" and STATS in params:
+        chosen.append(STATS)
     trained = {name: params[name] for name in chosen}
     return trained, {n: p for n, p in params.items() if n not in trained}
 
@@ -52,7 +57,15 @@ def init_state(trained: Params, stage: StageConfig) -> TrainState:
     """The state before the first step."""
     optimizer = build_optimizer(stage.optimizer, stage.steps)
     ema = jax.tree.map(jnp.copy, trained) if stage.ema else {}
-    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), ema)
+    opt_state = optimizer.init(_learned(trained)[0])
+    return TrainState(jnp.zeros((), jnp.int32), trained, opt_state, ema)
+
+
+def _learned(trained: Params) -> tuple[Params, Params]:
+    """(what has gradients, batch statistics) of trained parameters."""
+    return {n: p for n, p in trained.items() if n != STATS}, {
+        n: p for n, p in trained.items() if n == STATS
+    }
 
 
 def apply_stage(
@@ -64,10 +77,10 @@ def apply_stage(
     **kw,
 ):
     """The network's logits of a stage's inputs: images, or the front end's maps."""
+    variables = network_variables(params)
     if stage.inputs == "maps":
-        return model.apply({"params": params}, inputs, method="from_maps", **kw)
-    x = subtract_mean(inputs, spec.mean)
-    return model.apply({"params": params}, x, **kw)
+        return model.apply(variables, inputs, method="from_maps", **kw)
+    return model.apply(variables, subtract_mean(inputs, spec.mean), **kw)
 
 
 def make_train_step(
@@ -82,7 +95,8 @@ def make_train_step(
     The batch is cut into `stage.accumulate` parts; their summed losses and gradients
     are divided once, by the number of pixels (or images) that were summed over in the
     whole batch, so that the parts add up to the gradient of the batch. Dropout is drawn
-    from (seed, step, part).
+    from (seed, step, part). Batch normalisation sees a part alone; its averages take
+    the mean of what the parts make of them.
 
     Args:
         model: the stage's network.
@@ -98,32 +112,37 @@ def make_train_step(
     optimizer = build_optimizer(stage.optimizer, stage.steps)
     schedule = build_schedule(stage.optimizer, stage.steps)
 
-    def part_loss(trained, frozen, part, key):
-        params, rngs = {**frozen, **trained}, {"dropout": key}
+    def part_loss(learned, stats, frozen, part, key):
+        params, rngs = {**frozen, **stats, **learned}, {"dropout": key}
         drops = stage.trains != "crf"  # a frozen network is as it predicts
-        logits: Any = apply_stage(
-            model, stage, spec, params, part["image"], train=drops, rngs=rngs
-        )
+        kw = {"train": drops, "rngs": rngs, "mutable": [*stats]}
+        logits, stats = apply_stage(model, stage, spec, params, part["image"], **kw)
         if stage.crf_kind == "rnn":
             rnn = params["crf"]
             logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
         ignore = spec.ignore_label
-        return loss_sum(stage.loss, logits, part["label"], ignore, weights)
+        loss = loss_sum(stage.loss, logits, part["label"], ignore, weights)
+        return loss.total, (loss.number, stats)
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        learned, stats = _learned(state.params)
         gradient = jax.value_and_grad(part_loss, has_aux=True)
 
         def part_gradient(part, index):
             key_of_part = jax.random.fold_in(key, index)
-            return gradient(state.params, frozen, part, key_of_part)
+            return gradient(learned, stats, frozen, part, key_of_part)
 
         parts = jax.tree.map(lambda x: _cut(x, stage.accumulate), batch)
-        (total, count), grads = _sum_over(part_gradient, parts, stage.accumulate)
+        sums = _sum_over(part_gradient, parts, stage.accumulate)
+        (total, (count, stats)), grads = sums
         count = jnp.maximum(count, 1)
         loss, grads = total / count, jax.tree.map(lambda g: g / count, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learned)
+        params = {
+            **optax.apply_updates(learned, updates),
+            **jax.tree.map(lambda s: s / stage.accumulate, stats),
+        }
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(grads),

@@ -71,7 +71,7 @@ def _adapt(
     mean: tuple[float, ...] | None,
 ) -> str:
     """Rewrites the first layer for our images; returns what to say about it."""
-    first = next(row.name for row in model.front_end.layers if row.channels)
+    first = model.front_end.first_layer
     kernel, bias = (f"front_end/{first}/{part}" for part in ("kernel", "bias"))
     if kernel not in values:
         return f"{first} is not from the file; it takes whatever it learns to take"

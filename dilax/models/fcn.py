@@ -1,0 +1,79 @@
+"""FCN-8s (Long et al. 2015): VGG-16 at stride 32, and scores of finer layers added."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from dilax.models.front_end import VGG16, FrontEnd, Layer, Pool
+from dilax.ops import upsample_bilinear
+from dilax.ops.dilated_conv import Padding
+
+
+def _with_all_pools() -> tuple[Layer, ...]:
+    """VGG-16 undilated, with the two pools that the front end took out."""
+    rows = []
+    for row in VGG16:
+        rows.append(row._replace(dilation=1))
+        if row.name in ("conv4_3", "conv5_3"):
+            rows.append(Layer(f"pool{row.name[4]}", 2))
+    return tuple(rows)
+
+
+FCN_VGG16 = _with_all_pools()
+_ENTRY = 100  # cells of zeros around the image, so that fc6 finds its 7×7 cells
+
+
+class FCN8s(FrontEnd):
+    """Image → one score map a class, at the image's own resolution.
+
+    Args of `__call__`: as `FrontEnd`, images of any size. Returns (b, h, w,
+    num_classes) float32.
+
+    The scores of stride 32 are enlarged and added to those of pool4, these to those of
+    pool3, and that to the image's size. Enlarging is bilinear and fixed; the first
+    convolution is padded by 100, fc6 not at all, and what is too much is cut off.
+
+    Source: §4 of the paper; the released `voc-fcn8s`.
+    """
+
+    layers: tuple[Layer | Pool, ...] = FCN_VGG16
+    final_name: str = "score_fr"
+
+    @property
+    def margin(self) -> int:
+        """None: images are padded inside."""
+        return 0
+
+    @property
+    def output_stride(self) -> int:
+        """1."""
+        return 1
+
+    def _padding(self, row: Layer | Pool) -> Padding:
+        if row.name == self.first_layer:
+            return _ENTRY
+        return "valid" if row.dropout else "same"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool = False
+    ) -> Float[Array, "b h w k"]:
+        maps = self._stack(x, train, ("pool3", "pool4"))
+        scores = self._scores(self.final_name, maps["end"])
+        for name, offset in (("pool4", 5), ("pool3", 9)):
+            scores = _enlarged(scores, 2)
+            finer = self._scores(f"score_{name}", maps[name])
+            scores += _cut(finer, offset, scores.shape[1:3])
+        return _cut(_enlarged(scores, 8), 31, x.shape[1:3])
+
+
+def _enlarged(x, factor: int):
+    """(n + 1)·factor cells of n: a transposed convolution with all of its border."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    half = factor // 2
+    return upsample_bilinear(padded, factor, "centred")[:, half:-half, half:-half]
+
+
+def _cut(x, offset: int, size: tuple[int, ...]):
+    h, w = size
+    return x[:, offset : offset + h, offset : offset + w]
