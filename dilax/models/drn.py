@@ -93,6 +93,11 @@ class DRN(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @property
+    def own_layers(self) -> tuple[str, ...]:
+        """The layer of scores."""
+        return (f"{self.final_name}/",)
+
+    @property
     def margin(self) -> int:
         """None: maps are padded inside."""
         return 0

@@ -40,6 +40,11 @@ class FCN8s(FrontEnd):
     final_name: str = "score_fr"
 
     @property
+    def own_layers(self) -> tuple[str, ...]:
+        """The three layers of scores."""
+        return ("score_",)
+
+    @property
     def margin(self) -> int:
         """None: images are padded inside."""
         return 0

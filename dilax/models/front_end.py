@@ -193,6 +193,11 @@ class FrontEnd(nn.Module):
         return next(row.name for row in self.layers if row.channels)
 
     @property
+    def own_layers(self) -> tuple[str, ...]:
+        """Beginnings of the names of layers that no weights of VGG-16 have."""
+        return (f"{self.final_name}/", *(f"{b.name}_" for b in self.branches))
+
+    @property
     def margin(self) -> int:
         """Pixels of surroundings that an image needs on every side (VGG-16: 186)."""
         return self.receptive_field.margin if self.padding == "valid" else 0

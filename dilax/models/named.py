@@ -41,7 +41,7 @@ def named_network(name: Named, num_classes: int, **options: Any) -> FrontEnd | D
     Example:
         >>> net = named_network("deeplab_largefov", 21)
         >>> net.output_stride, net.receptive_field.size
-        (8, 307)
+        (8, 435)
     """
     match name:
         case "fcn8s":

@@ -32,6 +32,11 @@ class SegNet(FrontEnd):
     final_name: str = "conv1_1_D"
 
     @property
+    def own_layers(self) -> tuple[str, ...]:
+        """The decoder, and normalisation."""
+        return ("*_D/", "*_bn/")
+
+    @property
     def margin(self) -> int:
         """None: maps are padded inside."""
         return 0

@@ -47,8 +47,8 @@ def average_pool(x: Float[Array, "b h w c"], size: int = 3) -> Float[Array, "b h
         size: the window's side in cells.
 
     Example:
-        >>> average_pool(jnp.ones((1, 1, 3, 1)))[0, 0, :, 0].round(2).tolist()
-        [0.22, 0.33, 0.22]
+        >>> average_pool(9 * jnp.ones((1, 1, 3, 1)))[0, 0, :, 0].tolist()
+        [2.0, 3.0, 2.0]
     """
     cells = windows(x, size, 1, (size - 1) // 2)
     return functools.reduce(jnp.add, cells) / size**2

@@ -117,11 +117,11 @@ def _of_run(folder: Path) -> Weights:
 
 
 def _may_lack(weights: Weights, model: DilatedNet, names: list[str]) -> tuple[str, ...]:
-    """The closing layer, and the context module if the file has no layer of it."""
-    final = f"front_end/{model.front_end.final_name}/"
+    """The network's own layers, and the context module if the file has none of it."""
+    own = [f"*/{layer}" for layer in model.front_end.own_layers]
     context = [name for name in names if name.startswith("context/")]
     whole = context and not sources(weights, context)
-    return (final, "context/") if whole else (final,)
+    return (*own, "context/") if whole else tuple(own)
 
 
 def _reset(config: Config, names: list[str]) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ def _adapt(
             "the file does not say which mean pixel its network expects subtracted: "
             "nothing was done about it"
         )
+    if bias not in flat:
+        return f"{first} has no bias for another mean pixel: nothing was done about it"
     before = values[bias] if bias in values else np.asarray(flat[bias])
     try:
         changed = adapted(values[kernel], before, weights.inputs, mean)

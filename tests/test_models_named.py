@@ -1,0 +1,457 @@
+"""The networks of the literature: counts, shapes, and twins in PyTorch.
+
+The twins are written from the papers and the public definitions, layer by layer, and
+take our parameters one after the other in their own order.
+"""
+
+import functools
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import KEY, close, image
+
+from dilax.models import (
+    BASIC,
+    DRN_C_26,
+    DRN_D_22,
+    DRN_D_54,
+    STATS,
+    ContextModule,
+    DilatedNet,
+    Named,
+    init_params,
+    named_network,
+    network_variables,
+    param_shapes,
+)
+from dilax.ops import jit
+
+NAMES = get_args(Named)
+SLIM = {"width_multiplier": 1 / 16}
+HEADS = {"segnet", "drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54"}
+each_network = pytest.mark.parametrize("name", NAMES)
+one_of_each_kind = pytest.mark.parametrize(
+    "name", ["fcn8s", "deeplab_msc", "segnet", "drn_d_22"]
+)
+
+
+def slim(name, classes=5, **options):
+    """A network with a sixteenth of the channels."""
+    head = {} if name in HEADS else {"head_channels": 24}
+    return DilatedNet(named_network(name, classes, **SLIM, **head, **options))
+
+
+@functools.cache
+def random_params(model, seed=0):
+    """Weights that keep the signal alive, and statistics as if it had been trained."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        kind, values = path[-1].key, rng.normal(size=leaf.shape)
+        if kind == "kernel":
+            values *= (2 / np.prod(leaf.shape[:-1])) ** 0.5
+        elif kind in ("scale", "var"):
+            values = 1 + 0.3 * np.abs(values)
+        else:
+            values = 0.2 * values
+        return jnp.asarray(values, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, param_shapes(model))
+
+
+def apply(model, x, **kw):
+    variables = network_variables(random_params(model))
+    return jit(lambda v, x: model.apply(v, x, **kw))(variables, x)
+
+
+# Parameters, at 21 classes: the figures of the papers and of the public code.
+
+VGG = 14_714_688
+COUNTS = {
+    "fcn8s": 134_362_751,
+    "deeplab": 65_140_565,
+    "deeplab_7x7": 134_346_581,
+    "deeplab_largefov": 20_505_429,
+    "segnet": 29_455_125,
+}
+# Of the public classifiers, with 1000 classes: 513 weights for each class.
+DRN_COUNTS = {
+    "drn_c_26": 21_126_584,
+    "drn_d_22": 16_393_752,
+    "drn_d_38": 26_501_912,
+    "drn_d_54": 35_809_176,
+}
+
+
+def _count(name, classes=21):
+    shapes = param_shapes(DilatedNet(named_network(name, classes)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["front_end"]))
+
+
+@pytest.mark.parametrize("name, count", {**COUNTS, **DRN_COUNTS}.items())
+def test_a_network_has_as_many_parameters_as_its_public_definition(name, count):
+    assert _count(name, 1000 if name in DRN_COUNTS else 21) == count
+
+
+def test_the_counts_are_those_of_the_papers_tables_in_millions():
+    """DeepLab's Table 2: 65.1, 134.3 and 20.5 million; 29.5 for SegNet."""
+    rounded = {name: round(count / 1e6, 1) for name, count in COUNTS.items()}
+    assert rounded == {
+        "fcn8s": 134.4,
+        "deeplab": 65.1,
+        "deeplab_7x7": 134.3,
+        "deeplab_largefov": 20.5,
+        "segnet": 29.5,
+    }
+
+
+@pytest.mark.parametrize("name", ["deeplab", "deeplab_largefov"])
+def test_branches_add_two_layers_of_128_and_scores_each(name):
+    inputs = (3, 64, 128, 256, 512)
+    layers = sum(9 * c * 128 + 128 + 128 * 128 + 128 for c in inputs)
+    more = _count(name.replace("deeplab", "deeplab_msc")) - _count(name)
+    assert more == layers + 5 * (128 * 21 + 21)
+
+
+# Shapes.
+
+
+@each_network
+def test_logits_cover_the_image_at_the_networks_stride(name):
+    model = DilatedNet(named_network(name, 21))
+    stride = 1 if name in ("fcn8s", "segnet") else 8
+    assert model.output_stride == model.map_stride == stride and model.margin == 0
+    for h, w in ((321, 321), (360, 480), (65, 71)):
+        x = jax.ShapeDtypeStruct((1, h, w, 3), jnp.float32)
+        shape = jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0], x).shape
+        assert shape == (1, -(-h // stride), -(-w // stride), 21)
+
+
+def _outputs(name, h, w):
+    """Layer → shape of what it gives."""
+    model, found = named_network(name, 21), {}
+
+    def keep(module, method):
+        found["/".join(module.path)] = module
+        return method == "__call__" and bool(module.path)
+
+    def run(x):
+        return model.init_with_output(KEY, x, capture_intermediates=keep, mutable=True)[
+            1
+        ]["intermediates"]
+
+    shapes = jax.eval_shape(run, jax.ShapeDtypeStruct((1, h, w, 3), jnp.float32))
+    flat = jax.tree_util.tree_leaves_with_path(shapes)
+    return {
+        "/".join(k.key for k in path if hasattr(k, "key")).removesuffix(
+            "/__call__"
+        ): leaf.shape[1:]
+        for path, leaf in flat
+    }
+
+
+@pytest.mark.parametrize(
+    "name, layers",
+    {
+        "fcn8s": {  # an image of 500×500, as the definition's own shapes
+            "conv1_1": (698, 698, 64),
+            "conv5_3": (44, 44, 512),
+            "fc6": (16, 16, 4096),
+            "score_fr": (16, 16, 21),
+            "score_pool4": (44, 44, 21),
+            "score_pool3": (88, 88, 21),
+        },
+        "deeplab": {"conv4_1": (63, 63, 512), "fc6": (63, 63, 4096)},
+        "deeplab_msc": {"image_conv": (63, 63, 128), "pool2_scores": (63, 63, 21)},
+        "segnet": {
+            "conv5_3": (32, 32, 512),
+            "conv5_1_D": (32, 32, 512),
+            "conv4_1_D": (63, 63, 256),
+            "conv3_1_D": (125, 125, 128),
+            "conv2_1_D": (250, 250, 64),
+            "conv1_1_D": (500, 500, 21),
+        },
+        "drn_d_54": {
+            "stem": (500, 500, 16),
+            "level2_0": (250, 250, 32),
+            "level3_0": (125, 125, 256),
+            "level4_0": (63, 63, 512),
+            "level6_2": (63, 63, 2048),
+            "level8_0": (63, 63, 512),
+        },
+    }.items(),
+)
+def test_layers_give_the_shapes_of_the_public_definition(name, layers):
+    found = _outputs(name, 500, 500)
+    assert {layer: found[layer] for layer in layers} == layers
+
+
+def test_an_unknown_network_is_refused_with_those_that_are_there(unchecked):
+    with pytest.raises(ValueError, match=r"network='vgg19': must be one of fcn8s, "):
+        named_network("vgg19", 2)
+
+
+# Twins in PyTorch.
+
+
+class Twin:
+    """Runs our parameters, in the order in which they are asked for, with PyTorch."""
+
+    def __init__(self, torch, params):
+        self.torch, self.functional = torch, torch.nn.functional
+        self.params, self.stats = params["front_end"], params.get(STATS, {})
+        self.stats = self.stats.get("front_end", {})
+
+    def conv(self, x, name, stride=1, padding=None, dilation=1):
+        layer = self._at(self.params, name)
+        kernel = self._tensor(layer["kernel"]).permute(3, 2, 0, 1)
+        if padding is None:
+            padding = dilation * (kernel.shape[2] - 1) // 2
+        bias = self._tensor(layer["bias"]) if "bias" in layer else None
+        return self.functional.conv2d(x, kernel, bias, stride, padding, dilation)
+
+    def norm(self, x, name):
+        layer, stats = self._at(self.params, name), self._at(self.stats, name)
+        values = (stats["mean"], stats["var"], layer["scale"], layer["bias"])
+        return self.functional.batch_norm(x, *map(self._tensor, values), eps=1e-5)
+
+    def _at(self, tree, name):
+        return functools.reduce(lambda t, key: t[key], name.split("/"), tree)
+
+    def _tensor(self, array):
+        return self.torch.tensor(np.asarray(array))
+
+
+def _vgg(twin, x, pool, dilations=(1, 1, 1, 1, 1), entry=1):
+    """Maps behind each of the five pools of VGG-16."""
+    found = []
+    for block, (depth, dilation) in enumerate(
+        zip((2, 2, 3, 3, 3), dilations, strict=True), 1
+    ):
+        for number in range(1, depth + 1):
+            name = f"conv{block}_{number}"
+            padding = entry if name == "conv1_1" else dilation
+            x = twin.conv(x, name, padding=padding, dilation=dilation).relu()
+        x = pool(x, block)
+        found.append(x)
+    return found
+
+
+def _head(twin, x, **fc6):
+    x = twin.conv(x, "fc6", **fc6).relu()
+    return twin.conv(x, "fc7").relu()
+
+
+def _fcn8s(twin, x):
+    functional, torch = twin.functional, twin.torch
+
+    def pool(x, _):
+        return functional.max_pool2d(x, 2, 2, ceil_mode=True)
+
+    def enlarge(x, factor):
+        size = 2 * factor
+        ramp = 1 - (torch.arange(size) + 0.5 - factor).abs() / factor
+        kernel = torch.outer(ramp, ramp).expand(x.shape[1], 1, size, size)
+        return functional.conv_transpose2d(x, kernel, stride=factor, groups=x.shape[1])
+
+    def cut(x, offset, like):
+        h, w = like.shape[2:]
+        return x[:, :, offset : offset + h, offset : offset + w]
+
+    _, _, pool3, pool4, pool5 = _vgg(twin, x, pool, entry=100)
+    scores = twin.conv(_head(twin, pool5, padding=0), "score_fr")
+    scores = enlarge(scores, 2)
+    scores = scores + cut(twin.conv(pool4, "score_pool4"), 5, scores)
+    scores = enlarge(scores, 2)
+    scores = scores + cut(twin.conv(pool3, "score_pool3"), 9, scores)
+    return cut(enlarge(scores, 8), 31, x)
+
+
+def _deeplab(twin, x, *, dilation, padding, averages=False, branches=False):
+    functional = twin.functional
+
+    def pool(x, block):
+        return functional.max_pool2d(x, 3, 2 if block < 4 else 1, 1)
+
+    image, found = x, _vgg(twin, x, pool, (1, 1, 1, 1, 2))
+    x = functional.avg_pool2d(found[-1], 3, 1, 1) if averages else found[-1]
+    scores = twin.conv(_head(twin, x, dilation=dilation, padding=padding), "final")
+    if branches:
+        names = ("image", "pool1", "pool2", "pool3", "pool4")
+        maps = (image, *found[:4])
+        for name, y, stride in zip(names, maps, (8, 4, 2, 1, 1), strict=True):
+            y = twin.conv(y, f"{name}_conv", stride=stride).relu()
+            scores = scores + twin.conv(
+                twin.conv(y, f"{name}_fc").relu(), f"{name}_scores"
+            )
+    return scores
+
+
+def _segnet(twin, x):
+    functional, kept = twin.functional, []
+
+    def layer(x, name):
+        return twin.norm(twin.conv(x, name), f"{name}_bn").relu()
+
+    depths = (2, 2, 3, 3, 3)
+    for block, depth in enumerate(depths, 1):
+        for number in range(1, depth + 1):
+            x = layer(x, f"conv{block}_{number}")
+        kept.append(x.shape[2:])
+        x, places = functional.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+        kept.append(places)
+    for block, depth in reversed([*enumerate(depths, 1)]):
+        places, size = kept.pop(), kept.pop()
+        x = functional.max_unpool2d(x, places, 2, 2, output_size=size)
+        for number in range(depth, 0, -1):
+            name = f"conv{block}_{number}_D"
+            x = twin.conv(x, name) if name == "conv1_1_D" else layer(x, name)
+    return x
+
+
+def _drn(twin, x, *, levels, arch, block):
+    """The authors' network, from its constructor's arguments."""
+
+    def layer(x, name, **options):
+        return twin.norm(twin.conv(x, name, **options), f"{name}_bn")
+
+    def plain(x, name, stride, dilation, residual):
+        return layer(x, f"{name}/conv1", stride=stride, dilation=dilation).relu()
+
+    def basic(x, name, stride, dilation, residual):
+        y = layer(x, f"{name}/conv1", stride=stride, dilation=dilation).relu()
+        y = layer(y, f"{name}/conv2", dilation=dilation)
+        return _joined(x, y, name, stride, residual)
+
+    def bottleneck(x, name, stride, dilation, residual):
+        y = layer(x, f"{name}/conv1").relu()
+        y = layer(y, f"{name}/conv2", stride=stride, dilation=dilation).relu()
+        return _joined(x, layer(y, f"{name}/conv3"), name, stride, residual)
+
+    def _joined(x, y, name, stride, residual):
+        if not residual:
+            return y.relu()
+        if stride > 1 or x.shape[1] != y.shape[1]:
+            x = layer(x, f"{name}/shortcut", stride=stride)
+        return (x + y).relu()
+
+    ends = basic if arch == "C" else plain
+    middle = basic if block == "basic" else bottleneck
+    kinds = (ends, ends, middle, middle, middle, middle, ends, ends)
+    x = layer(x, "stem").relu()
+    strides, dilations = (1, 2, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 4, 2, 1)
+    for number, (kind, depth) in enumerate(zip(kinds, levels, strict=True), 1):
+        for index in range(depth):
+            stride = strides[number - 1] if index == 0 else 1
+            given = stride, dilations[number - 1], number < 7
+            x = kind(x, f"level{number}_{index}", *given)
+    return twin.conv(x, "final")
+
+
+SMALL, LARGE = (1, 1, 2, 2, 2, 2, 1, 1), (1, 1, 3, 4, 6, 3, 1, 1)
+TWINS = {
+    "fcn8s": _fcn8s,
+    "deeplab": functools.partial(_deeplab, dilation=4, padding=6),
+    "deeplab_7x7": functools.partial(_deeplab, dilation=4, padding=12),
+    "deeplab_msc": functools.partial(_deeplab, dilation=4, padding=6, branches=True),
+    "deeplab_largefov": functools.partial(
+        _deeplab, dilation=12, padding=12, averages=True
+    ),
+    "deeplab_msc_largefov": functools.partial(
+        _deeplab, dilation=12, padding=12, averages=True, branches=True
+    ),
+    "segnet": _segnet,
+    "drn_c_26": functools.partial(_drn, levels=SMALL, arch="C", block="basic"),
+    "drn_d_22": functools.partial(_drn, levels=SMALL, arch="D", block="basic"),
+    "drn_d_38": functools.partial(_drn, levels=LARGE, arch="D", block="basic"),
+    "drn_d_54": functools.partial(_drn, levels=LARGE, arch="D", block="bottleneck"),
+}
+
+
+@each_network
+def test_logits_agree_with_a_twin_in_pytorch(name, torch):
+    """On 8k + 1 pixels, where the definitions' own sizes are ours."""
+    model, x = slim(name), image(65, 81)
+    twin = Twin(torch, jax.device_get(random_params(model)))
+    with torch.no_grad():
+        given = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
+        wanted = TWINS[name](twin, given).permute(0, 2, 3, 1).numpy()
+    close(np.asarray(apply(model, x)), wanted)
+
+
+# Behaviour.
+
+
+@one_of_each_kind
+def test_rematerialisation_changes_neither_logits_nor_parameters(name):
+    plain, again = slim(name), slim(name, remat=True)
+    assert jax.tree.structure(param_shapes(plain)) == jax.tree.structure(
+        param_shapes(again)
+    )
+    x, params = image(32, 40), random_params(plain)
+
+    def gradient(model):
+        def loss(learned):
+            both = {**params, **learned}
+            return model.apply(network_variables(both), x).sum()
+
+        learned = {n: p for n, p in params.items() if n != STATS}
+        return jit(jax.grad(loss))(learned)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        gradient(plain),
+        gradient(again),
+    )
+
+
+@each_network
+def test_a_context_module_plugs_onto_each(name):
+    alone = slim(name)
+    model = alone.clone(context=ContextModule(5, BASIC, sigma=0.0))
+    params = {**random_params(alone), "context": init_params(model, 0)["context"]}
+    x = image(32, 32)
+    maps = apply(alone, x)
+    got = jit(lambda p, x: model.apply(network_variables(p), x))(params, x)
+    np.testing.assert_allclose(got, np.maximum(maps, 0), atol=1e-4 * np.abs(maps).max())
+
+
+@pytest.mark.parametrize("name", ["segnet", "drn_d_22"])
+def test_batch_statistics_move_a_tenth_of_the_way_where_they_may(name):
+    model, x = slim(name), image(32, 32)
+    params = random_params(model)
+    variables = network_variables(params)
+    frozen = model.apply(variables, x, train=True)
+    np.testing.assert_allclose(frozen, model.apply(variables, x), rtol=1e-5, atol=1e-5)
+    _, changed = model.apply(variables, x, train=True, mutable=[STATS])
+    first = "stem" if name.startswith("drn") else "conv1_1"
+    conv = params["front_end"][first]
+    maps = jax.lax.conv_general_dilated(
+        x, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ) + conv.get("bias", 0)
+    before = params[STATS]["front_end"][f"{first}_bn"]
+    after = changed[STATS]["front_end"][f"{first}_bn"]
+    wanted = 0.9 * before["mean"] + 0.1 * maps.mean((0, 1, 2))
+    np.testing.assert_allclose(after["mean"], wanted, rtol=1e-4, atol=1e-4)
+    wanted = 0.9 * before["var"] + 0.1 * maps.var((0, 1, 2))
+    np.testing.assert_allclose(after["var"], wanted, rtol=1e-3)
+
+
+@one_of_each_kind
+def test_bfloat16_reaches_every_layer_and_logits_are_float32(name):
+    half, x = slim(name, dtype=jnp.bfloat16), image(32, 32)
+    full, got = np.asarray(apply(slim(name), x)), apply(half, x)
+    assert got.dtype == jnp.float32
+    # Rounding may change which cell of a window is the largest, so not cell by cell.
+    agreement = np.corrcoef(np.asarray(got).ravel(), full.ravel())[0, 1]
+    assert 0.97 < agreement < 1 - 1e-7
+
+
+def test_tables_of_residual_networks_differ_as_c_and_d_differ():
+    assert [row.kind for row in DRN_C_26][:2] == ["basic", "basic"]
+    assert [row.kind for row in DRN_D_22][:2] == ["conv", "conv"]
+    assert DRN_C_26[2:6] == DRN_D_22[2:6]
+    assert DRN_D_54[5].outputs == 2048

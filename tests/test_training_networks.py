@@ -1,0 +1,214 @@
+"""Every named network through the code that trains, evaluates, predicts and resumes."""
+
+import dataclasses
+import functools
+import json
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import optimizer, tiny_config, write_images
+
+import dilax
+from dilax.models import BASIC, STATS, Named
+from dilax.training import LossConfig, StageConfig, recipes
+from dilax.training.checkpoint import Checkpoints, stage_params
+from dilax.training.config import Config, DataConfig, ModelConfig, from_json
+
+NAMES = get_args(Named)
+WITH_STATS = ("segnet", "drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54")
+
+
+class Stopped(Exception):
+    """What a run was stopped by."""
+
+
+def _model(name):
+    head = None if name in WITH_STATS else 32
+    width = 1 / 8 if name.startswith("drn") else 1 / 16
+    return ModelConfig(name, width_multiplier=width, head_channels=head)
+
+
+def _scenes(name, steps, **fields):
+    """A network of the name on embedded scenes at a quarter of their size."""
+    stage = StageConfig(
+        "network",
+        "front_end",
+        steps=steps,
+        batch_size=4,
+        crop=(64, 64),
+        optimizer=recipes.slim_adam(5e-3, warmup=5),
+        **fields,
+    )
+    data = DataConfig("scenes", scale=0.25)
+    return Config(name, data, _model(name), (stage,), log_every=1, eval_batch_size=4)
+
+
+def _losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [e["loss"] for e in map(json.loads, lines) if "loss" in e]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_trains_on_scenes_evaluates_and_predicts(name, tmp_path):
+    results = dilax.train(_scenes(name, 40), tmp_path / "run")
+    losses = _losses(tmp_path / "run")
+    assert len(losses) == 40 and np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
+    scores = results["stages"]["network"]
+    assert np.sum(scores["confusion"]) == 200 * 256 * 256
+    assert scores["pixel_accuracy"] > 0.25
+    predictor = dilax.load_predictor(tmp_path / "run")
+    image = np.zeros((75, 90, 3), np.uint8)
+    assert predictor(image).shape == (75, 90)
+    odds = predictor.probabilities(image)
+    np.testing.assert_allclose(odds.sum(-1), 1, atol=1e-4)
+
+
+# On eight small images: what is stored comes back.
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "images")
+
+
+def _tiny(data, name, **fields):
+    """Four steps of a network, and two of it with a context module."""
+    config = tiny_config(data)
+    config.model = dataclasses.replace(_model(name), width_multiplier=1 / 32)
+    first = StageConfig(
+        "front_end",
+        "front_end",
+        steps=4,
+        batch_size=4,
+        crop=(24, 32),
+        optimizer=optimizer(),
+        evaluate_every=2,
+        checkpoint_every=2,
+        **fields,
+    )
+    second = dataclasses.replace(
+        first, name="joint", trains="all", start="front_end", context=BASIC[:2], steps=2
+    )
+    config.stages = (first, second)
+    return config
+
+
+def _stop_after(monkeypatch, step):
+    """Ends a run when it has saved this step of its first stage."""
+    save = Checkpoints.save
+
+    def save_and_stop(self, state, mean_iou=None):
+        save(self, state, mean_iou)
+        if int(state.step) == step:
+            raise Stopped
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+
+
+def _equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "segnet", "drn_d_22", "deeplab_msc"])
+def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
+    name, data, tmp_path, monkeypatch
+):
+    config = functools.partial(_tiny, data, name, ema=0.5, accumulate=2)
+    whole = dilax.train(config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            dilax.train(config(), tmp_path / "run")
+    assert dilax.train(config(), tmp_path / "run") == whole
+    loaded = [dilax.load_checkpoint(tmp_path / run)[1] for run in ("run", "whole")]
+    _equal(*loaded)
+    assert (STATS in loaded[0]) == (name in WITH_STATS)
+
+
+def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp_path):
+    config = _tiny(data, "segnet")
+    context = dataclasses.replace(config.stages[1], trains="context")
+    maps = dataclasses.replace(context, name="maps", inputs="maps")
+    config.stages = (config.stages[0], context, maps)
+    dilax.train(config, tmp_path / "run")
+    spec = dilax.load_checkpoint(tmp_path / "run")[2]
+    stats = [
+        stage_params(tmp_path / "run", config, stage.name, spec)[STATS]
+        for stage in config.stages
+    ]
+    moved = [np.abs(leaf).max() for leaf in jax.tree.leaves(stats[0])]
+    assert min(moved) > 1e-4
+    means = stats[0]["front_end"]["conv1_1_bn"]["mean"]
+    assert np.abs(means).max() > 1  # they start at 0; images are not normalised
+    _equal(stats[0], stats[1])
+    _equal(stats[0], stats[2])
+
+
+def test_an_average_of_parameters_is_what_is_evaluated_and_started_from(data, tmp_path):
+    config = tiny_config(data)
+    config.stages = config.stages[:1]
+    config.stages[0].ema = 0.9
+    dilax.train(config, tmp_path / "run")
+    kept = Checkpoints(tmp_path / "run", "front_end")
+    plain = dataclasses.replace(config.stages[0], ema=0.0)
+    raw = dataclasses.replace(config, stages=(plain,))
+    spec = dilax.load_checkpoint(tmp_path / "run")[2]
+    averaged = stage_params(tmp_path / "run", config, "front_end", spec)
+    last = stage_params(tmp_path / "run", raw, "front_end", spec)
+    kept.close()
+    differ = jax.tree.map(lambda a, b: np.abs(a - b).max(), averaged, last)
+    assert min(jax.tree.leaves(differ)) > 1e-5
+    _equal(dilax.load_checkpoint(tmp_path / "run")[1], averaged)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("padding", "same", "has its own model.padding; leave that out"),
+        ("norm", True, "has its own model.norm"),
+        ("final_name", "fc-final", "has its own model.final_name"),
+        ("head_channels", 8, "has no fc6 and fc7; leave model.head_channels out"),
+    ],
+)
+def test_what_a_named_network_would_not_heed_is_refused(field, value, message, data):
+    config = _tiny(data, "segnet")
+    setattr(config.model, field, value)
+    with pytest.raises(ValueError, match=rf"model.network=segnet: {message}"):
+        dilax.train(config, "never")
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("ema", 1.0, r"ema=1.0: must be from 0 to below 1"),
+        ("loss", LossConfig(gamma=-1.0), r"loss.gamma=-1.0: must be not negative"),
+        ("loss", LossConfig(threshold=2.0), r"loss.threshold=2.0: must be from 0 to 1"),
+        (
+            "loss",
+            LossConfig("ohem", threshold=0.0, least=0.0),
+            "no pixel is hard; raise one",
+        ),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(field, value, message, data):
+    config = _tiny(data, "fcn8s")
+    setattr(config.stages[0], field, value)
+    with pytest.raises(ValueError, match=rf"stages\[0\]\.{message}|{message}"):
+        dilax.train(config, "never")
+
+
+@pytest.mark.parametrize("name", ["focal", "ohem", "lovasz", "dice"])
+def test_each_loss_trains_a_tiny_network(name, data, tmp_path):
+    config = tiny_config(data)
+    stage = config.stages[0]
+    stage.loss, stage.steps, stage.evaluate_every = LossConfig(name, "median"), 30, 0
+    stage.accumulate = 2
+    config.stages = (stage,)
+    dilax.train(config, tmp_path / "run")
+    assert from_json(Config, tmp_path / "run" / "config.json") == config
+    losses = _losses(tmp_path / "run")
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
