@@ -30,8 +30,6 @@ from dilax.models import (
 from dilax.ops import jit
 
 NAMES = get_args(Named)
-SLIM = {"width_multiplier": 1 / 16}
-HEADS = {"segnet", "drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54"}
 each_network = pytest.mark.parametrize("name", NAMES)
 one_of_each_kind = pytest.mark.parametrize(
     "name", ["fcn8s", "deeplab_msc", "segnet", "drn_d_22"]
@@ -40,8 +38,8 @@ one_of_each_kind = pytest.mark.parametrize(
 
 def slim(name, classes=5, **options):
     """A network with a sixteenth of the channels."""
-    head = {} if name in HEADS else {"head_channels": 24}
-    return DilatedNet(named_network(name, classes, **SLIM, **head, **options))
+    given = {"width_multiplier": 1 / 16, "head_channels": 24, **options}
+    return DilatedNet(named_network(name, classes, **given))
 
 
 @functools.cache

@@ -23,7 +23,24 @@ Named = Literal[
 ]
 
 
-def named_network(name: Named, num_classes: int, **options: Any) -> FrontEnd | DRN:
+_FRONT_ENDS = {
+    "deeplab": (DEEPLAB, ()),
+    "deeplab_7x7": (DEEPLAB_7X7, ()),
+    "deeplab_msc": (DEEPLAB, MULTI_SCALE),
+    "deeplab_largefov": (DEEPLAB_LARGE_FOV, ()),
+    "deeplab_msc_largefov": (DEEPLAB_LARGE_FOV, MULTI_SCALE),
+}
+_RESIDUAL = {
+    "drn_c_26": DRN_C_26,
+    "drn_d_22": DRN_D_22,
+    "drn_d_38": DRN_D_38,
+    "drn_d_54": DRN_D_54,
+}
+
+
+def named_network(
+    name: Named, num_classes: int, head_channels: int | None = None, **options: Any
+) -> FrontEnd | DRN:
     """A network of the literature, to stand where the front end stands.
 
     All pad inside. FCN-8s and SegNet give scores at the image's own resolution, the
@@ -32,8 +49,9 @@ def named_network(name: Named, num_classes: int, **options: Any) -> FrontEnd | D
     Args:
         name: which.
         num_classes: C.
-        **options: fields of the network, such as `width_multiplier`, `dtype` or
-            `remat`; `head_channels` (of fc6 and fc7) where it has those layers.
+        head_channels: of fc6 and fc7, where they shall not follow the width; SegNet and
+            residual networks have no such layers.
+        **options: other fields of the network: `width_multiplier`, `remat`, `dtype`.
 
     Raises:
         ValueError: if there is no network of this name.
@@ -43,29 +61,17 @@ def named_network(name: Named, num_classes: int, **options: Any) -> FrontEnd | D
         >>> net.output_stride, net.receptive_field.size
         (8, 435)
     """
+    if name in _RESIDUAL:
+        return DRN(num_classes, _RESIDUAL[name], **options)
+    options["head_channels"] = head_channels
+    if name in _FRONT_ENDS:
+        layers, branches = _FRONT_ENDS[name]
+        return FrontEnd(
+            num_classes, layers, padding="same", branches=branches, **options
+        )
     match name:
         case "fcn8s":
             return FCN8s(num_classes, **options)
         case "segnet":
             return SegNet(num_classes, **options)
-        case "deeplab":
-            return FrontEnd(num_classes, DEEPLAB, padding="same", **options)
-        case "deeplab_7x7":
-            return FrontEnd(num_classes, DEEPLAB_7X7, padding="same", **options)
-        case "deeplab_msc":
-            options |= {"branches": MULTI_SCALE}
-            return FrontEnd(num_classes, DEEPLAB, padding="same", **options)
-        case "deeplab_largefov":
-            return FrontEnd(num_classes, DEEPLAB_LARGE_FOV, padding="same", **options)
-        case "deeplab_msc_largefov":
-            options |= {"branches": MULTI_SCALE}
-            return FrontEnd(num_classes, DEEPLAB_LARGE_FOV, padding="same", **options)
-        case "drn_c_26":
-            return DRN(num_classes, DRN_C_26, **options)
-        case "drn_d_22":
-            return DRN(num_classes, DRN_D_22, **options)
-        case "drn_d_38":
-            return DRN(num_classes, DRN_D_38, **options)
-        case "drn_d_54":
-            return DRN(num_classes, DRN_D_54, **options)
     raise ValueError(f"network={name!r}: must be one of {', '.join(get_args(Named))}")

@@ -6,7 +6,6 @@ from dilax.input import check_crop
 from dilax.training.config import (
     Config,
     CRFConfig,
-    ModelConfig,
     StageConfig,
     build_model,
     validated,
@@ -24,7 +23,6 @@ def check_config(config: Config) -> None:
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
     _check_positive(config.model, "model.", "width_multiplier")
-    _check_network(config.model)
     seen: dict[str, StageConfig] = {}
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
@@ -40,18 +38,6 @@ def check_config(config: Config) -> None:
         seen[stage.name] = stage
     if not seen:
         raise ValueError("--config.stages: the recipe has no stages")
-
-
-def _check_network(model: ModelConfig) -> None:
-    """Refuses fields that another network than the table's would not heed."""
-    if model.network == "front_end":
-        return
-    usual, flag = ModelConfig(), f"--config.model.network={model.network}"
-    for name in ("layers", "final_name", "padding", "norm"):
-        if getattr(model, name) != getattr(usual, name):
-            raise ValueError(f"{flag}: has its own model.{name}; leave that out")
-    if model.head_channels and model.network.startswith(("drn", "segnet")):
-        raise ValueError(f"{flag}: has no fc6 and fc7; leave model.head_channels out")
 
 
 def _check_stage(

@@ -19,6 +19,7 @@ from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
 from dilax.input import Augmentation, Reading
 from dilax.models import (
+    DRN,
     VGG16,
     ContextLayer,
     ContextModule,
@@ -170,11 +171,11 @@ class ModelConfig:
     The context module's table belongs to the stage, as stages compare tables.
 
     Attributes:
-        network: `"front_end"` is the table `layers`, of which `final_name`, `padding`
-            and `norm` are; or a network of the literature, see `named_network`.
+        network: `"front_end"` is that of the table `layers`, of which alone
+            `final_name`, `padding` and `norm` are; or a name of `named_network`.
     """
 
-    network: Literal["front_end"] | Named = "front_end"
+    network: Literal["front_end", Named] = "front_end"
     layers: tuple[Layer, ...] = VGG16
     width_multiplier: float = 1.0
     head_channels: int | None = None
@@ -304,7 +305,7 @@ def build_spec(config: Config) -> DatasetSpec:
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
     """The network of a stage: the configured front end with the stage's context."""
     model, dtype = config.model, jnp.dtype(config.dtype)
-    front_end = _front_end(config.model, num_classes, stage.remat, dtype)
+    front_end = _front_end(model, num_classes, remat=stage.remat, dtype=dtype)
     context = ContextModule(
         num_classes,
         stage.context,
@@ -317,14 +318,9 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
     return DilatedNet(front_end, context if stage.context else None, model.upsample)
 
 
-def _front_end(model: ModelConfig, num_classes: int, remat: bool, dtype: Any) -> Any:
-    options = {
-        "width_multiplier": model.width_multiplier,
-        "remat": remat,
-        "dtype": dtype,
-    }
-    if model.head_channels is not None:
-        options["head_channels"] = model.head_channels
+def _front_end(model: ModelConfig, num_classes: int, **options: Any) -> FrontEnd | DRN:
+    options["width_multiplier"] = model.width_multiplier
+    options["head_channels"] = model.head_channels
     if model.network != "front_end":
         return named_network(model.network, num_classes, **options)
     return FrontEnd(
