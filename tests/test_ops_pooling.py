@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.ops import jit, max_pool
+from dilax.ops import average_pool, jit, max_pool, max_pool_with_places, unpool
 
 
 def _draw(*shape):
@@ -52,3 +52,37 @@ def test_cells_that_tie_share_the_gradient():
 def test_the_overhanging_window_takes_the_largest_of_what_is_there():
     x = -jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(max_pool(x)[0, ..., 0], [[-1, -3], [-7, -9]])
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 7), (1, 5)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_that_overlap_are_centred_as_in_pytorch(torch, size, stride):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    given = torch.tensor(x).permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.max_pool2d(given, 3, stride, 1)
+    got = jit(lambda x: max_pool(x, 3, stride))(x)
+    np.testing.assert_array_equal(got, wanted.permute(0, 2, 3, 1))
+    average = torch.nn.functional.avg_pool2d(given, 3, 1, 1).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(jit(average_pool)(x), average, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 7), (1, 5)])
+def test_maxima_return_to_their_places_as_in_pytorch(torch, size):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, *size, 3)).astype(np.float32)  # many are equal
+    given = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_()
+    pool, unpooled = torch.nn.functional.max_pool2d, torch.nn.functional.max_unpool2d
+    top, where = pool(given, 2, 2, ceil_mode=True, return_indices=True)
+    wanted = unpooled(top, where, 2, 2, output_size=size)
+    weights = rng.normal(size=x.shape).astype(np.float32)
+    (wanted * torch.tensor(weights).permute(0, 3, 1, 2)).sum().backward()
+
+    def there_and_back(x):
+        kept, places = max_pool_with_places(x)
+        return unpool(kept, places, size)
+
+    np.testing.assert_array_equal(
+        jit(there_and_back)(x), wanted.detach().permute(0, 2, 3, 1)
+    )
+    gradient = jax.grad(lambda x: (weights * there_and_back(x)).sum())(jnp.asarray(x))
+    np.testing.assert_array_equal(gradient, given.grad.permute(0, 2, 3, 1))

@@ -65,6 +65,20 @@ def test_a_network_trains_on_scenes_evaluates_and_predicts(name, tmp_path):
     np.testing.assert_allclose(odds.sum(-1), 1, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcn8s", "deeplab_largefov", "segnet", "drn_d_22"])
+def test_a_network_learns_what_each_pixel_tells(name, data, tmp_path):
+    """Beyond what classes' frequencies alone would give, ln 3."""
+    config = _tiny(data, name)
+    config.model.width_multiplier = 1 / 8
+    config.stages = config.stages[:1]
+    config.stages[0].steps, config.stages[0].evaluate_every = 120, 0
+    config.stages[0].optimizer = recipes.slim_adam(5e-3, warmup=5)
+    results = dilax.train(config, tmp_path / "run")
+    assert np.mean(_losses(tmp_path / "run")[-5:]) < 0.6 * np.log(3)
+    assert results["stages"]["front_end"]["pixel_accuracy"] > 0.6
+
+
 # On eight small images: what is stored comes back.
 
 
