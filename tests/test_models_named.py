@@ -5,6 +5,7 @@ take our parameters one after the other in their own order.
 """
 
 import functools
+import importlib
 from typing import get_args
 
 import jax
@@ -24,10 +25,12 @@ from dilax.models import (
     Named,
     init_params,
     named_network,
+    network_cost,
     network_variables,
     param_shapes,
 )
 from dilax.ops import jit
+from dilax.ops.choice import DIRECT
 
 NAMES = get_args(Named)
 each_network = pytest.mark.parametrize("name", NAMES)
@@ -453,3 +456,29 @@ def test_tables_of_residual_networks_differ_as_c_and_d_differ():
     assert [row.kind for row in DRN_D_22][:2] == ["conv", "conv"]
     assert DRN_C_26[2:6] == DRN_D_22[2:6]
     assert DRN_D_54[5].outputs == 2048
+
+
+@one_of_each_kind
+def test_costs_count_every_convolution_and_the_context_module(name, monkeypatch):
+    """Against the compiler's count of the program; it counts taps on padding, too."""
+    operator = importlib.import_module("dilax.ops.dilated_conv")
+    monkeypatch.setattr(operator, "choose", lambda *args: DIRECT)
+    alone = DilatedNet(named_network(name, 5, width_multiplier=1 / 2))
+    model = alone.clone(context=ContextModule(5, BASIC, padding="entry"))
+    shapes, size = param_shapes(model), (1, 128, 160, 3)
+    layers = [layer for layer in _layers(shapes) if "kernel" in layer]
+    cost = network_cost(model, size)
+    assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(layers))
+    assert len([call for call in cost.layers if call.parameters]) == len(layers)
+    x = jax.ShapeDtypeStruct(size, jnp.float32)
+    program = jax.jit(lambda p, x: model.apply(network_variables(p), x))
+    counted = program.lower(shapes, x).cost_analysis()["flops"]
+    assert 0.75 * counted < cost.forward.flops < counted
+
+
+def _layers(tree):
+    """The innermost groups of parameters."""
+    if not any(isinstance(child, dict) for child in tree.values()):
+        yield tree
+    for child in tree.values():
+        yield from _layers(child) if isinstance(child, dict) else ()

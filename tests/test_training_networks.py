@@ -156,7 +156,7 @@ def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp
     moved = [np.abs(leaf).max() for leaf in jax.tree.leaves(stats[0])]
     assert min(moved) > 1e-4
     means = stats[0]["front_end"]["conv1_1_bn"]["mean"]
-    assert np.abs(means).max() > 1  # they start at 0; images are not normalised
+    assert np.abs(means).max() > 0.1  # they start at 0
     _equal(stats[0], stats[1])
     _equal(stats[0], stats[2])
 
