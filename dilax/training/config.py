@@ -11,9 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-import cattrs
 import jax.numpy as jnp
-from cattrs.v import format_exception
 
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
@@ -345,6 +343,8 @@ def from_json(kind: type, path: Path) -> Any:
 
 def _structure(kind: type, data: Any, root: str) -> Any:
     """Data as `kind`, or a message that names the fields whose type is another."""
+    import cattrs  # here, as what does not read configurations runs without it
+
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole_number)
     converter.register_structure_hook(bool, _truth)
@@ -357,6 +357,8 @@ def _structure(kind: type, data: Any, root: str) -> Any:
 
 
 def _reason(error: BaseException, kind: Any) -> str:
+    from cattrs.v import format_exception
+
     reason = str(error) if type(error) is ValueError else format_exception(error, kind)
     match = re.fullmatch(
         r"unknown error \((.*) in literal typing.Literal(.*)\)", reason
