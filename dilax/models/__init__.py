@@ -19,6 +19,7 @@ from dilax.models.dilated_net import (
 )
 from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, FrontEnd, Layer
 from dilax.models.layer_calls import LayerCall, layer_calls, undilated_twin
+from dilax.models.over_rows import apply_over_rows, row_mesh
 from dilax.models.parameters import init_params, param_shapes
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "LayerCost",
     "NetworkCost",
     "Work",
+    "apply_over_rows",
     "dilation7_kitti",
     "dilation8_camvid",
     "dilation8_voc",
@@ -45,6 +47,7 @@ __all__ = [
     "layer_calls",
     "network_cost",
     "param_shapes",
+    "row_mesh",
     "undilated",
     "undilated_twin",
 ]

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
 from dilax.models.front_end import FrontEnd
 from dilax.ops import upsample_bilinear
+from dilax.ops.row_shards import balanced_rows
 
 
 class DilatedNet(nn.Module):
@@ -70,6 +71,7 @@ class DilatedNet(nn.Module):
         self, maps: Float[Array, "b h w k"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
         """What follows the front end: context module and upsampling."""
+        maps = balanced_rows(maps)  # margins are gone
         logits = maps if self.context is None else self.context(maps, train=train)
         if not self.upsample:
             return logits

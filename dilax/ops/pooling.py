@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dilax.ops.row_shards import current_shards
+
 
 def max_pool(x: Float[Array, "b h w c"], size: int = 2) -> Float[Array, "b h2 w2 c"]:
     """Max pooling over neighbouring windows; the last may hang over the edge (ceil).
@@ -24,6 +26,12 @@ def max_pool(x: Float[Array, "b h w c"], size: int = 2) -> Float[Array, "b h2 w2
     Returns:
         ⌈h / size⌉ rows and ⌈w / size⌉ columns.
     """
+    pooled = functools.partial(_pooled, size=size)
+    shards = current_shards()
+    return shards.pool(x, size, pooled) if shards else pooled(x)
+
+
+def _pooled(x, size: int):
     over = [-n % size for n in x.shape[1:3]]
     if any(over):
         widths = ((0, 0), (0, over[0]), (0, over[1]), (0, 0))

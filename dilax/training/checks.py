@@ -23,11 +23,21 @@ def check_config(config: Config) -> None:
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
     _check_positive(config.model, "model.", "width_multiplier")
+    _check_positive(config.mesh, "mesh.", "rows", "model")
+    if config.mesh.data < 0:
+        raise ValueError(
+            f"--config.mesh.data={config.mesh.data}: must be positive, or 0 for all"
+        )
     seen: dict[str, StageConfig] = {}
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
         _check_stage(stage, flag, seen, config.data.extra)
         _check_crf(stage, flag, seen)
+        if stage.crf_kind == "rnn" and config.mesh.rows > 1:
+            raise ValueError(
+                f"--config.mesh.rows={config.mesh.rows}: {flag}.crf sees whole images; "
+                "take rows=1"
+            )
         model = build_model(config, stage, num_classes=2)
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):

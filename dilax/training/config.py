@@ -217,6 +217,25 @@ class DataConfig:
 
 
 @dataclasses.dataclass
+class MeshConfig:
+    """How the devices of all processes share the work; it changes no result.
+
+    Attributes:
+        data: devices over which examples are spread; 0 takes all that are left.
+        rows: devices over which the rows of an image's maps are spread, for images
+            that one device does not hold.
+        model: devices over which the channels of fc6 and fc7 are spread.
+        shard_params: spread parameters and the optimizer's state over `data`, too,
+            instead of a copy on each: less memory, more talk.
+    """
+
+    data: int = 0
+    rows: int = 1
+    model: int = 1
+    shard_params: bool = False
+
+
+@dataclasses.dataclass
 class Config:
     """A run.
 
@@ -226,6 +245,7 @@ class Config:
         data: the images.
         stages: the recipe.
         reading: threads and memory for training images; it may change on resuming.
+        mesh: how devices share the work; it may change on resuming.
         dtype: of the networks' computation. Parameters, the optimizer's state, logits
             and the loss are float32 in either.
         seed: with the step, decides all randomness.
@@ -246,6 +266,7 @@ class Config:
     model: ModelConfig
     stages: tuple[StageConfig, ...]
     reading: Reading = field(default_factory=Reading)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     log_every: int = 20
