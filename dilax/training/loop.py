@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import palette_image, save_image
 from dilax.models import DilatedNet
+from dilax.ops.hosts import gathered, is_writer
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.dense import find_dense
@@ -106,7 +110,8 @@ def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Para
         return params
     network = {name: part for name, part in params.items() if name != "crf"}
     network, report = params_from_init(run.config, run.spec, model, network)
-    print(report)
+    if is_writer():
+        print(report)
     write_text(run.workdir / "init.txt", f"stage {stage.name}\n{report}\n")
     return {**params, **network}
 
@@ -126,6 +131,7 @@ def _run_steps(
     batches = stage_batches(run, stage, model, source, start)
     power = run.config.data.class_weight_power
     weights = class_weights(run.train, run.spec, power) if power else None
+    weights = placement.parameters(weights)
     step = jit_train_step(model, stage, run.spec, run.config.seed, placement)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
         batch = reporter.next_batch(batches, placement)
@@ -134,7 +140,7 @@ def _run_steps(
             if number < stage.steps:  # while the device works
                 batch = reporter.next_batch(batches, placement)
             reporter.add(number, metrics)
-            stop = interrupts.signum
+            stop = _agreed(interrupts.signum, number, run.config.log_every)
             every = stage.evaluate_every
             evaluates = every > 0 and number % every == 0
             last = number == stage.steps or stop
@@ -152,6 +158,16 @@ def _run_steps(
                     "the same command goes on from there",
                 )
     return state
+
+
+def _agreed(signum: int, number: int, log_every: int) -> int:
+    """The signal on which all processes end after this step; 0 for none.
+
+    One process heeds it at once. Several ask each other every few steps.
+    """
+    if jax.process_count() > 1 and number % min(log_every, 10):
+        return 0
+    return int(gathered(np.array(signum, np.int64)).max())
 
 
 class _Reporter:
