@@ -5,7 +5,7 @@ So a run that resumes at step n asks for batch n, and nothing else is to be rest
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from absl import flags
@@ -143,7 +143,7 @@ class _Apply:
 class _Part(Sequence):
     """Of endless examples, `own` of every batch from the `first` on."""
 
-    def __init__(self, examples: Sequence, batch_size: int, first: int, own: int):
+    def __init__(self, examples: Any, batch_size: int, first: int, own: int):
         self._examples, self._batch_size = examples, batch_size
         self._first, self._own = first, own
 
