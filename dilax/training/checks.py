@@ -23,6 +23,7 @@ def check_config(config: Config) -> None:
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
     _check_positive(config.model, "model.", "width_multiplier")
+    _check_model(config)
     seen: dict[str, StageConfig] = {}
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
@@ -38,6 +39,23 @@ def check_config(config: Config) -> None:
         seen[stage.name] = stage
     if not seen:
         raise ValueError("--config.stages: the recipe has no stages")
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    _check_positive(model, "model.", "duc")
+    if model.blocks and model.padding == "valid":
+        raise ValueError(
+            "--config.model.padding='valid': a ResNet's layers pad; take 'same' or "
+            "'reflect'"
+        )
+    for stage in config.stages[:1]:
+        stride = build_model(config, stage, num_classes=2).map_stride
+        if stride % model.duc:
+            raise ValueError(
+                f"--config.model.duc={model.duc}: does not divide the output stride of "
+                f"{stride}"
+            )
 
 
 def _check_stage(

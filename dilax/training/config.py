@@ -19,12 +19,15 @@ from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
 from dilax.input import Augmentation, Reading
 from dilax.models import (
+    DEEP_STEM,
     VGG16,
+    Block,
     ContextLayer,
     ContextModule,
     DilatedNet,
     FrontEnd,
     Layer,
+    ResNet,
 )
 
 
@@ -156,9 +159,14 @@ class StageConfig:
 
 @dataclasses.dataclass
 class ModelConfig:
-    """Fields of `FrontEnd`, `ContextModule` and `DilatedNet`; see there.
+    """Fields of `FrontEnd` or `ResNet`, `ContextModule` and `DilatedNet`; see there.
 
     The context module's table belongs to the stage, as stages compare tables.
+
+    Attributes:
+        blocks: a table of these makes a `ResNet` of the front end, and leaves `layers`,
+            `head_channels` and `norm` out of account.
+        batch_norm: of a `ResNet`, in the stages that train it.
     """
 
     layers: tuple[Layer, ...] = VGG16
@@ -167,6 +175,11 @@ class ModelConfig:
     final_name: str = "final"
     padding: Literal["valid", "same", "reflect"] = "valid"
     norm: bool = False
+    blocks: tuple[Block, ...] = ()
+    stem: tuple[tuple[int, int, int], ...] = DEEP_STEM
+    batch_norm: Literal["running", "frozen"] = "running"
+    final_rates: tuple[int, ...] = ()
+    duc: int = 1
     context_prefix: str = "ctx_"
     context_padding: Literal["layer", "entry"] = "layer"
     context_border: Literal["zero", "reflect"] = "zero"
@@ -289,7 +302,23 @@ def build_spec(config: Config) -> DatasetSpec:
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
     """The network of a stage: the configured front end with the stage's context."""
     model, dtype = config.model, jnp.dtype(config.dtype)
-    front_end = FrontEnd(
+    context = ContextModule(
+        num_classes * model.duc**2,
+        stage.context,
+        model.context_prefix,
+        model.context_padding,
+        model.context_border,
+        model.context_sigma,
+        dtype,
+    )
+    build = _resnet if model.blocks else _vgg
+    front_end = build(config, stage, num_classes, dtype)
+    return DilatedNet(front_end, context if stage.context else None, model.upsample)
+
+
+def _vgg(config: Config, stage: StageConfig, num_classes: int, dtype: Any) -> FrontEnd:
+    model = config.model
+    return FrontEnd(
         num_classes,
         model.layers,
         model.width_multiplier,
@@ -299,17 +328,27 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         model.norm,
         stage.remat,
         dtype,
+        model.final_rates,
+        model.duc,
     )
-    context = ContextModule(
+
+
+def _resnet(config: Config, stage: StageConfig, num_classes: int, dtype: Any) -> ResNet:
+    model = config.model
+    trains = stage.trains in ("front_end", "all")
+    return ResNet(
         num_classes,
-        stage.context,
-        model.context_prefix,
-        model.context_padding,
-        model.context_border,
-        model.context_sigma,
+        model.blocks,
+        model.stem,
+        model.width_multiplier,
+        model.final_name,
+        model.final_rates,
+        model.duc,
+        "reflect" if model.padding == "reflect" else "same",
+        model.batch_norm if trains else "frozen",
+        stage.remat,
         dtype,
     )
-    return DilatedNet(front_end, context if stage.context else None, model.upsample)
 
 
 def validated(config: Config) -> Config:
