@@ -1,4 +1,4 @@
-"""The gridding checker against brute force and gradients; effective fields; commands."""
+"""The gridding checker against brute force and gradients; effective fields; command."""
 
 import itertools
 

@@ -130,6 +130,8 @@ class StageConfig:
             again for the gradients: less memory for large crops, a third more time.
         crf: what follows the network, in training (`"rnn"`) and in evaluation; None is
             the network alone.
+        model: the stage's network where it is not the run's, as ablations compare
+            several.
     """
 
     name: str
@@ -150,6 +152,7 @@ class StageConfig:
     checkpoint_every: int = 500
     remat: bool = False
     crf: CRFConfig | None = None
+    model: "ModelConfig | None" = None
 
     @property
     def crf_kind(self) -> Literal["", "dense", "rnn"]:
@@ -301,7 +304,7 @@ def build_spec(config: Config) -> DatasetSpec:
 
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
     """The network of a stage: the configured front end with the stage's context."""
-    model, dtype = config.model, jnp.dtype(config.dtype)
+    model, dtype = stage.model or config.model, jnp.dtype(config.dtype)
     context = ContextModule(
         num_classes * model.duc**2,
         stage.context,
@@ -312,12 +315,13 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         dtype,
     )
     build = _resnet if model.blocks else _vgg
-    front_end = build(config, stage, num_classes, dtype)
+    front_end = build(model, stage, num_classes, dtype)
     return DilatedNet(front_end, context if stage.context else None, model.upsample)
 
 
-def _vgg(config: Config, stage: StageConfig, num_classes: int, dtype: Any) -> FrontEnd:
-    model = config.model
+def _vgg(
+    model: ModelConfig, stage: StageConfig, num_classes: int, dtype: Any
+) -> FrontEnd:
     return FrontEnd(
         num_classes,
         model.layers,
@@ -333,8 +337,9 @@ def _vgg(config: Config, stage: StageConfig, num_classes: int, dtype: Any) -> Fr
     )
 
 
-def _resnet(config: Config, stage: StageConfig, num_classes: int, dtype: Any) -> ResNet:
-    model = config.model
+def _resnet(
+    model: ModelConfig, stage: StageConfig, num_classes: int, dtype: Any
+) -> ResNet:
     trains = stage.trains in ("front_end", "all")
     return ResNet(
         num_classes,
