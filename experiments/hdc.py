@@ -21,7 +21,8 @@ paper       The published network, ResNet-101 with HDC and DUC in cells of 2 pix
             ours where the paper leaves them open.
 
 The networks of the first three have the depth of ResNet-50 and an eighth of its
-channels. Receptive fields: python -m dilax.receptive_field 2 2 2.
+channels, for scenes a sixteenth. What their cells see of a trained run:
+python -m dilax.receptive_field --run=DIR --stage=hdc.
 """
 
 import dataclasses
@@ -41,16 +42,19 @@ from dilax.training import (
 RATE_2 = resnet_blocks(RESNET50, res4=(2,), res5=(4,))
 
 
-def ablation(data: DataConfig, crop: tuple[int, int], steps: int) -> Config:
+def ablation(
+    data: DataConfig, crop: tuple[int, int], steps: int, width: float = 0.125
+) -> Config:
     """Rate 2 against HDC, bilinear upsampling against DUC, in one run.
 
     Args:
         data: the images.
         crop: (height, width) in pixels of the network's input, multiples of 8.
         steps: of each network.
+        width: multiple of ResNet-50's channels.
     """
     model = ModelConfig(
-        width_multiplier=0.125,
+        width_multiplier=width,
         padding="same",
         final_rates=(1, 2, 3, 4),
         upsample=True,
@@ -84,7 +88,7 @@ def ablation(data: DataConfig, crop: tuple[int, int], steps: int) -> Config:
 
 def scenes() -> Config:
     """Embedded scenes, at full resolution."""
-    config = ablation(DataConfig("scenes"), (256, 256), 600)
+    config = ablation(DataConfig("scenes"), (256, 256), 500, width=1 / 16)
     for stage in config.stages:
         stage.augmentation = Augmentation()
     return config

@@ -136,6 +136,11 @@ class ResNet(nn.Module):
         remat: rematerialisation: gradients compute a block's maps again.
         dtype: of the computation; parameters are float32.
 
+    Example:
+        >>> field = ResNet(19).receptive_field
+        >>> field.stride, field.centre
+        (8, 0.0)
+
     Source: Wang et al. (2018) and their public definition; torchvision's layer names.
     """
 

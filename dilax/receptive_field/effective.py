@@ -81,8 +81,10 @@ def effective_field(
 
     @jit
     def squares(image, direction):
-        gradient = jax.grad(lambda x_: jnp.vdot(network(x_)[0, y, x], direction))(image)
-        return jnp.sum(gradient[0] ** 2, -1)
+        def directed(image):
+            return jnp.vdot(network(image)[0, y, x], direction)
+
+        return jnp.sum(jax.grad(directed)(image)[0] ** 2, -1)
 
     rng = np.random.default_rng(seed)
     heat = np.zeros(images.shape[1:3])

@@ -48,6 +48,13 @@ def stack_picture(
 
     Returns:
         An RGB picture.
+
+    Raises:
+        ValueError: as `gridding`.
+
+    Example:
+        >>> stack_picture([1, 2], pixel=4).shape  # two fields of 7 pixels, and a gap
+        (28, 64, 3)
     """
     table = as_layers(layers)
     found = [gridding(table[: n + 1]) for n in range(len(table))]
