@@ -16,7 +16,9 @@ from dilax.ops import jit
 from dilax.training import Config, DataConfig, ModelConfig, StageConfig
 from dilax.training.checks import check_config
 from dilax.training.config import build_model
+from dilax.training.initial import check_init
 from dilax.training.step import init_state, make_train_step, split_params
+from experiments import hdc
 
 MODEL = ModelConfig(
     blocks=(
@@ -205,3 +207,30 @@ def test_what_cannot_work_is_refused(fields, message):
     model = dataclasses.replace(MODEL, **fields)
     with pytest.raises(ValueError, match=message):
         check_config(Config("c", DataConfig(), model, (STAGE,)))
+
+
+def test_a_recipe_for_imagenet_s_weights_says_where_a_resnet_s_are():
+    with pytest.raises(ValueError, match=r"resnet101-63fe2227\.pth.*\(\(7,64,2\),\)"):
+        check_init(hdc.paper())
+
+
+@pytest.mark.parametrize("name", ["scenes", "camvid", "cityscapes", "paper"])
+def test_the_experiment_s_networks_differ_in_rates_and_dense_upsampling(name):
+    config = getattr(hdc, name)()
+    check_config(config)
+    models = {s.name: build_model(config, s, 5) for s in config.stages}
+    assert models["hdc_duc"].front_end.duc == 4
+    if name == "paper":
+        return
+    assert [m.output_stride for m in models.values()] == [1] * 4
+    rates = [[row.dilation for row in m.front_end.blocks] for m in models.values()]
+    assert rates[0] == rates[2] == [1] * 7 + [2] * 6 + [4] * 3
+    assert rates[1] == rates[3] == [1] * 7 + [2, 2, 5, 9, 1, 2, 5, 9, 17]
+    assert models["hdc"].front_end.duc == models["rate_2"].front_end.duc == 1
+
+
+def test_a_stage_that_starts_from_another_has_its_network():
+    first = dataclasses.replace(STAGE, name="a")
+    other = dataclasses.replace(STAGE, start="a", model=ModelConfig())
+    with pytest.raises(ValueError, match=r"stages\[1\]\.model: is not that of .start"):
+        check_config(Config("c", DataConfig(), MODEL, (first, other)))

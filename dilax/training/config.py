@@ -18,17 +18,9 @@ from cattrs.v import format_exception
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
 from dilax.input import Augmentation, Reading
-from dilax.models import (
-    DEEP_STEM,
-    VGG16,
-    Block,
-    ContextLayer,
-    ContextModule,
-    DilatedNet,
-    FrontEnd,
-    Layer,
-    ResNet,
-)
+from dilax.models import ContextLayer, DilatedNet
+from dilax.training.network import ModelConfig as ModelConfig
+from dilax.training.network import build_network
 
 
 @dataclasses.dataclass
@@ -152,42 +144,12 @@ class StageConfig:
     checkpoint_every: int = 500
     remat: bool = False
     crf: CRFConfig | None = None
-    model: "ModelConfig | None" = None
+    model: ModelConfig | None = None
 
     @property
     def crf_kind(self) -> Literal["", "dense", "rnn"]:
         """Of the stage's CRF; `""` without one."""
         return self.crf.kind if self.crf else ""
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """Fields of `FrontEnd` or `ResNet`, `ContextModule` and `DilatedNet`; see there.
-
-    The context module's table belongs to the stage, as stages compare tables.
-
-    Attributes:
-        blocks: a table of these makes a `ResNet` of the front end, and leaves `layers`,
-            `head_channels` and `norm` out of account.
-        batch_norm: of a `ResNet`, in the stages that train it.
-    """
-
-    layers: tuple[Layer, ...] = VGG16
-    width_multiplier: float = 1.0
-    head_channels: int | None = None
-    final_name: str = "final"
-    padding: Literal["valid", "same", "reflect"] = "valid"
-    norm: bool = False
-    blocks: tuple[Block, ...] = ()
-    stem: tuple[tuple[int, int, int], ...] = DEEP_STEM
-    batch_norm: Literal["running", "frozen"] = "running"
-    final_rates: tuple[int, ...] = ()
-    duc: int = 1
-    context_prefix: str = "ctx_"
-    context_padding: Literal["layer", "entry"] = "layer"
-    context_border: Literal["zero", "reflect"] = "zero"
-    context_sigma: float = 0.01
-    upsample: bool = False
 
 
 @dataclasses.dataclass
@@ -303,56 +265,14 @@ def build_spec(config: Config) -> DatasetSpec:
 
 
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
-    """The network of a stage: the configured front end with the stage's context."""
-    model, dtype = stage.model or config.model, jnp.dtype(config.dtype)
-    context = ContextModule(
-        num_classes * model.duc**2,
+    """The network of a stage: its front end with its context module."""
+    return build_network(
+        stage.model or config.model,
+        num_classes,
         stage.context,
-        model.context_prefix,
-        model.context_padding,
-        model.context_border,
-        model.context_sigma,
-        dtype,
-    )
-    build = _resnet if model.blocks else _vgg
-    front_end = build(model, stage, num_classes, dtype)
-    return DilatedNet(front_end, context if stage.context else None, model.upsample)
-
-
-def _vgg(
-    model: ModelConfig, stage: StageConfig, num_classes: int, dtype: Any
-) -> FrontEnd:
-    return FrontEnd(
-        num_classes,
-        model.layers,
-        model.width_multiplier,
-        model.head_channels,
-        model.final_name,
-        model.padding,
-        model.norm,
-        stage.remat,
-        dtype,
-        model.final_rates,
-        model.duc,
-    )
-
-
-def _resnet(
-    model: ModelConfig, stage: StageConfig, num_classes: int, dtype: Any
-) -> ResNet:
-    trains = stage.trains in ("front_end", "all")
-    return ResNet(
-        num_classes,
-        model.blocks,
-        model.stem,
-        model.width_multiplier,
-        model.final_name,
-        model.final_rates,
-        model.duc,
-        "reflect" if model.padding == "reflect" else "same",
-        model.batch_norm if trains else "frozen",
-        stage.remat,
-        dtype,
+        trains_front_end=stage.trains in ("front_end", "all"),
+        remat=stage.remat,
+        dtype=jnp.dtype(config.dtype),
     )
 
 
