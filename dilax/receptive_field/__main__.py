@@ -127,7 +127,7 @@ def _listed(numbers) -> str:
 def _network_told(model: DilatedNet) -> list[str]:
     parts = {"front end": model.front_end.receptive_field}
     if model.context is not None:
-        parts["context module, in cells"] = model.context.receptive_field
+        parts["context module, in cells"] = receptive_field(model.context.rows)
     parts["network"] = model.receptive_field
     margins = {"front end": model.margin, "network": model.margin}
     return [
