@@ -11,7 +11,14 @@ from tiny_run import optimizer, tiny_config, write_images
 
 import dilax
 from dilax.datasets import DatasetSpec
-from dilax.models import BASIC, PLAIN_STEM, Block, init_params
+from dilax.models import (
+    BASIC,
+    PLAIN_STEM,
+    Block,
+    apply_over_rows,
+    init_params,
+    row_mesh,
+)
 from dilax.ops import jit
 from dilax.training import Config, DataConfig, ModelConfig, StageConfig
 from dilax.training.checks import check_config
@@ -227,6 +234,16 @@ def test_the_experiment_s_networks_differ_in_rates_and_dense_upsampling(name):
     assert rates[0] == rates[2] == [1] * 7 + [2] * 6 + [4] * 3
     assert rates[1] == rates[3] == [1] * 7 + [2, 2, 5, 9, 1, 2, 5, 9, 17]
     assert models["hdc"].front_end.duc == models["rate_2"].front_end.duc == 1
+
+
+def test_rows_are_not_spread_over_devices():
+    config = Config("c", DataConfig(), MODEL, (STAGE,))
+    config.mesh.rows = 2
+    with pytest.raises(ValueError, match=r"mesh.rows=2: strides, normalisation"):
+        check_config(config)
+    model = build_model(config, STAGE, 3)
+    with pytest.raises(ValueError, match=r"stride=2 does not spread over rows"):
+        apply_over_rows(model, _params(model), jnp.zeros((1, 32, 32, 3)), row_mesh(1))
 
 
 def test_a_stage_that_starts_from_another_has_its_network():

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,35 +193,3 @@ def test_a_step_agrees_with_pytorch():
         np.testing.assert_allclose(after[module][name]["kernel"], kernel, atol=2e-5)
         bias = (b - 2e-2 * b.grad).detach().numpy()
         np.testing.assert_allclose(after[module][name]["bias"], bias, atol=2e-5)
-
-
-TWO_DEVICES = """
-import sys; sys.path.insert(0, {tests!r})
-import jax, numpy as np
-import test_training_step as t
-from dilax.training.sharding import Placement
-stage = t._stage(accumulate={parts})
-model = t.build_model(t.config_of(t.NO_DROPOUT), stage, 3)
-place = Placement(stage.batch_size // stage.accumulate)
-params = t.init_params(model, 0)
-state = place.everywhere(t.init_state(params, stage))
-batch = place.split(t._batch())
-assert len(batch["image"].sharding.device_set) == 2 == len(jax.devices())
-state, metrics = t.jit(t.make_train_step(model, stage, t.SPEC, 0))(state, {{}}, batch)
-leaves = jax.tree.leaves(jax.device_get(state.params))
-np.savez({out!r}, *leaves)
-"""
-
-
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_devices_take_the_step_of_one(parts, tmp_path):
-    out = str(tmp_path / "params.npz")
-    code = TWO_DEVICES.format(tests=os.path.dirname(__file__), parts=parts, out=out)
-    flags = "--xla_force_host_platform_device_count=2"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True)
-    _, one, _ = _step(_stage(), NO_DROPOUT)
-    with np.load(out) as arrays:
-        two = list(arrays.values())
-    for a, b in zip(jax.tree.leaves(one), two, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -132,11 +131,11 @@ class MapExample:
         return cut
 
 
-class _Apply(grain.transforms.RandomMap):
+class _Apply:
     def __init__(self, example: Example):
         self._example = example
 
-    def random_map(self, element: dict, rng: np.random.Generator) -> Batch:
+    def __call__(self, element: dict, rng: np.random.Generator) -> Batch:
         result = self._example(element, rng)
         return {name: np.ascontiguousarray(array) for name, array in result.items()}
 
@@ -168,6 +167,8 @@ def training_batches(
     Raises:
         ValueError: if the shards do not divide the batch.
     """
+    import grain  # here, as it takes a second to import orbax
+
     reading = reading or Reading()
     index, count = shard
     if batch_size % count:
@@ -207,6 +208,8 @@ def in_order(
         batch_size: samples a list.
         threads: reader threads.
     """
+    import grain
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     samples = iter(grain.MapDataset.source(source).to_iter_dataset(options))
     chunk: list[dict] = []

@@ -110,6 +110,7 @@ def predictor_of(values: Any, batch_size: int) -> Predictor:
         mode=values.tiling,
         scales=scales,
         mirror=values.mirror,
+        rows=values.rows,
     )
 
 

@@ -103,6 +103,13 @@ def _define_prediction_flags() -> None:
     flags.DEFINE_list(
         "scales", ["1"], "eval, predict, submit: sizes whose predictions are averaged."
     )
+    flags.DEFINE_integer(
+        "rows",
+        1,
+        "eval, predict, submit: devices over which the rows of an image's maps are "
+        "spread, where one does not hold them.",
+        lower_bound=1,
+    )
     flags.DEFINE_bool(
         "mirror", False, "eval, predict, submit: average with the mirrored image's."
     )
@@ -110,6 +117,15 @@ def _define_prediction_flags() -> None:
 
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
-    *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
+    *(
+        "outputs",
+        "frames",
+        "overwrite",
+        "max_pixels",
+        "tiling",
+        "scales",
+        "mirror",
+        "rows",
+    ),
     *("competition", "network", "estimate", "profile", "seeds", "boundaries"),
 )

@@ -20,6 +20,7 @@ from dilax.models.dilated_net import (
 )
 from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, FrontEnd, Layer
 from dilax.models.layer_calls import LayerCall, layer_calls, undilated_twin
+from dilax.models.over_rows import apply_over_rows, row_mesh
 from dilax.models.parameters import init_params, param_shapes
 from dilax.models.resnet import (
     DEEP_STEM,
@@ -58,6 +59,7 @@ __all__ = [
     "NetworkCost",
     "ResNet",
     "Work",
+    "apply_over_rows",
     "dilation7_kitti",
     "dilation8_camvid",
     "dilation8_voc",
@@ -68,6 +70,7 @@ __all__ = [
     "param_shapes",
     "resnet_blocks",
     "resnet_duc",
+    "row_mesh",
     "undilated",
     "undilated_twin",
     "with_rates",

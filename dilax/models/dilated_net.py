@@ -19,6 +19,7 @@ from dilax.ops import (
     receptive_field,
     upsample_bilinear,
 )
+from dilax.ops.row_shards import balanced_rows
 
 
 class DilatedNet(nn.Module):
@@ -86,6 +87,7 @@ class DilatedNet(nn.Module):
         self, maps: Float[Array, "b h w k"], train: bool = False
     ) -> Float[Array, "b h2 w2 k2"]:
         """What follows the front end: context module and upsampling."""
+        maps = balanced_rows(maps)  # margins are gone
         logits = maps if self.context is None else self.context(maps, train=train)
         return self.enlarged(logits)
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dilax.models.dropout import Dropout
 from dilax.models.layers import DilatedConv, MaxPool, score_layer, score_rows
 from dilax.ops import ReceptiveField, receptive_field
 
@@ -167,7 +168,7 @@ class FrontEnd(nn.Module):
                 x = nn.LayerNorm(dtype=self.dtype, name=f"{row.name}_norm")(x)
             x = nn.relu(x)
             if row.dropout:
-                x = nn.Dropout(row.dropout, deterministic=not train)(x)
+                x = Dropout(row.dropout)(x, train=train)
         return x
 
 

@@ -5,6 +5,8 @@ Wang et al. (2018), "Understanding Convolution for Semantic Segmentation", §3.1
 
 from jaxtyping import Array, Float
 
+from dilax.ops.row_shards import refuse_shards
+
 
 def depth_to_space(
     x: Float[Array, "b h w c"], factor: int
@@ -31,6 +33,7 @@ def depth_to_space(
 
     Source: Wang et al. (2018), §3.1; the channel order is that of their public code.
     """
+    refuse_shards("depth_to_space")
     b, h, w, c = x.shape
     if factor < 1 or c % factor**2:
         raise ValueError(f"factor={factor}: {c} channels are no multiple of its square")

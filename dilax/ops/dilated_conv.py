@@ -15,11 +15,15 @@ from dilax.ops.lowerings import (
     input_gradient,
     kernel_gradient,
 )
+from dilax.ops.row_shards import current_shards, refuse_shards
 from dilax.ops.winograd import direct
 
+Border = Literal["zero", "reflect"]
 Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...]
 
 _ALLOWED = "'valid', 'same', 'reflect', an int >= 0 or ((top, bottom), (left, right))"
+
+_MODES = {"zero": "constant", "reflect": "reflect"}
 
 
 def dilated_conv(
@@ -83,24 +87,37 @@ def dilated_conv(
         raise ValueError(
             f"x has {x.shape[-1]} channels, the kernel expects {kernel.shape[2]}"
         )
+    if stride > 1:
+        refuse_shards(f"a convolution of stride={stride}")
     extent = tuple(dilation * (k - 1) for k in kernel.shape[:2])
     widths = _pad_widths(padding, extent)
-    x = pad_maps(x, widths, "reflect" if padding == "reflect" else "zero")
-    if any(size <= e for size, e in zip(x.shape[1:3], extent, strict=True)):
+    border: Border = "reflect" if padding == "reflect" else "zero"
+
+    def valid(x, kernel):
+        if stride > 1:
+            return direct(x, kernel, stride=stride)
+        choice = (
+            _chosen(lowering)
+            if lowering
+            else choose(x.shape, kernel.shape, dilation, x.dtype)
+        )
+        if choice == DIRECT:
+            return convolve(x, kernel, dilation, "direct")
+        return _convolved(x, kernel, dilation, choice)
+
+    if shards := current_shards():
+        return shards.convolve(x, kernel, widths, _MODES[border], extent[0], valid)
+    x = pad_maps(x, widths, border)
+    _check_size(x.shape[1:3], extent, padding)
+    return valid(x, kernel)
+
+
+def _check_size(size: tuple[int, ...], extent: tuple[int, ...], padding) -> None:
+    if any(n <= e for n, e in zip(size, extent, strict=True)):
         raise ValueError(
-            f"a padded input of {x.shape[1]}x{x.shape[2]} is smaller than the dilated "
+            f"a padded input of {size[0]}x{size[1]} is smaller than the dilated "
             f"kernel of {extent[0] + 1}x{extent[1] + 1} (padding={padding!r})"
         )
-    if stride > 1:
-        return direct(x, kernel, stride=stride)
-    choice = (
-        _chosen(lowering)
-        if lowering
-        else choose(x.shape, kernel.shape, dilation, x.dtype)
-    )
-    if choice == DIRECT:
-        return convolve(x, kernel, dilation, "direct")
-    return _convolved(x, kernel, dilation, choice)
 
 
 def _chosen(lowering: Lowering | Choice) -> Choice:
@@ -135,7 +152,7 @@ _convolved.defvjp(_forward, _backward)
 def pad_maps(
     x: Float[Array, "b h w c"],
     widths: tuple[tuple[int, int], ...],
-    border: Literal["zero", "reflect"] = "zero",
+    border: Border = "zero",
 ) -> Float[Array, "b h2 w2 c"]:
     """Pads rows and columns with zeros, or by reflection (edge cell not repeated).
 
@@ -148,12 +165,13 @@ def pad_maps(
     Raises:
         ValueError: if the border is not one of these.
     """
-    modes = {"zero": "constant", "reflect": "reflect"}
-    if border not in modes:
+    if border not in _MODES:
         raise ValueError(f"border={border!r} is not one of 'zero', 'reflect'")
     if not any(sum(w) for w in widths):
         return x
-    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=modes[border])
+    if shards := current_shards():
+        return shards.pad(x, widths, _MODES[border])
+    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=_MODES[border])
 
 
 def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> tuple:

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dilax.ops.row_shards import current_shards, refuse_shards
+
 
 def max_pool(
     x: Float[Array, "b h w c"],
@@ -33,6 +35,14 @@ def max_pool(
         Without stride and padding ⌈h / size⌉ rows and ⌈w / size⌉ columns; with them
         ⌊(h + 2·padding − size) / stride⌋ + 1.
     """
+    if stride or padding:
+        refuse_shards(f"a pool of stride={stride} and padding={padding}")
+    pooled = functools.partial(_pooled, size=size, stride=stride, padding=padding)
+    shards = current_shards()
+    return shards.pool(x, size, pooled) if shards else pooled(x)
+
+
+def _pooled(x, size: int, stride: int | None, padding: int):
     step = stride or size
     over = [-n % size if stride is None else padding for n in x.shape[1:3]]
     if padding or any(over):

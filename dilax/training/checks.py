@@ -3,7 +3,7 @@
 from typing import Any
 
 from dilax.input import check_crop
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, ResNet
 from dilax.training.config import (
     Config,
     CRFConfig,
@@ -25,6 +25,11 @@ def check_config(config: Config) -> None:
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
     _check_model(config.model, "model.")
+    _check_positive(config.mesh, "mesh.", "rows", "model")
+    if config.mesh.data < 0:
+        raise ValueError(
+            f"--config.mesh.data={config.mesh.data}: must be positive, or 0 for all"
+        )
     seen: dict[str, StageConfig] = {}
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
@@ -32,8 +37,20 @@ def check_config(config: Config) -> None:
         _check_crf(stage, flag, seen)
         if stage.model:
             _check_model(stage.model, f"stages[{i}].model.")
+        if stage.crf_kind == "rnn" and config.mesh.rows > 1:
+            raise ValueError(
+                f"--config.mesh.rows={config.mesh.rows}: {flag}.crf sees whole images; "
+                "take rows=1"
+            )
         model = build_model(config, stage, num_classes=2)
         _check_duc(model)
+        if config.mesh.rows > 1 and (
+            isinstance(model.front_end, ResNet) or model.front_end.duc > 1
+        ):
+            raise ValueError(
+                f"--config.mesh.rows={config.mesh.rows}: strides, normalisation of "
+                "batches and DUC do not spread over rows; take rows=1"
+            )
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):
             check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")

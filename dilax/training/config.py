@@ -11,9 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-import cattrs
 import jax.numpy as jnp
-from cattrs.v import format_exception
 
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
@@ -197,6 +195,25 @@ class DataConfig:
 
 
 @dataclasses.dataclass
+class MeshConfig:
+    """How the devices of all processes share the work; it changes no result.
+
+    Attributes:
+        data: devices over which examples are spread; 0 takes all that are left.
+        rows: devices over which the rows of an image's maps are spread, for images
+            that one device does not hold.
+        model: devices over which the channels of fc6 and fc7 are spread.
+        shard_params: spread parameters and the optimizer's state over `data`, too,
+            instead of a copy on each: less memory, more talk.
+    """
+
+    data: int = 0
+    rows: int = 1
+    model: int = 1
+    shard_params: bool = False
+
+
+@dataclasses.dataclass
 class Config:
     """A run.
 
@@ -206,6 +223,7 @@ class Config:
         data: the images.
         stages: the recipe.
         reading: threads and memory for training images; it may change on resuming.
+        mesh: how devices share the work; it may change on resuming.
         dtype: of the networks' computation. Parameters, the optimizer's state, logits
             and the loss are float32 in either.
         seed: with the step, decides all randomness.
@@ -226,6 +244,7 @@ class Config:
     model: ModelConfig
     stages: tuple[StageConfig, ...]
     reading: Reading = field(default_factory=Reading)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     log_every: int = 20
@@ -309,6 +328,8 @@ def from_json(kind: type, path: Path) -> Any:
 
 def _structure(kind: type, data: Any, root: str) -> Any:
     """Data as `kind`, or a message that names the fields whose type is another."""
+    import cattrs  # here, as what does not read configurations runs without it
+
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole_number)
     converter.register_structure_hook(bool, _truth)
@@ -321,6 +342,8 @@ def _structure(kind: type, data: Any, root: str) -> Any:
 
 
 def _reason(error: BaseException, kind: Any) -> str:
+    from cattrs.v import format_exception
+
     reason = str(error) if type(error) is ValueError else format_exception(error, kind)
     match = re.fullmatch(
         r"unknown error \((.*) in literal typing.Literal(.*)\)", reason

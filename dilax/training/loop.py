@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import palette_image, save_image
 from dilax.models import DilatedNet
@@ -83,19 +81,19 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     if stage.crf_kind == "dense":
         return find_dense(run, stage)
     model = build_model(run.config, stage, run.spec.num_classes)
-    placement = Placement(stage.batch_size // stage.accumulate)
+    placement = Placement(run.config, stage, model)
     checkpoints = Checkpoints(run.workdir, stage.name)
     try:
         params = _start(run, stage, model, fresh=checkpoints.latest is None)
-        trained, frozen = placement.everywhere(split_params(params, stage))
-        state = placement.everywhere(init_state(trained, stage))
+        trained, frozen = placement.parameters(split_params(params, stage))
+        state = placement.parameters(init_state(trained, stage))
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
         if int(state.step) < stage.steps:
             state = _run_steps(run, stage, model, placement, state, frozen, checkpoints)
     finally:
         checkpoints.close()
-    return model, jax.device_put({**frozen, **state.params}, jax.devices()[0])
+    return model, placement.local({**frozen, **state.params})
 
 
 def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Params:
@@ -124,11 +122,11 @@ def _run_steps(
 ) -> TrainState:
     """The loop: batches in, steps, reports, evaluations, checkpoints."""
     start = int(state.step)
-    source, monitor = stage_inputs(run, stage, model, frozen)
+    source, monitor = stage_inputs(run, stage, model, placement.local(frozen))
     batches = stage_batches(run, stage, model, source, start)
     power = run.config.data.class_weight_power
     weights = class_weights(run.train, run.spec, power) if power else None
-    step = jit_train_step(model, stage, run.spec, run.config.seed)
+    step = jit_train_step(model, stage, run.spec, run.config.seed, placement)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
         batch = reporter.next_batch(batches, placement)
         for number in range(start + 1, stage.steps + 1):
@@ -144,7 +142,8 @@ def _run_steps(
                 reporter.catch_up()
                 mean_iou = None
                 if evaluates:
-                    mean_iou = reporter.evaluation(number, *monitor(state.params))
+                    trained = placement.local(state.params)
+                    mean_iou = reporter.evaluation(number, *monitor(trained))
                 checkpoints.save(state, mean_iou)
             if stop:
                 raise Interrupted(
@@ -178,7 +177,7 @@ class _Reporter:
         start = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - start
-        return placement.split(batch)
+        return placement.batch(batch)
 
     def add(self, number: int, metrics: dict) -> None:
         """Takes a step's metrics, and reports those of the step before."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
@@ -39,6 +38,8 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, stage: str, start: int):
+        from tensorboardX import SummaryWriter  # here: it imports PyTorch if it can
+
         self._stage = stage
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():

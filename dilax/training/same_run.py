@@ -15,6 +15,7 @@ def check_same_config(old: Config, new: Config, path: Path) -> None:
     for side in (before, after):
         side["data"].pop("data_dir")  # data may move
         side.pop("reading")  # and be read in another way
+        side.pop("mesh")  # on other devices
     changed = [k for k in after if before.get(k) != after[k]]
     if changed:
         detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)

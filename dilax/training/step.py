@@ -13,9 +13,11 @@ from dilax.datasets import DatasetSpec
 from dilax.input import subtract_mean
 from dilax.models import DilatedNet
 from dilax.ops import jit
+from dilax.ops.row_shards import row_shards
 from dilax.training.config import StageConfig
 from dilax.training.losses import count_valid, cross_entropy_sum
 from dilax.training.optimizer import build_optimizer, build_schedule
+from dilax.training.sharding import Placement
 from dilax.training.structured import Params, rnn_logits
 
 
@@ -62,6 +64,7 @@ def make_train_step(
     spec: DatasetSpec,
     seed: int,
     weights: Any = None,
+    placement: Placement | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step of a stage; compile it with the state donated.
 
@@ -76,6 +79,7 @@ def make_train_step(
         spec: mean pixel and ignore label.
         seed: of the run.
         weights: class weights (k,) or None.
+        placement: of the devices; None runs where its arguments are.
 
     Returns:
         A function of state, frozen parameters and a batch `{"image", "label"}` that
@@ -87,14 +91,19 @@ def make_train_step(
     def part_loss(trained, frozen, part, valid, key):
         params, rngs = {**frozen, **trained}, {"dropout": key}
         drops = stage.trains != "crf"  # a frozen network is as it predicts
+        shards, inputs, labels = None, part["image"], part["label"]
+        if placement and (shards := placement.shards()):
+            stride = 1 if stage.inputs == "maps" else model.map_stride
+            inputs = shards.spread(inputs, stride)
         options: Any = {"train": drops, "rngs": rngs, "mutable": ["batch_stats"]}
-        logits, changed = apply_stage(
-            model, stage, spec, params, part["image"], **options
-        )
+        with row_shards(shards):
+            logits, changed = apply_stage(model, stage, spec, params, inputs, **options)
         if stage.crf_kind == "rnn":
             rnn = params["crf"]
             logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
-        total = cross_entropy_sum(logits, part["label"], spec.ignore_label, weights)
+        more = ((0, 0), (0, logits.shape[1] - labels.shape[1]), (0, 0))
+        labels = jnp.pad(labels, more, constant_values=spec.ignore_label)
+        total = cross_entropy_sum(logits, labels, spec.ignore_label, weights)
         return total / valid, changed.get("batch_stats", {})
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array]):
@@ -117,13 +126,18 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        after = TrainState(state.step + 1, params, opt_state)
+        return placement.pinned(after) if placement else after, metrics
 
     return step
 
 
 def jit_train_step(
-    model: DilatedNet, stage: StageConfig, spec: DatasetSpec, seed: int
+    model: DilatedNet,
+    stage: StageConfig,
+    spec: DatasetSpec,
+    seed: int,
+    placement: Placement | None = None,
 ) -> Any:
     """The step of `make_train_step`, jitted, its state donated.
 
@@ -132,7 +146,8 @@ def jit_train_step(
     """
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array], weights):
-        return make_train_step(model, stage, spec, seed, weights)(state, frozen, batch)
+        make = make_train_step(model, stage, spec, seed, weights, placement)
+        return make(state, frozen, batch)
 
     return jit(step, donate_argnums=0)
 
