@@ -52,3 +52,13 @@ def test_cells_that_tie_share_the_gradient():
 def test_the_overhanging_window_takes_the_largest_of_what_is_there():
     x = -jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(max_pool(x)[0, ..., 0], [[-1, -3], [-7, -9]])
+
+
+@pytest.mark.parametrize("size, stride, padding", [(3, 2, 1), (3, 2, 0), (2, 1, 0)])
+@pytest.mark.parametrize("shape", [(8, 9), (7, 12), (5, 5)])
+def test_overlapping_windows_are_those_of_pytorch(torch, size, stride, padding, shape):
+    x = np.random.default_rng(0).normal(-3, 1, (2, *shape, 4)).astype("f4")
+    twin = torch.tensor(x).permute(0, 3, 1, 2)
+    twin = torch.nn.functional.max_pool2d(twin, size, stride, padding)
+    ours = max_pool(jnp.asarray(x), size, stride, padding)
+    np.testing.assert_array_equal(ours, twin.permute(0, 2, 3, 1))

@@ -140,11 +140,10 @@ def sizes_taken(model: DilatedNet) -> Sizes:
 def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
     """(width in cells, stride) of the reflections inside the network."""
     stride, context = 1, model.context
-    for row in model.front_end.layers:
-        if row.channels == 0:
-            stride *= row.kernel
-        elif model.front_end.padding == "reflect":
-            yield (row.dilation * (row.kernel - 1) + 1) // 2, stride
+    for kernel, dilation, step, padding in model.front_end.rows:
+        if model.front_end.padding == "reflect" and (padding or step == 1):
+            yield (dilation * (kernel - 1) + 1) // 2, stride
+        stride *= step
     if context is None or context.border != "reflect" or context.padding == "none":
         return
     whole = context.padding == "entry"

@@ -107,7 +107,8 @@ class Predictor:
         # Blending takes the cells before the network's own upsampling, of which there
         # are 64 times fewer; they are logits then.
         self._logits = mode == "blend" and model.upsample
-        self._stride = model.map_stride if self._logits else model.output_stride
+        cells = model.clone(upsample=False) if self._logits else model
+        self._stride = cells.output_stride
         self._plan((1, 1))
         self._run_tiles = jit(self._tile_cells)
         self._run_maps = jit(self._tile_maps)
@@ -204,7 +205,8 @@ class Predictor:
         if self.mode != "blend":
             return self._plan_protocol(size)
         margin, stride = self.model.margin, self._stride
-        return plan_blend(size, self.spec.tile, margin, stride, self.overlap)
+        unit = self.model.map_stride // stride
+        return plan_blend(size, self.spec.tile, margin, stride, self.overlap, unit)
 
     def _bands(
         self, images: Sequence[np.ndarray], probabilities: bool

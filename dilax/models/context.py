@@ -98,6 +98,12 @@ class ContextModule(nn.Module):
         """What one output cell sees of the input maps, in cells (Basic: 67)."""
         return receptive_field([(3, row.dilation) for row in self.layers])
 
+    @property
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kernel, dilation, stride, padding) of its layers, as if each padded."""
+        pads = self.padding != "none"
+        return [(3, d, 1, d * pads) for d in (row.dilation for row in self.layers)]
+
     def _conv(
         self, name: str, kernel: int, dilation: int, multiplier: int, padding: Padding
     ):

@@ -156,11 +156,20 @@ def _multiply_adds(call: LayerCall) -> int:
     pairs = call.input.shape[0] * c * d
     for axis, count in enumerate(taps, 1):
         size, out = call.input.shape[axis], call.output.shape[axis]
-        before = (out + call.dilation * (count - 1) - size) // 2
+        before, step = call.pad + _own_padding(call, count), call.stride
         starts = [call.dilation * tap - before for tap in range(count)]
-        inside = [max(0, min(out, size - s) - max(0, -s)) for s in starts]
+        inside = [
+            max(0, min(out, -((s - size) // step)) - max(0, -(s // step)))
+            for s in starts
+        ]
         pairs *= count * out if reflects else sum(inside)
     return pairs
+
+
+def _own_padding(call: LayerCall, count: int) -> int:
+    """Cells that a convolution of so many taps pads before the first one."""
+    pads = getattr(call.layer, "padding", "valid") != "valid"
+    return call.dilation * (count - 1) // 2 if pads else 0
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:

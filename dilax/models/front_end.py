@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dilax.models.dropout import Dropout
-from dilax.models.layers import DilatedConv
-from dilax.ops import ReceptiveField, max_pool, receptive_field
+from dilax.models.layers import DilatedConv, MaxPool, score_layer, score_rows
+from dilax.ops import ReceptiveField, receptive_field
 
 
 class Layer(NamedTuple):
@@ -68,8 +68,8 @@ class FrontEnd(nn.Module):
 
     Args of `__call__`: x (b, h, w, 3), mean-subtracted BGR on the 0..255 scale, padded
     by `margin` where the output shall cover the image; train turns dropout on (rng
-    `"dropout"`). Returns logits (b, h', w', num_classes), float32; for VGG-16
-    h' = (h − 372) / 8.
+    `"dropout"`). Returns logits (b, h', w', num_classes · duc²), float32; for
+    VGG-16 h' = (h − 372) / 8.
 
     Without ImageNet weights the convolutions start with He et al.'s (2015) normal
     initialisation; `final` starts with N(0, 0.001²) as in the release.
@@ -80,7 +80,10 @@ class FrontEnd(nn.Module):
         width_multiplier: scales every layer's channels.
         head_channels: channels of the layers with dropout (fc6, fc7), where they shall
             not follow the width.
-        final_name: name of the closing 1×1 layer (`fc-final` in the VOC release).
+        final_name: name of the closing layer (`fc-final` in the VOC release).
+        final_rates: of a `ParallelConv` that closes the network in place of the paper's
+            1×1 convolution; it pads its maps.
+        duc: r: the closing layer gives r² maps a class (see `DilatedNet`).
         padding: `"valid"` (the paper: pad the image instead), or `"same"` or
             `"reflect"` padding in every layer: five times cheaper on small crops, but
             scores then depend on where a crop or tile ends.
@@ -103,20 +106,33 @@ class FrontEnd(nn.Module):
     norm: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
+    final_rates: tuple[int, ...] = ()
+    duc: int = 1
+
+    @property
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kernel, dilation, stride, padding) of the layers that widen the field."""
+        return [*self._table_rows(), *score_rows(self.final_rates)]
+
+    def _table_rows(self) -> list[tuple[int, int, int, int]]:
+        rows = []
+        for r in self.layers:
+            pool, pads = r.channels == 0, self.padding != "valid"
+            pad = r.dilation * (r.kernel - 1) // 2 if pads and not pool else 0
+            rows.append((r.kernel, r.dilation, r.kernel if pool else 1, pad))
+        return rows
 
     @property
     def receptive_field(self) -> ReceptiveField:
         """What one output cell sees of the image, in pixels."""
-        rows = [
-            (r.kernel, r.dilation, r.kernel if r.channels == 0 else 1)
-            for r in self.layers
-        ]
-        return receptive_field(rows)
+        return receptive_field(self.rows)
 
     @property
     def margin(self) -> int:
         """Pixels of surroundings that an image needs on every side (VGG-16: 186)."""
-        return self.receptive_field.margin if self.padding == "valid" else 0
+        if self.padding != "valid":
+            return 0
+        return receptive_field(self._table_rows()).margin
 
     def _channels(self, row: Layer) -> int:
         if row.dropout and self.head_channels is not None:
@@ -130,19 +146,15 @@ class FrontEnd(nn.Module):
         for rows in _blocks(self.layers):
             run = functools.partial(FrontEnd._run, rows=rows, train=train)
             x = nn.remat(run)(self, x) if self.remat else run(self, x)
-        final = DilatedConv(
-            self.num_classes,
-            kernel_size=1,
-            kernel_init=nn.initializers.normal(0.001),
-            dtype=self.dtype,
-            name=self.final_name,
-        )
+        features = self.num_classes * self.duc**2
+        rates, name = self.final_rates, self.final_name
+        final = score_layer(features, rates, self.padding, self.dtype, name)
         return jnp.asarray(final(x), jnp.float32)
 
     def _run(self, x, rows: tuple[Layer, ...], train: bool):
         for row in rows:
             if row.channels == 0:
-                x = max_pool(x, row.kernel)
+                x = MaxPool(row.kernel, name=row.name)(x)
                 continue
             x = DilatedConv(
                 self._channels(row),

@@ -2,6 +2,7 @@
 
 from dilax.ops.compilation_cache import keep_compiled
 from dilax.ops.compiler import jit
+from dilax.ops.depth_to_space import depth_to_space
 from dilax.ops.dilated_conv import dilated_conv
 from dilax.ops.initializers import identity_init
 from dilax.ops.pooling import max_pool
@@ -10,6 +11,7 @@ from dilax.ops.upsampling import upsample_bilinear
 
 __all__ = [
     "ReceptiveField",
+    "depth_to_space",
     "dilated_conv",
     "identity_init",
     "jit",

@@ -15,7 +15,8 @@ from dilax.ops.lowerings import (
     input_gradient,
     kernel_gradient,
 )
-from dilax.ops.row_shards import current_shards
+from dilax.ops.row_shards import current_shards, refuse_shards
+from dilax.ops.winograd import direct
 
 Border = Literal["zero", "reflect"]
 Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...]
@@ -30,10 +31,11 @@ def dilated_conv(
     kernel: Float[Array, "kh kw c d"],
     *,
     dilation: int = 1,
+    stride: int = 1,
     padding: Padding = "valid",
     lowering: Lowering | Choice | None = None,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Convolves with a dilated kernel at stride 1, as Caffe and the release do.
+    """Convolves with a dilated kernel, as Caffe and the release do.
 
     The output at p sums `x[p + l·t] · kernel[t]` over the taps t, a correlation.
     Eq. 2 of the paper, F *_l k (p) = Σ_{s + l·t = p} F(s) k(t), is a convolution: it
@@ -47,20 +49,24 @@ def dilated_conv(
         x: input maps, NHWC.
         kernel: taps × input maps × output maps, HWIO.
         dilation: l, the distance between taps in cells; 1 is an ordinary convolution.
+        stride: cells from one output to the next; undilated kernels take more than 1.
         padding: `"valid"` (none), `"same"` (zeros, output as large as the input),
             `"reflect"` (as large, edge cell not repeated), a number of zeros on each
-            side, or ((top, bottom), (left, right)) zeros.
+            side, or ((top, bottom), (left, right)) zeros. The sizes are those at
+            stride 1.
         lowering: how it is computed, `"direct"`, `"phases"`, `"pairs"`, `"taps"`,
             `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice` for the
             output and each gradient; None takes what was measured to be fastest. All
-            agree to rounding. Forward-mode derivatives need `"direct"`.
+            agree to rounding. Forward-mode derivatives need `"direct"`. A stride is
+            always XLA's own.
 
     Returns:
-        Output maps of h + padding − l·(kh − 1) rows, and columns likewise.
+        Output maps of ⌈(h + padding − l·(kh − 1)) / stride⌉ rows, and columns likewise.
 
     Raises:
-        ValueError: if the dilation, the padding or the lowering is not one of these,
-            channels disagree, or the padded input is smaller than the dilated kernel.
+        ValueError: if the dilation, the stride, the padding or the lowering is not one
+            of these, channels disagree, or the padded input is smaller than the dilated
+            kernel.
 
     Example:
         >>> x = jnp.arange(7.0).reshape(1, 1, 7, 1)
@@ -72,15 +78,24 @@ def dilated_conv(
     """
     if dilation < 1:
         raise ValueError(f"dilation={dilation} is not a positive integer")
+    if stride < 1 or (stride > 1 and dilation > 1):
+        raise ValueError(
+            f"stride={stride} is not a positive integer that is 1 where dilation="
+            f"{dilation} is not"
+        )
     if x.shape[-1] != kernel.shape[2]:
         raise ValueError(
             f"x has {x.shape[-1]} channels, the kernel expects {kernel.shape[2]}"
         )
+    if stride > 1:
+        refuse_shards(f"a convolution of stride={stride}")
     extent = tuple(dilation * (k - 1) for k in kernel.shape[:2])
     widths = _pad_widths(padding, extent)
     border: Border = "reflect" if padding == "reflect" else "zero"
 
     def valid(x, kernel):
+        if stride > 1:
+            return direct(x, kernel, stride=stride)
         choice = (
             _chosen(lowering)
             if lowering

@@ -248,6 +248,12 @@ def balanced_rows(x: Maps) -> Maps:
     return shards.balanced(x) if shards else x
 
 
+def refuse_shards(what: str) -> None:
+    """Raises ValueError within `row_shards`, where `what` does not know of rows."""
+    if _SCOPE.get():
+        raise ValueError(f"{what} does not spread over rows: take one device for them")
+
+
 def current_shards() -> RowShards | None:
     """Those of the `row_shards` around, if there are any."""
     return _SCOPE.get()

@@ -27,13 +27,14 @@ def direct(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "kh kw c d"],
     dilation: int | tuple[int, int] = 1,
+    stride: int = 1,
 ) -> Float[Array, "b h2 w2 d"]:
     """The valid convolution as XLA computes it."""
     both = (dilation, dilation) if isinstance(dilation, int) else dilation
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(1, 1),
+        window_strides=(stride, stride),
         padding="VALID",
         rhs_dilation=both,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -16,14 +16,9 @@ import jax.numpy as jnp
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
 from dilax.input import Augmentation, Reading
-from dilax.models import (
-    VGG16,
-    ContextLayer,
-    ContextModule,
-    DilatedNet,
-    FrontEnd,
-    Layer,
-)
+from dilax.models import ContextLayer, DilatedNet
+from dilax.training.network import ModelConfig as ModelConfig
+from dilax.training.network import build_network
 
 
 @dataclasses.dataclass
@@ -125,6 +120,8 @@ class StageConfig:
             again for the gradients: less memory for large crops, a third more time.
         crf: what follows the network, in training (`"rnn"`) and in evaluation; None is
             the network alone.
+        model: the stage's network where it is not the run's, as ablations compare
+            several.
     """
 
     name: str
@@ -145,31 +142,12 @@ class StageConfig:
     checkpoint_every: int = 500
     remat: bool = False
     crf: CRFConfig | None = None
+    model: ModelConfig | None = None
 
     @property
     def crf_kind(self) -> Literal["", "dense", "rnn"]:
         """Of the stage's CRF; `""` without one."""
         return self.crf.kind if self.crf else ""
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """Fields of `FrontEnd`, `ContextModule` and `DilatedNet`; see there.
-
-    The context module's table belongs to the stage, as stages compare tables.
-    """
-
-    layers: tuple[Layer, ...] = VGG16
-    width_multiplier: float = 1.0
-    head_channels: int | None = None
-    final_name: str = "final"
-    padding: Literal["valid", "same", "reflect"] = "valid"
-    norm: bool = False
-    context_prefix: str = "ctx_"
-    context_padding: Literal["layer", "entry"] = "layer"
-    context_border: Literal["zero", "reflect"] = "zero"
-    context_sigma: float = 0.01
-    upsample: bool = False
 
 
 @dataclasses.dataclass
@@ -306,29 +284,15 @@ def build_spec(config: Config) -> DatasetSpec:
 
 
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
-    """The network of a stage: the configured front end with the stage's context."""
-    model, dtype = config.model, jnp.dtype(config.dtype)
-    front_end = FrontEnd(
-        num_classes,
-        model.layers,
-        model.width_multiplier,
-        model.head_channels,
-        model.final_name,
-        model.padding,
-        model.norm,
-        stage.remat,
-        dtype,
-    )
-    context = ContextModule(
+    """The network of a stage: its front end with its context module."""
+    return build_network(
+        stage.model or config.model,
         num_classes,
         stage.context,
-        model.context_prefix,
-        model.context_padding,
-        model.context_border,
-        model.context_sigma,
-        dtype,
+        trains_front_end=stage.trains in ("front_end", "all"),
+        remat=stage.remat,
+        dtype=jnp.dtype(config.dtype),
     )
-    return DilatedNet(front_end, context if stage.context else None, model.upsample)
 
 
 def validated(config: Config) -> Config:

@@ -101,7 +101,7 @@ def _check_space(
         shape = source[i]["image"].shape
         rows, columns = predictor.map_size(shape, surroundings)
         height, width = scaled_size(shape, predictor.spec.scale)
-        cell = 4 * predictor.spec.num_classes
+        cell = 4 * predictor.spec.num_classes * predictor.model.front_end.duc**2
         sizes.append(rows * columns * cell + height * width)
     need, free = sum(sizes) / len(sizes) * len(missing), shutil.disk_usage(folder).free
     if need > free:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dilax.models import DilatedNet, FrontEnd
+from dilax.models import DilatedNet, FrontEnd, ResNet
 from dilax.ops.row_shards import RowShards
 from dilax.training.config import Config, MeshConfig, StageConfig
 
@@ -144,8 +144,10 @@ class Placement:
         return count > 1 and size % count == 0
 
 
-def _head(front_end: FrontEnd) -> list[str]:
-    """fc6, fc7: the layers with dropout, widest by far."""
+def _head(front_end: FrontEnd | ResNet) -> list[str]:
+    """fc6, fc7: the layers with dropout, widest by far; a ResNet has none."""
+    if isinstance(front_end, ResNet):
+        return []
     return [row.name for row in front_end.layers if row.dropout]
 
 

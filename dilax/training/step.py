@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
+from flax import struct, traverse_util
 
 from dilax.datasets import DatasetSpec
 from dilax.input import subtract_mean
@@ -70,7 +70,8 @@ def make_train_step(
 
     The batch is cut into `stage.accumulate` parts; each part's summed loss is divided
     by the number of valid pixels of the whole batch, so that the parts add up to the
-    gradient of the batch. Dropout is drawn from (seed, step, part).
+    gradient of the batch. Dropout is drawn from (seed, step, part). Running statistics
+    of batch normalisation move by what each part's would be, averaged.
 
     Args:
         model: the stage's network.
@@ -94,31 +95,32 @@ def make_train_step(
         if placement and (shards := placement.shards()):
             stride = 1 if stage.inputs == "maps" else model.map_stride
             inputs = shards.spread(inputs, stride)
+        options: Any = {"train": drops, "rngs": rngs, "mutable": ["batch_stats"]}
         with row_shards(shards):
-            logits: Any = apply_stage(
-                model, stage, spec, params, inputs, train=drops, rngs=rngs
-            )
+            logits, changed = apply_stage(model, stage, spec, params, inputs, **options)
         if stage.crf_kind == "rnn":
             rnn = params["crf"]
             logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
         more = ((0, 0), (0, logits.shape[1] - labels.shape[1]), (0, 0))
         labels = jnp.pad(labels, more, constant_values=spec.ignore_label)
         total = cross_entropy_sum(logits, labels, spec.ignore_label, weights)
-        return total / valid
+        return total / valid, changed.get("batch_stats", {})
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         valid = count_valid(batch["label"], spec.ignore_label)
-        gradient = jax.value_and_grad(part_loss)
+        gradient = jax.value_and_grad(part_loss, has_aux=True)
 
         def part_gradient(part, index):
             key_of_part = jax.random.fold_in(key, index)
             return gradient(state.params, frozen, part, valid, key_of_part)
 
         parts = jax.tree.map(lambda x: _cut(x, stage.accumulate), batch)
-        loss, grads = _sum_over(part_gradient, parts, stage.accumulate)
+        (loss, stats), grads = _sum_over(part_gradient, parts, stage.accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        stats = jax.tree.map(lambda x: x / stage.accumulate, stats)
+        params = _with_statistics(params, stats)
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(grads),
@@ -148,6 +150,12 @@ def jit_train_step(
         return make(state, frozen, batch)
 
     return jit(step, donate_argnums=0)
+
+
+def _with_statistics(params: Params, stats: Params) -> Params:
+    """The parameters with the running statistics of batch normalisation."""
+    changed = traverse_util.flatten_dict(stats)
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(params) | changed)
 
 
 def _cut(x, parts: int):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, ResNet
 from dilax.weights.inputs import adapted, shown
 from dilax.weights.match import check_weights, flat_shapes, listed, sources
 from dilax.weights.report import Report
@@ -71,8 +71,8 @@ def _adapt(
     mean: tuple[float, ...] | None,
 ) -> str:
     """Rewrites the first layer for our images; returns what to say about it."""
-    first = next(row.name for row in model.front_end.layers if row.channels)
-    kernel, bias = (f"front_end/{first}/{part}" for part in ("kernel", "bias"))
+    kernel, bias, sign = _first_layer(model)
+    first = kernel.split("/")[1]
     if kernel not in values:
         return f"{first} is not from the file; it takes whatever it learns to take"
     if weights.inputs is None:
@@ -80,11 +80,24 @@ def _adapt(
             "the file does not say which mean pixel its network expects subtracted: "
             "nothing was done about it"
         )
-    before = values[bias] if bias in values else np.asarray(flat[bias])
+    before = sign * (values[bias] if bias in values else np.asarray(flat[bias]))
     try:
         changed = adapted(values[kernel], before, weights.inputs, mean)
     except ValueError as error:
         raise ValueError(f"{weights.path}: {error}") from error
-    values[kernel], values[bias] = changed
+    values[kernel], values[bias] = changed[0], sign * changed[1]
     now = shown(mean or weights.inputs.mean)
     return f"{first} took {weights.inputs}; it takes BGR minus {now} now"
+
+
+def _first_layer(model: DilatedNet) -> tuple[str, str, float]:
+    """Names of the first kernel and of what shifts its outputs, and the shift's sign.
+
+    A ResNet's first layer has no bias: what would be added to its outputs is taken from
+    the mean that the normalisation subtracts.
+    """
+    front_end = model.front_end
+    if isinstance(front_end, ResNet):
+        return "front_end/conv1/kernel", "front_end/bn1/mean", -1.0
+    first = next(row.name for row in front_end.layers if row.channels)
+    return f"front_end/{first}/kernel", f"front_end/{first}/bias", 1.0
