@@ -1,6 +1,5 @@
 """One optimizer step as a pure function: (state, frozen, batch) → (state, metrics)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -167,13 +166,16 @@ def _sum_over(function, parts, count: int):
     """Σ function(part, index), one part after the other.
 
     XLA's CPU backend runs convolutions in the body of a loop many times slower than
-    outside, so there, and for a single part, nothing is rolled up.
+    outside, so there, and for a single part, nothing is rolled up. A part then waits
+    for the sum of those before, or all would be held at once.
     """
     if count == 1 or jax.default_backend() == "cpu":
-        each = (
-            function(jax.tree.map(lambda x, i=i: x[i], parts), i) for i in range(count)
-        )
-        return functools.reduce(functools.partial(jax.tree.map, jnp.add), each)
+        total = function(jax.tree.map(lambda x: x[0], parts), 0)
+        for i in range(1, count):
+            parts, total = jax.lax.optimization_barrier((parts, total))
+            part = function(jax.tree.map(lambda x, i=i: x[i], parts), i)
+            total = jax.tree.map(jnp.add, total, part)
+        return total
 
     def body(total, part_and_index):
         return jax.tree.map(jnp.add, total, function(*part_and_index)), None
