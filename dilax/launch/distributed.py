@@ -34,7 +34,7 @@ def join_job(values: Any) -> None:
         ) from error
 
 
-def _wait_for_answer(address: str, seconds: float) -> None:
+def _wait_for_answer(address: str, seconds: int) -> None:
     """JAX would end this process without a word to the point."""
     host, _, port = address.rpartition(":")
     end = time.monotonic() + seconds

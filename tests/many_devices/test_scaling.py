@@ -31,5 +31,5 @@ def test_bytes_between_devices_are_those_of_the_compiled_step(data, rows):
     if rows == 1:
         assert not found["collective-permute"]
     else:
-        assert found["collective-permute"] == pytest.approx(expected.halos, rel=0.2)
+        assert 1 <= found["collective-permute"] / expected.halos <= 1.35
     assert found["all-gather"] <= 0.1 * summed
