@@ -174,7 +174,7 @@ def collective_bytes(compiled: jax.stages.Compiled) -> Counter[str]:
     """Bytes that each kind of collective of a compiled program gives, on a device."""
     found: Counter[str] = Counter()
     pattern = re.compile(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
-    for line in compiled.as_text().splitlines():
+    for line in (compiled.as_text() or "").splitlines():
         if match := pattern.search(line):
             found[match[2]] += sum(map(_bytes, re.findall(r"\w+\[[\d,]*\]", match[1])))
     return found
