@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -211,3 +213,16 @@ def test_parts_of_a_batch_are_held_one_after_the_other():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert held(8) < 0.25 * held(1)
+
+
+def test_a_step_takes_the_rate_of_its_batch():
+    rates = dataclasses.replace(SGD, for_batch=2)
+    before, after, metrics = _step(dataclasses.replace(_stage(), optimizer=rates))
+    assert float(metrics["learning_rate"]) == pytest.approx(2e-2)
+    _, fixed, _ = _step(_stage())
+    moves = [
+        jax.tree.map(lambda a, b: a - b, new["front_end"], before["front_end"])
+        for new in (after, fixed)
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, moves), strict=True):
+        np.testing.assert_allclose(ours, 2 * theirs, rtol=1e-3, atol=1e-7)

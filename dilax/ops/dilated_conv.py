@@ -129,11 +129,11 @@ def _chosen(lowering: Lowering | Choice) -> Choice:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolved(x, kernel, dilation: int, choice: Choice):
-    return convolve(x, kernel, dilation, choice.forward)
+    return convolve(x, kernel, dilation, choice.forward, alone=True)
 
 
 def _forward(x, kernel, dilation: int, choice: Choice):
-    return _convolved(x, kernel, dilation, choice), (x, kernel)
+    return convolve(x, kernel, dilation, choice.forward), (x, kernel)
 
 
 def _backward(dilation: int, choice: Choice, residuals, gradient):

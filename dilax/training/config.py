@@ -38,6 +38,9 @@ class OptimizerConfig:
         milestones: (step, factor) pairs of `"step"`.
         warmup: steps of linear warm-up.
         clip: largest global gradient norm; 0 does not clip.
+        for_batch: the batch that the learning rate is meant for: another `batch_size`
+            scales it, in proportion for SGD (Goyal et al. 2017), by the square root
+            for Adam (Krizhevsky 2014); 0 takes the rate as it is.
     """
 
     name: Literal["sgd", "adam"] = "sgd"
@@ -50,6 +53,7 @@ class OptimizerConfig:
     milestones: tuple[tuple[int, float], ...] = ()
     warmup: int = 0
     clip: float = 0.0
+    for_batch: int = 0
 
 
 @dataclasses.dataclass

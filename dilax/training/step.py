@@ -15,7 +15,7 @@ from dilax.ops import jit
 from dilax.ops.row_shards import row_shards
 from dilax.training.config import StageConfig
 from dilax.training.losses import count_valid, cross_entropy_sum
-from dilax.training.optimizer import build_optimizer, build_schedule
+from dilax.training.optimizer import build_optimizer, build_schedule, for_batch
 from dilax.training.sharding import Placement
 from dilax.training.structured import Params, rnn_logits
 
@@ -38,7 +38,8 @@ def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
 
 def init_state(trained: Params, stage: StageConfig) -> TrainState:
     """The state before the first step."""
-    optimizer = build_optimizer(stage.optimizer, stage.steps)
+    rates = for_batch(stage.optimizer, stage.batch_size)
+    optimizer = build_optimizer(rates, stage.steps)
     return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained))
 
 
@@ -84,8 +85,9 @@ def make_train_step(
         A function of state, frozen parameters and a batch `{"image", "label"}` that
         gives the next state and `{"loss", "gradient_norm", "learning_rate"}`.
     """
-    optimizer = build_optimizer(stage.optimizer, stage.steps)
-    schedule = build_schedule(stage.optimizer, stage.steps)
+    rates = for_batch(stage.optimizer, stage.batch_size)
+    optimizer = build_optimizer(rates, stage.steps)
+    schedule = build_schedule(rates, stage.steps)
 
     def part_loss(trained, frozen, part, valid, key):
         params, rngs = {**frozen, **trained}, {"dropout": key}
