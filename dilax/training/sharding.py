@@ -98,15 +98,15 @@ class Placement:
 
     def parameters(self, tree: Any) -> Any:
         """Parameters, or what has one value for each, on the devices."""
-        return jax.tree.map(_placed, tree, self._shardings(tree))
+        return jax.tree.map(_placed, tree, self.shardings(tree))
 
     def pinned(self, tree: Any) -> Any:
         """Inside jit: the same, kept where `parameters` puts it."""
-        return jax.lax.with_sharding_constraint(tree, self._shardings(tree))
+        return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
     def batch(self, batch: Any) -> Any:
         """This process's examples, as its part of the batch of all."""
-        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
+        sharding = self.batch_sharding
         if jax.process_count() == 1:
             return jax.device_put(batch, sharding)
         return jax.tree.map(
@@ -114,13 +114,19 @@ class Placement:
             batch,
         )
 
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """Of a batch's arrays."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
     def local(self, tree: Any) -> Any:
         """Whole copies on one device of this process."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         copies = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
         return jax.tree.map(lambda x: x.addressable_data(0), copies)
 
-    def _shardings(self, tree: Any) -> Any:
+    def shardings(self, tree: Any) -> Any:
+        """Of parameters, or of what has one value for each."""
         return jax.tree_util.tree_map_with_path(
             lambda path, x: NamedSharding(self.mesh, self._spec(path, np.shape(x))),
             tree,
