@@ -15,7 +15,6 @@ import pytest
 from tiny_run import write_images
 
 from dilax import load_checkpoint
-from dilax.input import training_batches
 
 JOB = Path(__file__).with_name("tiny_job.py")
 STAGES = ("front_end", "context", "joint")
@@ -153,15 +152,3 @@ def test_a_run_moves_from_eight_devices_to_one_to_two(data, alone, tmp_path):
     mesh = ["--config.mesh.data=1", "--config.mesh.rows=2"]
     _finish([_start(data, tmp_path, *mesh, devices=2)])
     _assert_same_run(tmp_path, alone)
-
-
-def test_the_parts_of_a_batch_one_after_the_other_are_the_batch():
-    source = [{"image": np.full((1, 1, 1), i), "label": i} for i in range(10)]
-
-    def batches(shard):
-        example = lambda sample, rng: {"image": sample["image"]}  # noqa: E731
-        read = training_batches(source, example, 4, seed=0, start=1, shard=shard)
-        return [next(read)["image"].ravel().tolist() for _ in range(6)]
-
-    whole, first, second = (batches(s) for s in ((0, 1), (0, 2), (1, 2)))
-    assert [a + b for a, b in zip(first, second, strict=True)] == whole

@@ -59,7 +59,7 @@ def test_a_step_in_bfloat16_is_that_in_float32_to_its_rounding():
     for a, b, c in zip(*map(jax.tree.leaves, (before, after, half)), strict=True):
         assert c.dtype == jnp.float32
         moved, error = np.linalg.norm(b - a), np.linalg.norm(c - b)
-        assert error <= 4e-2 * moved
+        assert error <= 6e-2 * moved
 
 
 def test_the_optimizer_s_state_is_float32_in_bfloat16():

@@ -1,7 +1,7 @@
 """Dilated convolution (Yu & Koltun 2016, §2, Eq. 2): no dilated filter is built."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def dilated_conv(
     return valid(x, kernel)
 
 
-def _check_size(size: tuple[int, ...], extent: tuple[int, ...], padding) -> None:
+def _check_size(size: tuple[Any, ...], extent: tuple[int, ...], padding) -> None:
     if any(n <= e for n, e in zip(size, extent, strict=True)):
         raise ValueError(
             f"a padded input of {size[0]}x{size[1]} is smaller than the dilated "

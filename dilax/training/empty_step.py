@@ -65,7 +65,8 @@ def empty_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> EmptySt
     state = placement.parameters(init_state(trained, stage))
     weighted = config.data.class_weight_power
     weights = jnp.ones(spec.num_classes) if weighted else None
-    rest = frozen, placement.batch(_empty_batch(model, spec, stage)), weights
+    batch = placement.batch(_empty_batch(model, spec, stage))
+    rest = frozen, batch, placement.parameters(weights)
     step = jit_train_step(model, stage, spec, config.seed, placement)
     compiled = step.lower(state, *rest).compile()
     times = stage.accumulate * placement.data

@@ -121,9 +121,11 @@ class Placement:
 
     def local(self, tree: Any) -> Any:
         """Whole copies on one device of this process."""
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        copies = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
-        return jax.tree.map(lambda x: x.addressable_data(0), copies)
+        leaves = jax.tree.leaves(tree)
+        if not all(x.is_fully_replicated for x in leaves):
+            whole = NamedSharding(self.mesh, PartitionSpec())
+            tree = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
+        return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
     def shardings(self, tree: Any) -> Any:
         """Of parameters, or of what has one value for each."""
