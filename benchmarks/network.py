@@ -2,21 +2,22 @@
 
     python -m benchmarks.network [--what=forward,step] [--sizes=900] [--crop=628]
         [--batch=1] [--widths=1,0.25] [--dtypes=float32,bfloat16] [--repeats=3]
-        [--against=eager,compile] [--nomemory] [--output=FILE] [--plot=FILE]
+        [--network=dilation10_cityscapes] [--against=eager,compile] [--nomemory]
+        [--output=FILE] [--plot=FILE]
 
-`forward` is CamVid's Dilation8 (front end, Basic module) of an image of `--sizes` with
-margins, softmax and upsampling; `step` trains its front end on crops of `--crop` with
-SGD and momentum, dropout, weight decay and a cross-entropy at an eighth of the
-resolution, by the step that training runs. PyTorch runs the same network from the same
-weights, channels last, on as many threads. All take turns, A B C A B C …; the median
-of the ratios of neighbours counts, as machines are noisy. `apart` is the largest
-difference of probabilities, or of losses (dropout differs). Peak memory is of processes
-of their own, beyond what they held before they built anything.
+`forward` is the network (by default CamVid's Dilation8: front end, Basic module) of an
+image of `--sizes` with margins, softmax and upsampling; `step` trains its front end,
+`joint` all of it, on crops of `--crop` with SGD and momentum, dropout, weight decay and
+a cross-entropy at an eighth of the resolution, by the step that training runs. PyTorch
+runs the same network from the same weights, channels last, on as many threads. All take
+turns, A B C A B C …; the median of the ratios of neighbours counts, as machines are
+noisy. `apart` is the largest difference of probabilities, or of losses (dropout
+differs). Peak memory is the allocators' on a GPU; on a CPU it is that of processes of
+their own, beyond what they held before they built anything.
 """
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,35 +32,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.comparison import machine, plot, table
 from benchmarks.torch_twin import torch_network
-from dilax.datasets import DATASETS
-from dilax.models import DilatedNet, dilation8_camvid
+from dilax.datasets import DATASETS, DatasetSpec
+from dilax.models import DilatedNet
 from dilax.ops import jit, upsample_bilinear
 from dilax.training import OptimizerConfig, StageConfig
 from dilax.training.step import init_state, jit_train_step, split_params
+from dilax.weights import RELEASED
 
-SPEC = DATASETS["camvid"]
 _CPUINFO = Path("/proc/cpuinfo")  # of Linux
+_GPU_RUNS = 10  # that one clock times on a GPU
 
 
 class Case(NamedTuple):
-    """What is run: `"forward"` or `"step"`, at which width, type, size and batch."""
+    """What is run: `"forward"`, `"step"` or `"joint"`; of which network, and how."""
 
     what: str
     width: float
     dtype: str
     size: int
     batch: int
+    network: str = "dilation8_camvid"
+    remat: bool = False
 
     @property
     def model(self) -> DilatedNet:
-        """Dilation8, or its front end, which a step trains."""
-        dtype = jnp.dtype(self.dtype)
-        net = dilation8_camvid(width_multiplier=self.width, dtype=dtype)
-        return net if self.what == "forward" else net.clone(context=None)
+        """The network, or its front end, which a step trains.
+
+        `joint` trains upsampling too where the network does that itself.
+        """
+        net = RELEASED[self.network].build(
+            width_multiplier=self.width, dtype=jnp.dtype(self.dtype)
+        )
+        net = net.clone(front_end=net.front_end.clone(remat=self.remat))
+        if self.what == "joint":
+            return net
+        net = net.clone(upsample=False)
+        return net.clone(context=None) if self.what == "step" else net
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Of the data set that the network is for."""
+        return DATASETS[RELEASED[self.network].dataset]
+
+    @property
+    def title(self) -> str:
+        """For tables and plots."""
+        usual = self.network == Case._field_defaults["network"]
+        network = "" if usual else f"{self.network} "
+        return f"{network}{self.what} {self.size}²{', remat' * self.remat}"
 
     @property
     def images(self) -> np.ndarray:
@@ -69,10 +93,31 @@ class Case(NamedTuple):
 
     @property
     def labels(self) -> np.ndarray:
-        """(b, h / 8, w / 8) uint8, of the inside."""
-        side = (self.size - 2 * self.model.margin) // 8
+        """(b, h / 8, w / 8) uint8, of the inside; (b, h, w) if upsampling trains."""
+        model = self.model
+        side = (self.size - 2 * model.margin) // (1 if model.upsample else 8)
         shape = (self.batch, side, side)
-        return np.random.default_rng(1).integers(0, 11, shape, np.uint8)
+        return np.random.default_rng(1).integers(0, model.num_classes, shape, np.uint8)
+
+
+class Runner(NamedTuple):
+    """One side of a comparison: starts a run, and waits for what it gives."""
+
+    start: Callable[[], Any]
+    fetch: Callable[[Any], np.ndarray]
+
+    def __call__(self) -> np.ndarray:
+        """Runs once: to the probabilities of cells, or the loss."""
+        return self.fetch(self.start())
+
+    def seconds(self) -> float:
+        """Of a run. Several queue on a GPU, which would else wait for the host."""
+        runs = 1 if jax.default_backend() == "cpu" else _GPU_RUNS
+        begin = time.perf_counter()
+        for _ in range(runs):
+            out = self.start()
+        self.fetch(out)
+        return (time.perf_counter() - begin) / runs
 
 
 def random_params(model: DilatedNet) -> Any:
@@ -83,35 +128,38 @@ def random_params(model: DilatedNet) -> Any:
     return params
 
 
-def dilax_runner(case: Case, params: Any) -> Callable[[], np.ndarray]:
-    """A function that runs a case once: to the probabilities of cells, or the loss."""
+def dilax_runner(case: Case, params: Any) -> Runner:
+    """Ours."""
     model = case.model
     if case.what == "forward":
-        x = jnp.asarray(case.images, jnp.float32) - jnp.asarray(SPEC.mean)
+        x = jnp.asarray(case.images, jnp.float32) - jnp.array(case.spec.mean)
 
         @jit
         def forward(params, x):
             cells = jax.nn.softmax(model.apply({"params": params}, x))
             return cells, upsample_bilinear(cells, 8)
 
-        return lambda: np.asarray(jax.block_until_ready(forward(params, x))[0])
+        return Runner(
+            lambda: forward(params, x),
+            lambda out: np.asarray(jax.block_until_ready(out)[0]),
+        )
     stage = StageConfig(
         "benchmark", "all", optimizer=OptimizerConfig(learning_rate=1e-5)
     )
     trained, frozen = split_params(params, stage)
     state = jax.tree.map(jnp.copy, init_state(trained, stage))
-    step = jit_train_step(model, stage, SPEC, seed=0)
+    step = jit_train_step(model, stage, case.spec, seed=0)
     batch = {"image": jnp.asarray(case.images), "label": jnp.asarray(case.labels)}
 
-    def run() -> np.ndarray:
+    def start() -> Any:
         nonlocal state
         state, metrics = step(state, frozen, batch, None)
-        return np.asarray(jax.block_until_ready((metrics, state))[0]["loss"])
+        return metrics, state
 
-    return run
+    return Runner(start, lambda out: np.asarray(jax.block_until_ready(out)[0]["loss"]))
 
 
-def torch_runner(case: Case, params: Any, compiled: bool) -> Callable[[], np.ndarray]:
+def torch_runner(case: Case, params: Any, compiled: bool) -> Runner:
     """The same in PyTorch."""
     import torch
 
@@ -123,41 +171,41 @@ def torch_runner(case: Case, params: Any, compiled: bool) -> Callable[[], np.nda
     network = network.to(device, memory_format=torch.channels_last)
     images = torch.from_numpy(np.ascontiguousarray(case.images[..., ::-1]))
     images = images.to(device).permute(0, 3, 1, 2)
-    mean = torch.tensor(SPEC.mean, device=device)[:, None, None]
+    mean = torch.tensor(case.spec.mean, device=device)[:, None, None]
     functional = torch.nn.functional
     half = case.dtype == "bfloat16"
     cast = torch.autocast(device, torch.bfloat16, enabled=half)
     run = torch.compile(network) if compiled else network
-    x = (images if case.what == "step" else images.flip(1)).float() - mean
+    x = (images.flip(1) if case.what == "forward" else images).float() - mean
     x = x.contiguous(memory_format=torch.channels_last)
     if case.what == "forward":
         network.eval()
 
-        def forward() -> np.ndarray:
+        def forward() -> Any:
             with torch.inference_mode(), cast:
                 cells = run(x).float().softmax(1)
                 functional.interpolate(cells, scale_factor=8, mode="bilinear")
-            return cells.permute(0, 2, 3, 1).cpu().numpy()
+            return cells
 
-        return forward
+        return Runner(forward, lambda out: out.permute(0, 2, 3, 1).cpu().numpy())
     optimizer = torch.optim.SGD(
         network.parameters(), 1e-5, momentum=0.9, weight_decay=5e-4
     )
     labels = torch.from_numpy(case.labels.astype(np.int64)).to(device)
 
-    def step() -> np.ndarray:
+    def step() -> Any:
         optimizer.zero_grad()
         with cast:
             logits = run(x)
         loss = functional.cross_entropy(logits.float(), labels, ignore_index=255)
         loss.backward()
         optimizer.step()
-        return loss.detach().cpu().numpy()
+        return loss.detach()
 
-    return step
+    return Runner(step, lambda out: out.cpu().numpy())
 
 
-def runner(side: str, case: Case, params: Any) -> Callable[[], np.ndarray]:
+def runner(side: str, case: Case, params: Any) -> Runner:
     """Of `"dilax"`, `"eager"` or `"compile"`."""
     if side == "dilax":
         return dilax_runner(case, params)
@@ -167,41 +215,63 @@ def runner(side: str, case: Case, params: Any) -> Callable[[], np.ndarray]:
 def measure(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
     """Seconds of all sides, and how far their first outputs are apart."""
     params = random_params(case.model)
-    runners, first, outputs = {}, {}, {}
+    runners, first, outputs, memory = {}, {}, {}, {}
     for side in sides:
         start = time.perf_counter()
         runners[side] = runner(side, case, params)
         outputs[side] = runners[side]()
         first[side] = time.perf_counter() - start
+        runners[side].seconds()
+        if jax.default_backend() == "gpu":
+            memory[side] = _allocated(side)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, run in runners.items():
-            start = time.perf_counter()
-            run()
-            seconds[side].append(time.perf_counter() - start)
+            seconds[side].append(run.seconds())
     ours = outputs["dilax"]
     return {
         **case._asdict(),
+        "title": case.title,
         "seconds": seconds,
         "first": first,
         "ratios": {s: _ratio(seconds["dilax"], seconds[s]) for s in sides[1:]},
         "apart": {s: float(abs(ours - outputs[s]).max()) for s in sides[1:]},
+        "memory": memory,
     }
+
+
+def _allocated(side: str) -> float:
+    """The most that a side's allocator has given out on the GPU so far, in bytes."""
+    if side == "dilax":
+        return float((jax.devices()[0].memory_stats() or {})["peak_bytes_in_use"])
+    import torch
+
+    most = float(torch.cuda.max_memory_allocated())
+    torch.cuda.reset_peak_memory_stats()
+    return most
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def peak_memory(side: str, case: Case) -> float:
-    """Bytes that a side takes for a case, in a process of its own."""
+def in_child(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
+    """What `measure` gives, in a process of its own; on a CPU with peak memory."""
+    result = _child("measure", case, sides, repeats)
+    if flags.FLAGS.memory and jax.default_backend() == "cpu" and _CPUINFO.exists():
+        result["memory"] = {s: _child("peak_memory", case, s) for s in sides[:2]}
+    return result
+
+
+def _child(function: str, *arguments: Any) -> Any:
+    """What a function of this module gives, called in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.network"]
-    command.append(f"--alone={json.dumps([side, *case])}")
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(out.splitlines()[-1])
+    command.append(f"--child={json.dumps([function, *arguments])}")
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out.splitlines()[-1])
 
 
-def alone(side: str, case: Case) -> float:
+def peak_memory(case: Case, side: str) -> float:
     """Peak memory in bytes of this process, beyond what it held before."""
     if side != "dilax":
         import torch
@@ -221,77 +291,14 @@ def _memory(field: str) -> float:
     return 1024 * float(dict(line.split(":", 1) for line in lines)[field].split()[0])
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """The figures as Markdown."""
-    rows = []
-    for result in results:
-        sides = list(result["seconds"])
-        row = [f"{result['what']} {result['size']}²", f"{result['width']:g}"]
-        row += [result["batch"], result["dtype"]]
-        row += [_spread(result["seconds"][side]) for side in sides]
-        row += [f"{result['ratios'][side]:.2f}" for side in sides[1:]]
-        memory = result.get("memory", {})
-        row += [f"{memory[s] / 1e9:.2f}" if s in memory else "" for s in sides[:2]]
-        row += [f"{max(result['apart'].values(), default=0):.0e}"]
-        rows.append(row)
-    names = ["dilax", *(f"PyTorch {s}" for s in list(results[0]["seconds"])[1:])]
-    headers = ["", "width", "batch", "type", *(f"{n}, s" for n in names)]
-    headers += [f"dilax / {n}" for n in names[1:]]
-    headers += [*(f"{n}, GB" for n in names[:2]), "apart"]
-    return tabulate(rows, headers, "github", disable_numparse=True)
-
-
-def _spread(seconds: list[float]) -> str:
-    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-    return f"{middle:.3f} ({low:.3f} – {high:.3f})"
-
-
-def plot(results: list[dict[str, Any]], path: str) -> None:
-    """Bars of the time that dilax takes, PyTorch's being 1."""
-    from matplotlib import pyplot
-
-    sides = list(results[0]["ratios"])
-    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.6 * len(results)))
-    for i, side in enumerate(sides):
-        places = [n + (i + 0.5) / len(sides) for n in range(len(results))]
-        lengths = [result["ratios"][side] for result in results]
-        bars = axes.barh(places, lengths, 0.8 / len(sides), label=f"PyTorch {side}")
-        axes.bar_label(bars, fmt="%.2f", padding=3)
-    names = [
-        f"{r['what']} {r['size']}², width {r['width']:g}, {r['dtype']}" for r in results
-    ]
-    axes.set_yticks([n + 0.5 for n in range(len(results))], names)
-    axes.invert_yaxis()
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel("time of dilax, in times of PyTorch")
-    axes.legend()
-    figure.savefig(path, bbox_inches="tight", dpi=120)
-
-
-def machine() -> str:
-    """What runs this, for the table."""
-    import torch
-
-    names = [line.split(":")[1] for line in _cpu_lines() if "model name" in line]
-    cpu = names[0].strip() if names else platform.processor()
-    gpu = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
-    return (
-        f"{cpu}, {os.cpu_count()} cores{''.join(', ' + name for name in gpu)}; "
-        f"Python {platform.python_version()}, jax {jax.__version__}, "
-        f"torch {torch.__version__}"
-    )
-
-
-def _cpu_lines() -> list[str]:
-    return _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
-
-
 def cases() -> list[Case]:
     """What the flags ask for."""
-    sizes = {"forward": [int(s) for s in flags.FLAGS.sizes], "step": [flags.FLAGS.crop]}
+    crops = [flags.FLAGS.crop]
+    forward = [int(side) for side in flags.FLAGS.sizes]
+    sizes = {"forward": forward, "step": crops, "joint": crops}
     unknown = {*flags.FLAGS.what} - {*sizes}
     if unknown:
-        raise app.UsageError(f"--what={','.join(unknown)}: is none of forward, step")
+        raise app.UsageError(f"--what={','.join(unknown)}: is none of {[*sizes]}")
     return [
         Case(
             what,
@@ -299,6 +306,8 @@ def cases() -> list[Case]:
             dtype,
             size,
             1 if what == "forward" else flags.FLAGS.batch,
+            flags.FLAGS.network,
+            flags.FLAGS.remat,
         )
         for what in flags.FLAGS.what
         for size in sizes[what]
@@ -309,7 +318,11 @@ def cases() -> list[Case]:
 
 def define_flags() -> None:
     """Defines them; not on import, as other benchmarks share names."""
-    flags.DEFINE_list("what", ["forward", "step"], "Of forward, step.")
+    flags.DEFINE_list("what", ["forward", "step"], "Of forward, step, joint.")
+    flags.DEFINE_enum(
+        "network", Case._field_defaults["network"], [*RELEASED], "Which network."
+    )
+    flags.DEFINE_bool("remat", False, "Compute maps again for the gradients.")
     flags.DEFINE_list("sizes", ["900"], "Sides of forward's images, in pixels.")
     flags.DEFINE_integer("crop", 628, "Side of the crops that steps train on.")
     flags.DEFINE_integer("batch", 1, "Crops of a step.", lower_bound=1)
@@ -320,23 +333,20 @@ def define_flags() -> None:
     flags.DEFINE_bool("memory", True, "Measure peak memory, too.")
     flags.DEFINE_string("output", None, "Where to write the figures as JSON.")
     flags.DEFINE_string("plot", None, "Where to draw them (needs matplotlib).")
-    flags.DEFINE_string("alone", None, "Of one side and case: its peak memory.")
+    flags.DEFINE_string("child", None, "What this process is to do for another.")
 
 
 def main(argv: list[str]) -> None:
     """Prints the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    if flags.FLAGS.alone:
-        side, *case = json.loads(flags.FLAGS.alone)
-        print(alone(side, Case(*case)))
+    if flags.FLAGS.child:
+        function, case, *rest = json.loads(flags.FLAGS.child)
+        print(json.dumps(globals()[function](Case(*case), *rest)))
         return
     results, sides = [], ["dilax", *flags.FLAGS.against]
     for case in tqdm(cases(), unit="case"):
-        result = measure(case, sides, flags.FLAGS.repeats)
-        if flags.FLAGS.memory and jax.default_backend() == "cpu" and _CPUINFO.exists():
-            result["memory"] = {side: peak_memory(side, case) for side in sides[:2]}
-        results.append(result)
+        results.append(in_child(case, sides, flags.FLAGS.repeats))
         if flags.FLAGS.output:  # after each, for who is cut short
             record = {"machine": machine(), "results": results}
             Path(flags.FLAGS.output).write_text(

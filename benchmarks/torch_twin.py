@@ -14,7 +14,12 @@ def torch_network(torch: Any, model: DilatedNet, params: Any = None) -> Any:
         torch: the module.
         model: that pads its front end's input and not its layers.
         params: its parameters; None leaves PyTorch's own random ones.
+
+    Raises:
+        ValueError: for a model that upsamples.
     """
+    if model.upsample:
+        raise ValueError("the twin does not upsample: --against= or --what=step")
     nn = torch.nn
     layers, channels = [], 3
 

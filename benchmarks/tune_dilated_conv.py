@@ -6,8 +6,9 @@ Every layer of the front end (whole and slim) at the maps of a crop of 628², an
 context modules; output, input gradient and kernel gradient apart. The ways take turns,
 A A B B C C A A …, each twice since the first run pays for memory that the one before
 gave back; the fastest run of each counts. `--write` puts what is fastest into
-dilax/ops/lowerings.json, in place of this backend's rows: direct, unless another way
-saves more than a twentieth, and 0.2 ms. Fifteen minutes on two cores.
+dilax/ops/lowerings.json (or `--table`), in place of this backend's rows: direct, unless
+another way saves more than a twentieth, and 0.2 ms on a CPU. Fifteen minutes on two
+cores. On a GPU each run is twenty in a loop on the device.
 """
 
 import json
@@ -25,12 +26,14 @@ from tqdm import tqdm
 
 from dilax import ops
 from dilax.models import BASIC, CITYSCAPES, LARGE, VGG16, VGG16_SLIM_HEAD
-from dilax.ops import jit
 from dilax.ops.lowerings import LOWERINGS, convolve, input_gradient, kernel_gradient
+from dilax.report.layer_times import sampler
 
 TABLE = Path(ops.__file__).with_name("lowerings.json")
 CROP = 628
-WORTH = 0.95, 2e-4  # of direct's time, and less by so many seconds
+WORTH = 0.95  # of direct's time
+LEAST = {"cpu": 2e-4}  # seconds less than direct's; elsewhere none
+LOOPS = {"cpu": 1}  # runs of a sample; elsewhere twenty
 
 
 class Shape(NamedTuple):
@@ -116,15 +119,14 @@ def measure(
     make: Callable, arguments: tuple, names: Sequence[str], repeats: int
 ) -> dict[str, float]:
     """Seconds of each way, the fastest run."""
-    compiled = {way: jit(make(way)) for way in names}
-    for function in compiled.values():
-        jax.block_until_ready(function(*arguments))
+    runs = LOOPS.get(jax.default_backend(), 20)
+    samplers = {way: sampler(make(way), arguments, runs) for way in names}
+    for sample in samplers.values():
+        sample()  # compiles
     best = dict.fromkeys(names, float("inf"))
     for _ in range(repeats):
-        for way, function in [pair for pair in compiled.items() for _ in range(2)]:
-            start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            best[way] = min(best[way], time.perf_counter() - start)
+        for way, sample in [pair for pair in samplers.items() for _ in range(2)]:
+            best[way] = min(best[way], sample())
     return best
 
 
@@ -145,7 +147,7 @@ def tune(
         for name, (make, arguments) in passes(shape, batch, dtype).items():
             seconds = measure(make, arguments, ways(shape), repeats)
             row[name] = fastest(seconds)
-            times = [f"{1e3 * seconds.get(w, float('nan')):.1f}" for w in LOWERINGS]
+            times = [f"{1e3 * seconds.get(w, float('nan')):.3g}" for w in LOWERINGS]
             shown.append([dtype, *shape, name, *times, row[name]])
         rows.append(row)
     headers = ["dtype", "taps", "in", "out", "dilation", "side", "pass"]
@@ -156,14 +158,17 @@ def tune(
 def fastest(seconds: dict[str, float]) -> str:
     """Direct, or what is faster by a margin."""
     best = min(seconds, key=lambda way: seconds[way])
-    share, less = WORTH
-    limit = min(share * seconds["direct"], seconds["direct"] - less)
+    direct, less = seconds["direct"], LEAST.get(jax.default_backend(), 0.0)
+    limit = min(WORTH * direct, direct - less)
     return best if seconds[best] < limit else "direct"
 
 
 def write(rows: Sequence[dict], table: Path = TABLE) -> None:
-    """Puts rows in place of those of the same backend and dtype."""
-    others = json.loads(table.read_text("utf-8"))
+    """Puts rows in place of those of the same backend and dtype.
+
+    A table that is not there yet begins as the package's.
+    """
+    others = json.loads((table if table.exists() else TABLE).read_text("utf-8"))
     new = {(row["backend"], row["dtype"]) for row in rows}
     kept = [row for row in others if (row["backend"], row["dtype"]) not in new]
     lines = ",\n".join(json.dumps(row) for row in [*kept, *rows])
@@ -172,7 +177,8 @@ def write(rows: Sequence[dict], table: Path = TABLE) -> None:
 
 def define_flags() -> None:
     """Defines them; not on import, as other benchmarks share names."""
-    flags.DEFINE_bool("write", False, "Write the table into the package.")
+    flags.DEFINE_bool("write", False, "Write the table.")
+    flags.DEFINE_string("table", str(TABLE), "Where to write it.")
     flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Of the computation.")
     flags.DEFINE_integer("repeats", 3, "Runs of each way.", lower_bound=1)
     flags.DEFINE_integer("batch", 1, "Images at a time.", lower_bound=1)
@@ -187,7 +193,7 @@ def main(argv: list[str]) -> None:
     rows, text = tune(asked.dtypes, asked.minutes, asked.batch, asked.repeats)
     print(text)
     if flags.FLAGS.write:
-        write(rows)
+        write(rows, Path(flags.FLAGS.table))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ from dilax.inference.export import export_model, sizes_taken
 from dilax.input import subtract_mean
 from dilax.models import (
     BASIC,
+    PLAIN_STEM,
     ContextModule,
     DilatedNet,
     FrontEnd,
+    ResNet,
     dilation7_kitti,
     dilation8_camvid,
     dilation8_voc,
     dilation10_cityscapes,
+    resnet_blocks,
 )
 
 CONTEXT = BASIC[:3]
@@ -40,6 +43,9 @@ SMALL = {
     ),
     "entry": DilatedNet(
         FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="entry", border="reflect")
+    ),
+    "resnet": DilatedNet(
+        ResNet(5, resnet_blocks((1, 1, 1, 0)), PLAIN_STEM, 1 / 16, duc=4)
     ),
     "none": DilatedNet(FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="none")),
 }
@@ -63,7 +69,9 @@ def spec_of(name, channels=3):
 def params_of(model, channels=3):
     size = _side(model, 2)
     params = random_params(model, jnp.zeros((1, size, size, channels)))
-    if not model.front_end.norm:  # scores that a softmax can tell apart
+    if not getattr(
+        model.front_end, "norm", True
+    ):  # scores that a softmax can tell apart
         params["front_end"][model.front_end.final_name]["kernel"] *= 1e-2
     return params
 

@@ -82,7 +82,7 @@ def random_params(model, x, seed=0):
             values *= math.sqrt(2 / math.prod(leaf.shape[:-1]))
             values[leaf.shape[0] // 2, leaf.shape[1] // 2] *= leaf.shape[0]
         else:
-            values = 0.2 * np.abs(values) + (path[-1].key == "scale")
+            values = 0.2 * np.abs(values) + (path[-1].key in ("scale", "var"))
         return jnp.asarray(values, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, init_shapes(model, x))

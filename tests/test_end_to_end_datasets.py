@@ -17,7 +17,7 @@ from PIL import Image
 import dilax
 from dilax.datasets import DATASETS
 from dilax.datasets.prepared import open_prepared, prepare
-from experiments import camvid, cityscapes, coco, kitti, voc
+from experiments import camvid, cityscapes, coco, hdc, kitti, voc
 
 pytestmark = pytest.mark.slow
 SIZE = 48, 64
@@ -196,6 +196,16 @@ def test_small_trains_on_the_prepared_set(name, home, tmp_path):
     assert list(results["stages"]) == [stage.name for stage in config.stages]
     for stage in results["stages"].values():
         assert np.sum(stage["confusion"]) == _labelled(home, config) > 1000
+
+
+@pytest.mark.parametrize("name", ["camvid", "cityscapes"])
+def test_hdc_trains_on_the_prepared_set(name, home, tmp_path):
+    config = getattr(hdc, name)()
+    config.data.scale = 1.0
+    config.stages = config.stages[3:]
+    config.stages[0].model.width_multiplier = 1 / 32
+    results = _trained(config, home, tmp_path / "run", (32, 48))
+    assert np.sum(results["stages"]["hdc_duc"]["confusion"]) == _labelled(home, config)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -14,6 +14,7 @@ ROOMS = (
     "input",
     "ops",
     "models",
+    "receptive_field",
     "crf",
     "weights",
     "inference",

@@ -1,8 +1,4 @@
-"""The networks of the literature: counts, shapes, and twins in PyTorch.
-
-The twins are written from the papers and the public definitions, layer by layer, and
-take our parameters one after the other in their own order.
-"""
+"""The networks of the literature: counts, shapes, and twins in PyTorch."""
 
 import functools
 import importlib
@@ -12,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from named_twins import TWINS, Twin
 from networks import KEY, close, image
 
 from dilax.models import (
@@ -19,15 +16,16 @@ from dilax.models import (
     DRN_C_26,
     DRN_D_22,
     DRN_D_54,
-    STATS,
     ContextModule,
     DilatedNet,
+    FrontEnd,
     Named,
+    apply_over_rows,
     init_params,
     named_network,
     network_cost,
-    network_variables,
     param_shapes,
+    row_mesh,
 )
 from dilax.ops import jit
 from dilax.ops.choice import DIRECT
@@ -64,8 +62,8 @@ def random_params(model, seed=0):
 
 
 def apply(model, x, **kw):
-    variables = network_variables(random_params(model))
-    return jit(lambda v, x: model.apply(v, x, **kw))(variables, x)
+    run = jit(lambda p, x: model.apply({"params": p}, x, **kw))
+    return run(random_params(model), x)
 
 
 # Parameters, at 21 classes: the figures of the papers and of the public code.
@@ -89,7 +87,9 @@ DRN_COUNTS = {
 
 def _count(name, classes=21):
     shapes = param_shapes(DilatedNet(named_network(name, classes)))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["front_end"]))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes["front_end"])
+    learned = [leaf for path, leaf in leaves if path[-1].key not in ("mean", "var")]
+    return sum(leaf.size for leaf in learned)
 
 
 @pytest.mark.parametrize("name, count", {**COUNTS, **DRN_COUNTS}.items())
@@ -198,180 +198,6 @@ def test_an_unknown_network_is_refused_with_those_that_are_there(unchecked):
 # Twins in PyTorch.
 
 
-class Twin:
-    """Runs our parameters, in the order in which they are asked for, with PyTorch."""
-
-    def __init__(self, torch, params):
-        self.torch, self.functional = torch, torch.nn.functional
-        self.params, self.stats = params["front_end"], params.get(STATS, {})
-        self.stats = self.stats.get("front_end", {})
-
-    def conv(self, x, name, stride=1, padding=None, dilation=1):
-        layer = self._at(self.params, name)
-        kernel = self._tensor(layer["kernel"]).permute(3, 2, 0, 1)
-        if padding is None:
-            padding = dilation * (kernel.shape[2] - 1) // 2
-        bias = self._tensor(layer["bias"]) if "bias" in layer else None
-        return self.functional.conv2d(x, kernel, bias, stride, padding, dilation)
-
-    def norm(self, x, name):
-        layer, stats = self._at(self.params, name), self._at(self.stats, name)
-        values = (stats["mean"], stats["var"], layer["scale"], layer["bias"])
-        return self.functional.batch_norm(x, *map(self._tensor, values), eps=1e-5)
-
-    def _at(self, tree, name):
-        return functools.reduce(lambda t, key: t[key], name.split("/"), tree)
-
-    def _tensor(self, array):
-        return self.torch.tensor(np.asarray(array))
-
-
-def _vgg(twin, x, pool, dilations=(1, 1, 1, 1, 1), entry=1):
-    """Maps behind each of the five pools of VGG-16."""
-    found = []
-    for block, (depth, dilation) in enumerate(
-        zip((2, 2, 3, 3, 3), dilations, strict=True), 1
-    ):
-        for number in range(1, depth + 1):
-            name = f"conv{block}_{number}"
-            padding = entry if name == "conv1_1" else dilation
-            x = twin.conv(x, name, padding=padding, dilation=dilation).relu()
-        x = pool(x, block)
-        found.append(x)
-    return found
-
-
-def _head(twin, x, **fc6):
-    x = twin.conv(x, "fc6", **fc6).relu()
-    return twin.conv(x, "fc7").relu()
-
-
-def _fcn8s(twin, x):
-    functional, torch = twin.functional, twin.torch
-
-    def pool(x, _):
-        return functional.max_pool2d(x, 2, 2, ceil_mode=True)
-
-    def enlarge(x, factor):
-        size = 2 * factor
-        ramp = 1 - (torch.arange(size) + 0.5 - factor).abs() / factor
-        kernel = torch.outer(ramp, ramp).expand(x.shape[1], 1, size, size)
-        return functional.conv_transpose2d(x, kernel, stride=factor, groups=x.shape[1])
-
-    def cut(x, offset, like):
-        h, w = like.shape[2:]
-        return x[:, :, offset : offset + h, offset : offset + w]
-
-    _, _, pool3, pool4, pool5 = _vgg(twin, x, pool, entry=100)
-    scores = twin.conv(_head(twin, pool5, padding=0), "score_fr")
-    scores = enlarge(scores, 2)
-    scores = scores + cut(twin.conv(pool4, "score_pool4"), 5, scores)
-    scores = enlarge(scores, 2)
-    scores = scores + cut(twin.conv(pool3, "score_pool3"), 9, scores)
-    return cut(enlarge(scores, 8), 31, x)
-
-
-def _deeplab(twin, x, *, dilation, padding, averages=False, branches=False):
-    functional = twin.functional
-
-    def pool(x, block):
-        return functional.max_pool2d(x, 3, 2 if block < 4 else 1, 1)
-
-    image, found = x, _vgg(twin, x, pool, (1, 1, 1, 1, 2))
-    x = functional.avg_pool2d(found[-1], 3, 1, 1) if averages else found[-1]
-    scores = twin.conv(_head(twin, x, dilation=dilation, padding=padding), "final")
-    if branches:
-        names = ("image", "pool1", "pool2", "pool3", "pool4")
-        maps = (image, *found[:4])
-        for name, y, stride in zip(names, maps, (8, 4, 2, 1, 1), strict=True):
-            y = twin.conv(y, f"{name}_conv", stride=stride).relu()
-            scores = scores + twin.conv(
-                twin.conv(y, f"{name}_fc").relu(), f"{name}_scores"
-            )
-    return scores
-
-
-def _segnet(twin, x):
-    functional, kept = twin.functional, []
-
-    def layer(x, name):
-        return twin.norm(twin.conv(x, name), f"{name}_bn").relu()
-
-    depths = (2, 2, 3, 3, 3)
-    for block, depth in enumerate(depths, 1):
-        for number in range(1, depth + 1):
-            x = layer(x, f"conv{block}_{number}")
-        kept.append(x.shape[2:])
-        x, places = functional.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
-        kept.append(places)
-    for block, depth in reversed([*enumerate(depths, 1)]):
-        places, size = kept.pop(), kept.pop()
-        x = functional.max_unpool2d(x, places, 2, 2, output_size=size)
-        for number in range(depth, 0, -1):
-            name = f"conv{block}_{number}_D"
-            x = twin.conv(x, name) if name == "conv1_1_D" else layer(x, name)
-    return x
-
-
-def _drn(twin, x, *, levels, arch, block):
-    """The authors' network, from its constructor's arguments."""
-
-    def layer(x, name, **options):
-        return twin.norm(twin.conv(x, name, **options), f"{name}_bn")
-
-    def plain(x, name, stride, dilation, residual):
-        return layer(x, f"{name}/conv1", stride=stride, dilation=dilation).relu()
-
-    def basic(x, name, stride, dilation, residual):
-        y = layer(x, f"{name}/conv1", stride=stride, dilation=dilation).relu()
-        y = layer(y, f"{name}/conv2", dilation=dilation)
-        return _joined(x, y, name, stride, residual)
-
-    def bottleneck(x, name, stride, dilation, residual):
-        y = layer(x, f"{name}/conv1").relu()
-        y = layer(y, f"{name}/conv2", stride=stride, dilation=dilation).relu()
-        return _joined(x, layer(y, f"{name}/conv3"), name, stride, residual)
-
-    def _joined(x, y, name, stride, residual):
-        if not residual:
-            return y.relu()
-        if stride > 1 or x.shape[1] != y.shape[1]:
-            x = layer(x, f"{name}/shortcut", stride=stride)
-        return (x + y).relu()
-
-    ends = basic if arch == "C" else plain
-    middle = basic if block == "basic" else bottleneck
-    kinds = (ends, ends, middle, middle, middle, middle, ends, ends)
-    x = layer(x, "stem").relu()
-    strides, dilations = (1, 2, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 4, 2, 1)
-    for number, (kind, depth) in enumerate(zip(kinds, levels, strict=True), 1):
-        for index in range(depth):
-            stride = strides[number - 1] if index == 0 else 1
-            given = stride, dilations[number - 1], number < 7
-            x = kind(x, f"level{number}_{index}", *given)
-    return twin.conv(x, "final")
-
-
-SMALL, LARGE = (1, 1, 2, 2, 2, 2, 1, 1), (1, 1, 3, 4, 6, 3, 1, 1)
-TWINS = {
-    "fcn8s": _fcn8s,
-    "deeplab": functools.partial(_deeplab, dilation=4, padding=6),
-    "deeplab_7x7": functools.partial(_deeplab, dilation=4, padding=12),
-    "deeplab_msc": functools.partial(_deeplab, dilation=4, padding=6, branches=True),
-    "deeplab_largefov": functools.partial(
-        _deeplab, dilation=12, padding=12, averages=True
-    ),
-    "deeplab_msc_largefov": functools.partial(
-        _deeplab, dilation=12, padding=12, averages=True, branches=True
-    ),
-    "segnet": _segnet,
-    "drn_c_26": functools.partial(_drn, levels=SMALL, arch="C", block="basic"),
-    "drn_d_22": functools.partial(_drn, levels=SMALL, arch="D", block="basic"),
-    "drn_d_38": functools.partial(_drn, levels=LARGE, arch="D", block="basic"),
-    "drn_d_54": functools.partial(_drn, levels=LARGE, arch="D", block="bottleneck"),
-}
-
-
 @each_network
 def test_logits_agree_with_a_twin_in_pytorch(name, torch):
     """On 8k + 1 pixels, where the definitions' own sizes are ours."""
@@ -395,12 +221,7 @@ def test_rematerialisation_changes_neither_logits_nor_parameters(name):
     x, params = image(32, 40), random_params(plain)
 
     def gradient(model):
-        def loss(learned):
-            both = {**params, **learned}
-            return model.apply(network_variables(both), x).sum()
-
-        learned = {n: p for n, p in params.items() if n != STATS}
-        return jit(jax.grad(loss))(learned)
+        return jit(jax.grad(lambda p: model.apply({"params": p}, x).sum()))(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
@@ -416,29 +237,72 @@ def test_a_context_module_plugs_onto_each(name):
     params = {**random_params(alone), "context": init_params(model, 0)["context"]}
     x = image(32, 32)
     maps = apply(alone, x)
-    got = jit(lambda p, x: model.apply(network_variables(p), x))(params, x)
+    got = jit(lambda p, x: model.apply({"params": p}, x))(params, x)
     np.testing.assert_allclose(got, np.maximum(maps, 0), atol=1e-4 * np.abs(maps).max())
 
 
 @pytest.mark.parametrize("name", ["segnet", "drn_d_22"])
-def test_batch_statistics_move_a_tenth_of_the_way_where_they_may(name):
-    model, x = slim(name), image(32, 32)
-    params = random_params(model)
-    variables = network_variables(params)
-    frozen = model.apply(variables, x, train=True)
-    np.testing.assert_allclose(frozen, model.apply(variables, x), rtol=1e-5, atol=1e-5)
-    _, changed = model.apply(variables, x, train=True, mutable=[STATS])
+@pytest.mark.parametrize("remat", [False, True])
+def test_batch_statistics_move_a_tenth_of_the_way_where_they_may(name, remat):
+    x, params = image(32, 32), random_params(slim(name))
+
+    def train(**options):
+        model = slim(name, remat=remat, **options)
+        return jit(
+            lambda p, x: model.apply(
+                {"params": p}, x, train=True, mutable=["batch_stats"]
+            )
+        )(params, x)
+
+    frozen, unchanged = train(batch_norm="frozen")
+    np.testing.assert_allclose(frozen, apply(slim(name), x), rtol=1e-5, atol=1e-5)
+    assert not unchanged
+    changed = train()[1]["batch_stats"]["front_end"]
     first = "stem" if name.startswith("drn") else "conv1_1"
     conv = params["front_end"][first]
     maps = jax.lax.conv_general_dilated(
         x, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     ) + conv.get("bias", 0)
-    before = params[STATS]["front_end"][f"{first}_bn"]
-    after = changed[STATS]["front_end"][f"{first}_bn"]
+    before, after = params["front_end"][f"{first}_bn"], changed[f"{first}_bn"]
     wanted = 0.9 * before["mean"] + 0.1 * maps.mean((0, 1, 2))
     np.testing.assert_allclose(after["mean"], wanted, rtol=1e-4, atol=1e-4)
-    wanted = 0.9 * before["var"] + 0.1 * maps.var((0, 1, 2))
+    wanted = 0.9 * before["var"] + 0.1 * maps.var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(after["var"], wanted, rtol=1e-3)
+    norms = [path for path in _names(params["front_end"]) if "bn" in path[-1]]
+    assert sorted(_names(changed)) == sorted(norms)
+
+
+@each_network
+def test_rows_are_not_spread_over_devices(name):
+    """Whatever stands in the way first; the paper's own front end is spread."""
+    model, x = slim(name), image(32, 32)
+    assert not model.front_end.spreads_rows and FrontEnd(5).spreads_rows
+    with pytest.raises(ValueError, match="does not spread over rows"):
+        jax.eval_shape(
+            lambda p: apply_over_rows(model, p, x, row_mesh(1)), param_shapes(model)
+        )
+
+
+@each_network
+def test_a_duc_head_stands_for_the_scores_of_an_eighth(name):
+    if name in ("fcn8s", "segnet"):
+        pytest.skip("their scores are of every pixel")
+    model = slim(name, duc=4)
+    assert (model.output_stride, model.map_stride, model.num_classes) == (2, 8, 5)
+    x = jax.ShapeDtypeStruct((1, 33, 40, 3), jnp.float32)
+    shape = jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0], x).shape
+    assert shape == (1, 20, 20, 5)
+
+
+def test_cells_stand_on_every_eighth_pixel_from_the_first_one_on():
+    for name in NAMES:
+        model = slim(name)
+        if name in ("fcn8s", "segnet"):
+            with pytest.raises(ValueError, match="enlarges maps inside"):
+                _ = model.receptive_field
+            continue
+        field = model.receptive_field
+        assert (field.stride, field.centre) == (8, 0)
 
 
 @one_of_each_kind
@@ -466,19 +330,19 @@ def test_costs_count_every_convolution_and_the_context_module(name, monkeypatch)
     alone = DilatedNet(named_network(name, 5, width_multiplier=1 / 2))
     model = alone.clone(context=ContextModule(5, BASIC, padding="entry"))
     shapes, size = param_shapes(model), (1, 128, 160, 3)
-    layers = [layer for layer in _layers(shapes) if "kernel" in layer]
+    layers = [functools.reduce(lambda t, k: t[k], n, shapes) for n in _names(shapes)]
     cost = network_cost(model, size)
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(layers))
     assert len([call for call in cost.layers if call.parameters]) == len(layers)
     x = jax.ShapeDtypeStruct(size, jnp.float32)
-    program = jax.jit(lambda p, x: model.apply(network_variables(p), x))
+    program = jax.jit(lambda p, x: model.apply({"params": p}, x))
     counted = program.lower(shapes, x).cost_analysis()["flops"]
     assert 0.75 * counted < cost.forward.flops < counted
 
 
-def _layers(tree):
-    """The innermost groups of parameters."""
+def _names(tree, before=()):
+    """Of the innermost groups of parameters."""
     if not any(isinstance(child, dict) for child in tree.values()):
-        yield tree
-    for child in tree.values():
-        yield from _layers(child) if isinstance(child, dict) else ()
+        yield before
+    for name, child in tree.items():
+        yield from _names(child, (*before, name)) if isinstance(child, dict) else ()

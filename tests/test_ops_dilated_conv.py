@@ -190,3 +190,21 @@ def test_a_map_as_large_as_the_dilated_kernel_gives_one_cell():
     expected = jnp.einsum("bhwc,hwcd->bd", X[:, :9:4, :17:4], KERNEL)
     np.testing.assert_allclose(y[:, 0, 0], expected, rtol=1e-5, atol=1e-5)
     assert y.shape == (2, 1, 1, 4)
+
+
+@pytest.mark.parametrize("kernel, stride", [(1, 2), (3, 2), (7, 2), (3, 3), (2, 2)])
+@pytest.mark.parametrize("size", [(12, 15), (9, 8)])
+def test_a_stride_takes_every_so_many_th_output(kernel, stride, size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    k = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)), jnp.float32)
+    ours = dilated_conv(x, k, stride=stride, padding="same")
+    every = dilated_conv(x, k, padding="same")[:, ::stride, ::stride]
+    np.testing.assert_allclose(ours, every, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride, dilation", [(0, 1), (-1, 1), (2, 2)])
+def test_other_strides_are_refused(unchecked, stride, dilation):
+    x, k = jnp.zeros((1, 8, 8, 1)), jnp.zeros((3, 3, 1, 1))
+    with pytest.raises(ValueError, match=f"stride={stride} is not a positive integer"):
+        dilated_conv(x, k, stride=stride, dilation=dilation)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dilax.models import row_mesh
 from dilax.ops import average_pool, jit, max_pool, max_pool_with_places, unpool
+from dilax.ops.row_shards import RowShards, row_shards
 
 
 def _draw(*shape):
@@ -60,10 +62,30 @@ def test_windows_that_overlap_are_centred_as_in_pytorch(torch, size, stride):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     given = torch.tensor(x).permute(0, 3, 1, 2)
     wanted = torch.nn.functional.max_pool2d(given, 3, stride, 1)
-    got = jit(lambda x: max_pool(x, 3, stride))(x)
+    got = jit(lambda x: max_pool(x, 3, stride, 1))(x)
     np.testing.assert_array_equal(got, wanted.permute(0, 2, 3, 1))
     average = torch.nn.functional.avg_pool2d(given, 3, 1, 1).permute(0, 2, 3, 1)
     np.testing.assert_allclose(jit(average_pool)(x), average, atol=1e-6)
+
+
+def test_an_average_of_an_even_side_is_refused():
+    with pytest.raises(ValueError, match="size=2: must be odd"):
+        average_pool(jnp.ones((1, 4, 4, 1)), 2)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: max_pool(x, 3, 2, 1),
+        average_pool,
+        max_pool_with_places,
+        lambda x: unpool(x, jnp.zeros(x.shape, int), (8, 8)),
+    ],
+)
+def test_pools_that_do_not_know_of_rows_refuse_them(pool):
+    shards = RowShards(row_mesh(1))
+    with row_shards(shards), pytest.raises(ValueError, match="not spread over rows"):
+        pool(jnp.ones((1, 4, 4, 1)))
 
 
 @pytest.mark.parametrize("size", [(8, 12), (9, 7), (1, 5)])
@@ -86,3 +108,13 @@ def test_maxima_return_to_their_places_as_in_pytorch(torch, size):
     )
     gradient = jax.grad(lambda x: (weights * there_and_back(x)).sum())(jnp.asarray(x))
     np.testing.assert_array_equal(gradient, given.grad.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("size, stride, padding", [(3, 2, 1), (3, 2, 0), (2, 1, 0)])
+@pytest.mark.parametrize("shape", [(8, 9), (7, 12), (5, 5)])
+def test_overlapping_windows_are_those_of_pytorch(torch, size, stride, padding, shape):
+    x = np.random.default_rng(0).normal(-3, 1, (2, *shape, 4)).astype("f4")
+    twin = torch.tensor(x).permute(0, 3, 1, 2)
+    twin = torch.nn.functional.max_pool2d(twin, size, stride, padding)
+    ours = max_pool(jnp.asarray(x), size, stride, padding)
+    np.testing.assert_array_equal(ours, twin.permute(0, 2, 3, 1))

@@ -45,7 +45,9 @@ def test_dilation_and_stride_may_be_left_out():
     assert receptive_field([]) == ReceptiveField(1, 1)
 
 
-@pytest.mark.parametrize("layer", [(0,), (3, -1), (3, 1, 0), (3.0,), (), (3, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "layer", [(0,), (3, -1), (3, 1, 0), (3.0,), (), (3, 1, 1, -1), (3, 1, 1, 0, 1)]
+)
 def test_other_layers_are_refused(monkeypatch, layer):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=r"is not \(kernel, dilation, stride\) > 0"):

@@ -11,9 +11,10 @@ import pytest
 from tiny_run import optimizer, tiny_config, write_images
 
 import dilax
-from dilax.models import BASIC, STATS, Named
+from dilax.models import BASIC, Block, Named
 from dilax.training import LossConfig, StageConfig, recipes
 from dilax.training.checkpoint import Checkpoints, stage_params
+from dilax.training.checks import check_config
 from dilax.training.config import Config, DataConfig, ModelConfig, from_json
 
 NAMES = get_args(Named)
@@ -123,6 +124,15 @@ def _stop_after(monkeypatch, step):
     monkeypatch.setattr(Checkpoints, "save", save_and_stop)
 
 
+_leaves = jax.tree_util.tree_leaves_with_path
+
+
+def _stats(params):
+    """Running statistics, by name."""
+    named = {tuple(key.key for key in path): leaf for path, leaf in _leaves(params)}
+    return {name: leaf for name, leaf in named.items() if name[-1] in ("mean", "var")}
+
+
 def _equal(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -141,7 +151,8 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
     assert dilax.train(config(), tmp_path / "run") == whole
     loaded = [dilax.load_checkpoint(tmp_path / run)[1] for run in ("run", "whole")]
     _equal(*loaded)
-    assert (STATS in loaded[0]) == (name in WITH_STATS)
+    kinds = {path[-1].key for path, _ in _leaves(loaded[0])}
+    assert ("mean" in kinds) == (name in WITH_STATS)
 
 
 def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp_path):
@@ -152,12 +163,11 @@ def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp
     dilax.train(config, tmp_path / "run")
     spec = dilax.load_checkpoint(tmp_path / "run")[2]
     stats = [
-        stage_params(tmp_path / "run", config, stage.name, spec)[STATS]
+        _stats(stage_params(tmp_path / "run", config, stage.name, spec))
         for stage in config.stages
     ]
-    moved = [np.abs(leaf).max() for leaf in jax.tree.leaves(stats[0])]
-    assert min(moved) > 1e-4
-    means = stats[0]["front_end"]["conv1_1_bn"]["mean"]
+    assert min(np.abs(leaf).max() for leaf in stats[0].values()) > 1e-4
+    means = stats[0]["front_end", "conv1_1_bn", "mean"]
     assert np.abs(means).max() > 0.1  # they start at 0
     _equal(stats[0], stats[1])
     _equal(stats[0], stats[2])
@@ -198,6 +208,29 @@ def test_losses_that_cannot_be_are_refused(field, value, message, data):
     setattr(config.stages[0], field, value)
     with pytest.raises(ValueError, match=rf"stages\[0\]\.{message}|{message}"):
         dilax.train(config, "never")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_these_networks_are_not_spread(name, data):
+    config = _tiny(data, name)
+    config.mesh.rows = 2
+    with pytest.raises(ValueError, match=r"mesh.rows=2: strides, normalisation"):
+        check_config(config)
+
+
+def test_a_name_and_a_table_of_blocks_are_one_too_many(data):
+    config = _tiny(data, "drn_d_22")
+    config.model.blocks, config.model.padding = (Block("layer1_0", 64),), "same"
+    with pytest.raises(ValueError, match=r"network='drn_d_22': has its own table"):
+        check_config(config)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "segnet"])
+def test_scores_of_every_pixel_leave_nothing_to_dense_upsampling(name, data):
+    config = _tiny(data, name)
+    config.model.duc = 4
+    with pytest.raises(ValueError, match="duc=4: does not divide the output stride of"):
+        check_config(config)
 
 
 @pytest.mark.parametrize("name", ["focal", "ohem", "lovasz", "dice"])

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from dilax.training import OptimizerConfig
-from dilax.training.optimizer import build_optimizer, build_schedule
+from dilax.training.optimizer import build_optimizer, build_schedule, for_batch
 
 STEPS = 8
 
@@ -86,3 +86,13 @@ def test_schedules_have_their_values(fields, wanted):
     schedule = build_schedule(OptimizerConfig(learning_rate=1.0, **fields), 5)
     got = [float(schedule(jnp.int32(step))) for step in range(5)]
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, batch, factor", [("sgd", 32, 4), ("sgd", 2, 1 / 4), ("adam", 32, 2)]
+)
+def test_a_rate_follows_the_batch_only_where_it_is_asked_to(name, batch, factor):
+    fixed = OptimizerConfig(name, 1e-3)
+    assert for_batch(fixed, batch) == fixed
+    scaled = for_batch(OptimizerConfig(name, 1e-3, for_batch=8), batch)
+    assert scaled.learning_rate == pytest.approx(1e-3 * factor)

@@ -1,6 +1,4 @@
-import os
-import subprocess
-import sys
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +59,7 @@ def test_a_step_in_bfloat16_is_that_in_float32_to_its_rounding():
     for a, b, c in zip(*map(jax.tree.leaves, (before, after, half)), strict=True):
         assert c.dtype == jnp.float32
         moved, error = np.linalg.norm(b - a), np.linalg.norm(c - b)
-        assert error <= 3e-2 * moved
+        assert error <= 6e-2 * moved
 
 
 def test_the_optimizer_s_state_is_float32_in_bfloat16():
@@ -199,33 +197,32 @@ def test_a_step_agrees_with_pytorch():
         np.testing.assert_allclose(after[module][name]["bias"], bias, atol=2e-5)
 
 
-TWO_DEVICES = """
-import sys; sys.path.insert(0, {tests!r})
-import jax, numpy as np
-import test_training_step as t
-from dilax.training.sharding import Placement
-stage = t._stage(accumulate={parts})
-model = t.build_model(t.config_of(t.NO_DROPOUT), stage, 3)
-place = Placement(stage.batch_size // stage.accumulate)
-params = t.init_params(model, 0)
-state = place.everywhere(t.init_state(params, stage))
-batch = place.split(t._batch())
-assert len(batch["image"].sharding.device_set) == 2 == len(jax.devices())
-state, metrics = t.jit(t.make_train_step(model, stage, t.SPEC, 0))(state, {{}}, batch)
-leaves = jax.tree.leaves(jax.device_get(state.params))
-np.savez({out!r}, *leaves)
-"""
+def test_parts_of_a_batch_are_held_one_after_the_other():
+    """On a CPU the compiler would run all at once; nothing would be saved."""
+
+    def held(parts):
+        stage = _stage(batch_size=8, accumulate=parts)
+        model = build_model(config_of(TABLE), stage, 3)
+        state = init_state(init_params(model, 0), stage)
+        batch = {
+            "image": jax.ShapeDtypeStruct((8, 202, 202, 3), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((8, 100, 100), jnp.uint8),
+        }
+        step = jit(make_train_step(model, stage, SPEC, 0))
+        compiled = step.lower(state, {}, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert held(8) < 0.25 * held(1)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_devices_take_the_step_of_one(parts, tmp_path):
-    out = str(tmp_path / "params.npz")
-    code = TWO_DEVICES.format(tests=os.path.dirname(__file__), parts=parts, out=out)
-    flags = "--xla_force_host_platform_device_count=2"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True)
-    _, one, _ = _step(_stage(), NO_DROPOUT)
-    with np.load(out) as arrays:
-        two = list(arrays.values())
-    for a, b in zip(jax.tree.leaves(one), two, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+def test_a_step_takes_the_rate_of_its_batch():
+    rates = dataclasses.replace(SGD, for_batch=2)
+    before, after, metrics = _step(dataclasses.replace(_stage(), optimizer=rates))
+    assert float(metrics["learning_rate"]) == pytest.approx(2e-2)
+    _, fixed, _ = _step(_stage())
+    moves = [
+        jax.tree.map(lambda a, b: a - b, new["front_end"], before["front_end"])
+        for new in (after, fixed)
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, moves), strict=True):
+        np.testing.assert_allclose(ours, 2 * theirs, rtol=1e-3, atol=1e-6)

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import tifffile
 from PIL import Image, ImageOps
 
 from dilax.datasets.spec import RGB
@@ -174,7 +173,9 @@ def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 
 
-def _of_tiff(path: Path, read: Callable[[tifffile.TiffPageSeries], T]) -> T:
+def _of_tiff(path: Path, read: Callable[[Any], T]) -> T:
+    import tifffile
+
     try:
         with tifffile.TiffFile(path) as file:
             return read(file.series[0])
@@ -184,7 +185,7 @@ def _of_tiff(path: Path, read: Callable[[tifffile.TiffPageSeries], T]) -> T:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
 
 
-def _tiff_header(series: tifffile.TiffPageSeries) -> Header:
+def _tiff_header(series: Any) -> Header:
     axis = _channel_axis(series)
     size = [n for i, n in enumerate(series.shape) if i != axis]
     channels = 1 if axis is None else series.shape[axis]
@@ -192,7 +193,7 @@ def _tiff_header(series: tifffile.TiffPageSeries) -> Header:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    def read(series: tifffile.TiffPageSeries) -> np.ndarray:
+    def read(series: Any) -> np.ndarray:
         axis = _channel_axis(series)
         try:
             pixels = series.asarray()
@@ -205,9 +206,7 @@ def _read_tiff(path: Path) -> np.ndarray:
     return _of_tiff(path, read)
 
 
-def _by_pillow(
-    path: Path, series: tifffile.TiffPageSeries, error: ValueError
-) -> np.ndarray:
+def _by_pillow(path: Path, series: Any, error: ValueError) -> np.ndarray:
     """Pixels whose compression tifffile leaves to a package that may be missing."""
     with Image.open(path) as file:
         pixels = np.asarray(file)
@@ -216,7 +215,7 @@ def _by_pillow(
     return pixels
 
 
-def _channel_axis(series: tifffile.TiffPageSeries) -> int | None:
+def _channel_axis(series: Any) -> int | None:
     """The axis of the channels: the one called so, or else the shortest."""
     shape, axes = series.shape, series.axes
     if len(shape) not in (2, 3) or series.dtype not in (np.uint8, np.uint16):

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Integer, UInt64
 from scipy.ndimage import distance_transform_edt
 
 from dilax.evaluation.confusion import Scores
+from dilax.ops.hosts import gathered
 
 WIDEST = 40  # pixels
 _WORD = 64  # classes
@@ -102,6 +103,14 @@ class BoundaryScores:
             return dataclasses.replace(self, counts=counts)
         return dataclasses.replace(
             self, counts=counts, f_sum=self.f_sum + f, images=self.images + 1
+        )
+
+    def over_processes(self) -> "BoundaryScores":
+        """Those of the images of all processes."""
+        f, images = gathered(np.array([self.f_sum, self.images], np.float64)).sum(0)
+        counts = gathered(self.counts).sum(0)
+        return dataclasses.replace(
+            self, counts=counts, f_sum=float(f), images=int(images)
         )
 
     def band(self, width: int) -> Scores:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, UInt32
 
+from dilax.ops.hosts import gathered
+
 
 def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
     """A matrix of zeros on the device: 64-bit counts as (low, high) words."""
@@ -83,6 +85,11 @@ class Scores:
         """From the device's (k, k, 2) matrix of (low, high) words."""
         low, high = np.moveaxis(np.asarray(words).astype(object), -1, 0)
         return cls(classes, low + high * 2**32, categories)
+
+    def over_processes(self) -> "Scores":
+        """The counts of all processes together, exactly."""
+        counts = gathered(self.confusion.astype(np.int64)).astype(object).sum(0)
+        return dataclasses.replace(self, confusion=counts)
 
     @property
     def iou_per_class(self) -> dict[str, float | None]:

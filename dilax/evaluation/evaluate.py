@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +10,13 @@ import numpy as np
 from jaxtyping import Array, Integer, UInt32
 from tqdm import tqdm
 
+from dilax.datasets import Chosen
 from dilax.evaluation.boundary import BoundaryScores
 from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
 from dilax.inference import Predictor
 from dilax.input import in_order
 from dilax.ops import jit
+from dilax.ops.hosts import is_writer, own_share
 
 _BUCKET = 64
 
@@ -37,14 +38,17 @@ def evaluate(
         boundaries: measure trimap IoU and boundary F besides (`BoundaryScores`).
 
     Returns:
-        The `Scores` over all pixels of all images that are not ignored.
+        The `Scores` over all pixels of all images that are not ignored. Several
+        processes share the images, and all get these scores.
     """
     spec = predictor.spec
+    own = own_share(range(len(source)))
     confusion = empty_confusion(spec.num_classes)
     near = BoundaryScores.empty(spec.classes, spec.ignore_label)
-    index = itertools.count()
-    with tqdm(total=len(source), desc=title, unit="image", disable=not title) as bar:
-        for samples in in_order(source, predictor.batch_size):
+    index = iter(own)
+    silent = not title or not is_writer()
+    with tqdm(total=len(own), desc=title, unit="image", disable=silent) as bar:
+        for samples in in_order(Chosen(source, own), predictor.batch_size):
             predictions = predictor.stream([s["image"] for s in samples])
             for sample, prediction in zip(samples, predictions, strict=True):
                 label, void = sample["label"], spec.ignore_label
@@ -54,7 +58,8 @@ def evaluate(
                 if on_prediction:
                     on_prediction(next(index), prediction)
                 bar.update()
-    scores = Scores.of(spec.classes, confusion, spec.categories)
+    near = near.over_processes()
+    scores = Scores.of(spec.classes, confusion, spec.categories).over_processes()
     return dataclasses.replace(scores, boundaries=near.as_dict() if boundaries else {})
 
 

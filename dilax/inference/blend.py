@@ -94,6 +94,7 @@ def plan_blend(
     margin: int,
     stride: int,
     overlap: float,
+    unit: int = 1,
 ) -> BlendGrid:
     """The grid of overlapping tiles that covers an image.
 
@@ -104,6 +105,7 @@ def plan_blend(
         margin: see `BlendGrid`.
         stride: see `BlendGrid`.
         overlap: share of a tile's inside that it shares with the next, at least.
+        unit: a tile's inside is a multiple of so many cells.
 
     Raises:
         ValueError: if a tile holds no cell beside its margins, or the overlap is not
@@ -112,11 +114,11 @@ def plan_blend(
     if not 0 <= overlap <= 0.5:
         raise ValueError(f"overlap={overlap}: must be between 0 and 0.5")
     sides = tile or (max(_SIDE, 4 * margin),) * 2
-    inner = [(side - 2 * margin) // stride for side in sides]
+    inner = [(side - 2 * margin) // (stride * unit) * unit for side in sides]
     if min(inner) < 1:
         raise ValueError(
             f"tile={tile}: must be larger than twice the margin of {margin} pixels, "
-            f"by {stride} at least"
+            f"by {stride * unit} at least"
         )
     cells = [-(-n // stride) for n in size]
     rows, columns = (

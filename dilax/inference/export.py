@@ -24,7 +24,7 @@ from jax import export, lax
 from dilax.datasets import DatasetSpec
 from dilax.inference.export_readme import readme
 from dilax.inference.submissions import whole_or_not_at_all
-from dilax.models import DilatedNet, FrontEnd, network_variables
+from dilax.models import DilatedNet
 from dilax.ops import upsample_bilinear
 from dilax.ops.compiler import compiler_options
 
@@ -140,17 +140,16 @@ def sizes_taken(model: DilatedNet) -> Sizes:
 def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
     """(width in cells, stride) of the reflections inside the network."""
     stride, context = 1, model.context
-    front_end = model.front_end
-    for row in front_end.layers if isinstance(front_end, FrontEnd) else ():
-        if row.channels == 0:
-            stride *= row.stride
-        elif front_end.padding == "reflect":
-            yield (row.dilation * (row.kernel - 1) + 1) // 2, stride
+    if model.front_end.padding == "reflect":
+        for kernel, dilation, step, padding in model.front_end.rows:
+            if padding or step == 1:
+                yield (dilation * (kernel - 1) + 1) // 2, stride
+            stride *= step
     if context is None or context.border != "reflect" or context.padding == "none":
         return
     whole = context.padding == "entry"
     widths = [row.dilation for row in context.layers]
-    yield context.receptive_field.margin if whole else max(widths), stride
+    yield context.receptive_field.margin if whole else max(widths), model.map_stride
 
 
 def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Callable:
@@ -162,7 +161,7 @@ def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Ca
         params = traverse_util.unflatten_dict(names, sep="/")
         scale = np.float32(1 / 257 if images.dtype == np.uint16 else 1)
         x = lax.rev(images, (3,)).astype(jnp.float32) * scale - mean
-        logits: Any = model.apply(network_variables(params), x)
+        logits: Any = model.apply({"params": params}, x)
         return logits if output == "logits" else _finished(model, logits, output)
 
     return network

@@ -18,6 +18,7 @@ from dilax.inference.png import PNG_END, save_bands
 from dilax.inference.predictor import Predictor
 from dilax.inference.reading import MAX_PIXELS, any_size, count_pixels, read_photo
 from dilax.inference.sources import Photo, find_photos
+from dilax.ops.hosts import own_share
 
 # What can be written of an image, and how its file's name goes on after the image's.
 OUTPUTS = {
@@ -68,9 +69,11 @@ def predict_photos(
             overwritten, or if there is no such output.
         OSError: naming the file or folder, if it cannot be written; what was written
             before stays.
+
+    Several processes share the images.
     """
     check_outputs(outputs, list(OUTPUTS))
-    jobs = plan_jobs(find_photos(source, output), output, outputs)
+    jobs = own_share(plan_jobs(find_photos(source, output), output, outputs))
     check_writable(output)
     missing = [j for j in jobs if overwrite or not all(map(is_whole, j.files.values()))]
     skipped = len(jobs) - len(missing)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int, UInt
 
 from dilax.datasets import DatasetSpec
@@ -23,7 +24,7 @@ from dilax.inference.pixels import (
 from dilax.inference.refinement import CRF, refinement
 from dilax.inference.tiles import TileGrid, plan_tiles
 from dilax.input import scaled_size, subtract_mean
-from dilax.models import DilatedNet, network_variables
+from dilax.models import DilatedNet, apply_over_rows, row_mesh
 from dilax.ops import jit
 
 Mode = Literal["tiles", "whole", "blend"]
@@ -61,6 +62,8 @@ class Predictor:
             marginals (h, w, k). Or a `CRFRNN`, whose parameters are `params["crf"]`.
             Labels, probabilities and bands are then the CRF's. It needs memory for
             whole images, in every mode.
+        rows: devices over which the rows of each tile's maps are spread, for tiles (or
+            with `"whole"`, images) that one device does not hold.
 
     Raises:
         ValueError: if an argument is not among what is allowed or a tile is not larger
@@ -92,16 +95,20 @@ class Predictor:
         mirror: bool = False,
         overlap: float = 0.25,
         crf: CRF | None = None,
+        rows: int = 1,
     ):
         _check_arguments(mode, scales)
-        self.model, self.params, self.spec = model, params, spec
+        self.model, self.spec = model, spec
+        self._mesh = row_mesh(rows) if rows != 1 else None
+        self.params = self._placed(params)
         self.batch_size, self.mode, self.overlap = batch_size, mode, overlap
         sides = (False, True) if mirror else (False,)
         self.views = [View(spec.scale * s, m) for s in scales for m in sides]
         # Blending takes the cells before the network's own upsampling, of which there
         # are 64 times fewer; they are logits then.
         self._logits = mode == "blend" and model.upsample
-        self._stride = model.map_stride if self._logits else model.output_stride
+        cells = model.clone(upsample=False) if self._logits else model
+        self._stride = cells.output_stride
         self._plan((1, 1))
         self._run_tiles = jit(self._tile_cells)
         self._run_maps = jit(self._tile_maps)
@@ -114,8 +121,13 @@ class Predictor:
     def with_params(self, params: Any) -> "Predictor":
         """The same predictor, already compiled, with other parameters."""
         other = copy.copy(self)
-        other.params = params
+        other.params = self._placed(params)
         return other
+
+    def _placed(self, params: Any) -> Any:
+        if self._mesh is None:
+            return params
+        return jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
     def __call__(
         self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
@@ -193,7 +205,8 @@ class Predictor:
         if self.mode != "blend":
             return self._plan_protocol(size)
         margin, stride = self.model.margin, self._stride
-        return plan_blend(size, self.spec.tile, margin, stride, self.overlap)
+        unit = self.model.map_stride // stride
+        return plan_blend(size, self.spec.tile, margin, stride, self.overlap, unit)
 
     def _bands(
         self, images: Sequence[np.ndarray], probabilities: bool
@@ -234,15 +247,19 @@ class Predictor:
         return cell_bands(images, view, plan, run, self.batch_size)
 
     def _tile_cells(self, params, tiles):
-        x, variables = subtract_mean(tiles, self.spec.mean), network_variables(params)
+        x = subtract_mean(tiles, self.spec.mean)
         if self._logits:
-            return self.model.clone(upsample=False).apply(variables, x)
-        logits: Any = self.model.apply(variables, x)
-        return jax.nn.softmax(logits)
+            return self._apply(self.model.clone(upsample=False), params, x)
+        return jax.nn.softmax(self._apply(self.model, params, x))
 
     def _tile_maps(self, params, tiles):
         x = subtract_mean(tiles, self.spec.mean)
-        return self.model.apply(network_variables(params), x, method="maps")
+        return self._apply(self.model, params, x, "maps")
+
+    def _apply(self, model: DilatedNet, params, x, method: str = "__call__") -> Any:
+        if self._mesh is None:
+            return model.apply({"params": params}, x, method=method)
+        return apply_over_rows(model, params, x, self._mesh, method)
 
 
 def _check_arguments(mode: str, scales: Sequence[float]) -> None:

@@ -8,10 +8,9 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
-import tifffile
 from PIL import Image, ImageOps
 
 from dilax.datasets import read_pixels
@@ -19,10 +18,10 @@ from dilax.datasets import read_pixels
 MAX_PIXELS = 500_000_000  # 20,000 × 20,000 and some; 1.5 GB as RGB
 _ROWS = 256
 _ORIENTATION = 0x0112
-_RGB = tifffile.PHOTOMETRIC.RGB
+_RGB = 2  # of TIFF's PhotometricInterpretation
 _UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError),
-    *(Image.DecompressionBombError, tifffile.TiffFileError),
+    Image.DecompressionBombError,
 )
 
 
@@ -67,7 +66,7 @@ def _size(file: Path | bytes) -> tuple[int, int]:
     except _UNREADABLE:
         if not _is_tiff(file):
             raise
-        with tifffile.TiffFile(file) as tiff:
+        with _tiff(file) as tiff:
             page = tiff.pages.first
             return page.imagewidth, page.imagelength
 
@@ -104,10 +103,22 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
             return _pixels(image)
 
 
+@contextlib.contextmanager
+def _tiff(file: Path) -> Iterator[Any]:
+    """A `tifffile.TiffFile`, whose own errors become `ValueError`s."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            yield tiff
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from error
+
+
 def _is_deep_colour(file: Path) -> bool:
     """Whether a TIFF holds colours of 16 bits, which Pillow misreads in planes."""
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with _tiff(file) as tiff:
             page = tiff.pages.first
             return page.photometric == _RGB and page.bitspersample == 16
     except _UNREADABLE:
@@ -115,7 +126,7 @@ def _is_deep_colour(file: Path) -> bool:
 
 
 def _deep_colour(file: Path) -> np.ndarray:
-    with tifffile.TiffFile(file) as tiff:
+    with _tiff(file) as tiff:
         tag = tiff.pages.first.tags.get("Orientation")
     image = Image.fromarray(_of_16_bits(read_pixels(file)[..., :3]))
     image.getexif()[_ORIENTATION] = tag.value if tag else 1

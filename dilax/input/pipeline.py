@@ -5,9 +5,8 @@ So a run that resumes at step n asks for batch n, and nothing else is to be rest
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -132,13 +131,28 @@ class MapExample:
         return cut
 
 
-class _Apply(grain.transforms.RandomMap):
+class _Apply:
     def __init__(self, example: Example):
         self._example = example
 
-    def random_map(self, element: dict, rng: np.random.Generator) -> Batch:
+    def __call__(self, element: dict, rng: np.random.Generator) -> Batch:
         result = self._example(element, rng)
         return {name: np.ascontiguousarray(array) for name, array in result.items()}
+
+
+class _Part(Sequence):
+    """Of endless examples, `own` of every batch from the `first` on."""
+
+    def __init__(self, examples: Any, batch_size: int, first: int, own: int):
+        self._examples, self._batch_size = examples, batch_size
+        self._first, self._own = first, own
+
+    def __len__(self) -> int:
+        return len(self._examples) // self._batch_size * self._own
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        batch, place = divmod(index, self._own)
+        return self._examples[batch * self._batch_size + self._first + place]
 
 
 def training_batches(
@@ -160,7 +174,8 @@ def training_batches(
         start: the index of the first batch; batch n is the same for every start.
         reading: threads and processes.
         shard: (index, count): which part of each batch to read, for training on
-            several hosts. All parts together are the batch that one host reads.
+            several hosts. All parts, one after the other, are the batch that one host
+            reads.
 
     Returns:
         An iterator of `{"image": (batch_size / count, …), "label": (…)}`.
@@ -168,6 +183,8 @@ def training_batches(
     Raises:
         ValueError: if the shards do not divide the batch.
     """
+    import grain  # here, as it takes a second to import orbax
+
     reading = reading or Reading()
     index, count = shard
     if batch_size % count:
@@ -177,9 +194,12 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_Apply(example))[start * batch_size + index :: count]
+        .random_map(_Apply(example))[start * batch_size :]
     )
     own, threads = batch_size // count, reading.threads
+    if count > 1:
+        part = _Part(examples, batch_size, index * own, own)
+        examples = grain.MapDataset.source(part)
     if not reading.processes:
         ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
         batches = examples.to_iter_dataset(ahead).batch(own, drop_remainder=True)
@@ -207,6 +227,8 @@ def in_order(
         batch_size: samples a list.
         threads: reader threads.
     """
+    import grain
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     samples = iter(grain.MapDataset.source(source).to_iter_dataset(options))
     chunk: list[dict] = []

@@ -8,6 +8,7 @@ makes such a folder of a released network's file.
 """
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from dilax.launch.distributed import join_job
 from dilax.launch.modes import MODES
 from dilax.launch.options import define_flags
 from dilax.launch.training import Summarize, train_runs
@@ -53,7 +55,6 @@ def run(
     logging.set_verbosity(logging.WARNING)
     # What orbax logs it also raises, and that ends in one message here.
     logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname)
-    keep_compiled()
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(
@@ -96,6 +97,16 @@ def _fail(message: str, code: int = 1) -> None:
     sys.exit(code)
 
 
+def _leave(message: str) -> None:
+    """Fails without waiting for the other processes of the job."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
 def _guarded(
     argv: list[str],
     configurations: Configurations,
@@ -111,6 +122,8 @@ def _guarded(
         if not values.workdir:
             raise ValueError("--workdir: the folder of the run is missing")
         signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
+        join_job(values)
+        keep_compiled()
         config = configurations[values.config]()
         config.data.data_dir = values.data_dir
         config = overridden(config, overrides)  # what is wrong there shows at once
@@ -137,7 +150,13 @@ def _guarded(
         _fail(str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            if jax.process_count() == 1:
+                raise
+            logging.debug("Traceback of the error below", exc_info=True)
+            _leave(
+                "another process of the job ended, or cannot be reached; start all "
+                f"anew: they go on from the last checkpoint ({_line(error)})"
+            )
         small = (
             "a smaller crop or batch" if values.mode == "train" else "--tiling=blend"
         )

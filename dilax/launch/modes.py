@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from dilax.evaluation import boundary_table, evaluate, stage_table
 from dilax.inference import (
     Predictor,
@@ -14,6 +16,7 @@ from dilax.inference import (
     predict_video,
     write_submission,
 )
+from dilax.ops.hosts import is_writer
 from dilax.training import (
     Config,
     from_json,
@@ -25,12 +28,19 @@ from dilax.training import (
 )
 
 
+def _check_alone(mode: str) -> None:
+    if jax.process_count() > 1:
+        raise ValueError(f"--mode={mode}: runs in one process")
+
+
 def _evaluate(values: Any) -> None:
     workdir = Path(values.workdir).expanduser()
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
     name = values.stage or config.stages[-1].name
     found = evaluate(predictor, source, boundaries=values.boundaries)
+    if not is_writer():
+        return
     scores = {name: found.as_dict()}
     print(f"\n{len(source)} images of {spec.name} {config.data.val}\n")
     print(stage_table(scores, spec.context_classes))
@@ -42,6 +52,7 @@ def _evaluate(values: Any) -> None:
 
 
 def _submit(values: Any) -> None:
+    _check_alone("submit")
     workdir = Path(values.workdir).expanduser()
     split = values.split or "test"
     config, spec, source = open_evaluation(workdir, values.data_dir, split)
@@ -80,6 +91,7 @@ def _predict(values: Any) -> None:
 
 
 def _export(values: Any) -> None:
+    _check_alone("export")
     path = Path(values.output or Path(values.workdir) / "network.zip").expanduser()
     write = export_onnx if path.suffix == ".onnx" else export_model
     loaded = load_checkpoint(values.workdir, values.stage, values.which)
@@ -91,6 +103,7 @@ def _export(values: Any) -> None:
 
 
 def _import_weights(values: Any) -> None:
+    _check_alone("import_weights")
     if not values.input or not values.network:
         raise ValueError("--input, --network: name the file of weights and its network")
     report = import_weights(values.input, values.network, values.workdir)
@@ -110,6 +123,7 @@ def predictor_of(values: Any, batch_size: int) -> Predictor:
         mode=values.tiling,
         scales=scales,
         mirror=values.mirror,
+        rows=values.rows,
     )
 
 

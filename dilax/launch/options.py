@@ -71,8 +71,26 @@ def define_flags(configurations: Iterable[str]) -> None:
         "seeds", [], "train: a run for each of these seeds, in WORKDIR/seed0, …."
     )
     _define_prediction_flags()
+    _define_job_flags()
     for name in ("config", *_FLAGS):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _define_job_flags() -> None:
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the job of several processes that the environment describes: Slurm, a "
+        "TPU pod, GKE, Open MPI, or torchrun's variables.",
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, to join a job without those."
+    )
+    flags.DEFINE_integer("processes", None, "With --coordinator: how many there are.")
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, 0 ….")
+    flags.DEFINE_integer(
+        "join_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1
+    )
 
 
 def _define_prediction_flags() -> None:
@@ -103,6 +121,13 @@ def _define_prediction_flags() -> None:
     flags.DEFINE_list(
         "scales", ["1"], "eval, predict, submit: sizes whose predictions are averaged."
     )
+    flags.DEFINE_integer(
+        "rows",
+        1,
+        "eval, predict, submit: devices over which the rows of an image's maps are "
+        "spread, where one does not hold them.",
+        lower_bound=1,
+    )
     flags.DEFINE_bool(
         "mirror", False, "eval, predict, submit: average with the mirrored image's."
     )
@@ -111,5 +136,6 @@ def _define_prediction_flags() -> None:
 _FLAGS = (
     *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
-    *("competition", "network", "estimate", "profile", "seeds", "boundaries"),
+    *("rows", "competition", "network", "estimate", "profile", "seeds", "boundaries"),
+    *("distributed", "coordinator", "processes", "process_id", "join_timeout"),
 )

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dilax.datasets import DatasetSpec
 from dilax.evaluation import stage_table
 from dilax.inference import save_image
+from dilax.ops.hosts import is_writer, wait_for_all
 from dilax.report import prediction_sheet, profile, seed_table
 from dilax.training import (
     Config,
@@ -42,8 +43,9 @@ def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None
         ]
         table = seed_table(runs)
         write_text(workdir / "seeds.md", table + "\n")
-        print(f"\n{table}\n")
-    if summarize:
+        if is_writer():
+            print(f"\n{table}\n")
+    if summarize and is_writer():
         print(f"\n{summarize(runs, workdir)}\n")
 
 
@@ -59,6 +61,9 @@ def _seeds(texts: list[str]) -> list[int]:
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     _foretell(values, config, workdir)
     results = train(config, workdir)
+    wait_for_all(f"trained {workdir}")
+    if not is_writer():
+        return results
     _, spec, source = open_evaluation(workdir)
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
@@ -83,8 +88,11 @@ def _foretell(values: Any, config: Config, workdir: Path) -> None:
 
 
 def _print_estimate(config: Config, spec: DatasetSpec) -> None:
+    costs = estimate(config, spec)
+    if not is_writer():
+        return
     print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
-    for name, cost in estimate(config, spec).items():
+    for name, cost in costs.items():
         print(f"  {name}: {cost}")
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from dilax.models.layers import DilatedConv
 from dilax.ops import ReceptiveField, identity_init, receptive_field
-from dilax.ops.dilated_conv import pad_maps
+from dilax.ops.dilated_conv import Padding, pad_maps
 
 
 class ContextLayer(NamedTuple):
@@ -50,6 +50,9 @@ CITYSCAPES = (
     ContextLayer("conv7_1", 64),
     BASIC[-1],
 )
+
+# Of `dilated_conv`: the padding that keeps a map's size, by what stands outside.
+_SAME: dict[str, Padding] = {"zero": "same", "reflect": "reflect"}
 
 
 def undilated(layers: tuple[ContextLayer, ...]) -> tuple[ContextLayer, ...]:
@@ -95,11 +98,20 @@ class ContextModule(nn.Module):
         """What one output cell sees of the input maps, in cells (Basic: 67)."""
         return receptive_field([(3, row.dilation) for row in self.layers])
 
-    def _conv(self, name: str, kernel: int, dilation: int, multiplier: int):
+    @property
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kernel, dilation, stride, padding) of its layers, as if each padded."""
+        pads = self.padding != "none"
+        return [(3, d, 1, d * pads) for d in (row.dilation for row in self.layers)]
+
+    def _conv(
+        self, name: str, kernel: int, dilation: int, multiplier: int, padding: Padding
+    ):
         return DilatedConv(
             multiplier * self.num_classes,
             kernel,
             dilation,
+            padding,
             kernel_init=identity_init(self.num_classes, self.sigma / multiplier),
             dtype=self.dtype,
             name=self.prefix + name,
@@ -114,13 +126,14 @@ class ContextModule(nn.Module):
             raise ValueError(
                 f"padding={self.padding!r} is not one of 'layer', 'entry', 'none'"
             )
+        if self.border not in _SAME:
+            raise ValueError(f"border={self.border!r} is not one of 'zero', 'reflect'")
         if self.padding == "entry":
-            x = self._pad(x, self.receptive_field.margin)
+            x = pad_maps(x, ((self.receptive_field.margin,) * 2,) * 2, self.border)
+        inside: Padding = "valid"
+        if self.padding == "layer":
+            inside = _SAME[self.border]
         for row in self.layers:
-            if self.padding == "layer":
-                x = self._pad(x, row.dilation)
-            x = nn.relu(self._conv(row.name, 3, row.dilation, row.multiplier)(x))
-        return jnp.asarray(self._conv("final", 1, 1, 1)(x), jnp.float32)
-
-    def _pad(self, x: Float[Array, "b h w c"], width: int):
-        return pad_maps(x, ((width, width),) * 2, self.border)
+            conv = self._conv(row.name, 3, row.dilation, row.multiplier, inside)
+            x = nn.relu(conv(x))
+        return jnp.asarray(self._conv("final", 1, 1, 1, "valid")(x), jnp.float32)

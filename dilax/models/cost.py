@@ -156,16 +156,22 @@ def _multiply_adds(call: LayerCall) -> int:
     pairs = call.input.shape[0] * c * d
     for axis, count in enumerate(taps, 1):
         size, out = call.input.shape[axis], call.output.shape[axis]
-        stride = getattr(call.layer, "stride", 1)
-        before = (out + call.dilation * (count - 1) - size) // 2
-        before = before if stride == 1 else count // 2
+        before, step = call.pad + _own_padding(call, count), call.stride
         starts = [call.dilation * tap - before for tap in range(count)]
         inside = [
-            max(0, min(out, (size - 1 - s) // stride + 1) - max(0, -(s // stride)))
+            max(0, min(out, -((s - size) // step)) - max(0, -(s // step)))
             for s in starts
         ]
         pairs *= count * out if reflects else sum(inside)
     return pairs
+
+
+def _own_padding(call: LayerCall, count: int) -> int:
+    """Cells that a convolution of so many taps pads before the first one."""
+    padding = getattr(call.layer, "padding", "valid")
+    if isinstance(padding, int):
+        return padding
+    return 0 if padding == "valid" else call.dilation * (count - 1) // 2
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:

@@ -13,16 +13,27 @@ from jaxtyping import Array, Float
 from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
 from dilax.models.drn import DRN
 from dilax.models.front_end import FrontEnd
-from dilax.ops import upsample_bilinear
+from dilax.models.resnet import ResNet
+from dilax.ops import (
+    ReceptiveField,
+    depth_to_space,
+    receptive_field,
+    upsample_bilinear,
+)
+from dilax.ops.row_shards import balanced_rows
 
 
 class DilatedNet(nn.Module):
-    """A front end, a context module plugged into it, and the upsampling.
+    """A front end, a context module plugged into it, and what enlarges the scores.
 
     `model.apply({"params": params}, x)` takes x (b, h, w, 3), mean-subtracted BGR
     float32 on the 0..255 scale, padded by `margin` or not, and returns logits
     (b, h', w', C) at the network's own resolution: an eighth, or the image's where the
     network upsamples itself. Parameters: `{"front_end": …, "context": …}`.
+
+    Dense upsampling (DUC): where the front end gives r² maps a class (`front_end.duc`),
+    these stand for r × r scores in each cell, and the network lays them out. A context
+    module in between has r² maps a class as well.
 
     Attributes:
         front_end: image → C score maps; any network that gives them.
@@ -31,10 +42,10 @@ class DilatedNet(nn.Module):
             training on full-resolution labels. Otherwise the predictor upsamples the
             probabilities, top-left aligned.
 
-    Source: paper §3-§5 and Appendix A.
+    Source: paper §3-§5 and Appendix A; of DUC, Wang et al. (2018), §3.1.
     """
 
-    front_end: FrontEnd | DRN
+    front_end: FrontEnd | ResNet | DRN
     context: ContextModule | None = None
     upsample: bool = False
 
@@ -51,12 +62,28 @@ class DilatedNet(nn.Module):
     @property
     def output_stride(self) -> int:
         """Image pixels from one logit to the next."""
-        return 1 if self.upsample else self.map_stride
+        return 1 if self.upsample else self.map_stride // self.front_end.duc
 
     @property
     def map_stride(self) -> int:
         """Image pixels from one cell of the front end's maps to the next."""
         return self.front_end.output_stride
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """What one logit sees of the image, in pixels; a cell's, before upsampling.
+
+        Raises:
+            ValueError: for a network that enlarges maps in its midst (FCN-8s, SegNet):
+                its pixels do not all see alike.
+        """
+        if self.front_end.receptive_field.stride != self.map_stride:
+            raise ValueError(
+                f"{type(self.front_end).__name__}: enlarges maps inside, so that its "
+                "receptive field is not that of a list of layers"
+            )
+        context = self.context.rows if self.context else []
+        return receptive_field([*self.front_end.rows, *context])
 
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
@@ -69,12 +96,20 @@ class DilatedNet(nn.Module):
 
     def from_maps(
         self, maps: Float[Array, "b h w k"], train: bool = False
-    ) -> Float[Array, "b h2 w2 k"]:
+    ) -> Float[Array, "b h2 w2 k2"]:
         """What follows the front end: context module and upsampling."""
+        maps = balanced_rows(maps)  # margins are gone
         logits = maps if self.context is None else self.context(maps, train=train)
-        if not self.upsample or self.map_stride == 1:
+        return self.enlarged(logits)
+
+    def enlarged(self, logits: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k2"]:
+        """What follows the last layer: scores at the network's own resolution."""
+        factor = self.front_end.duc
+        if factor > 1:
+            logits = depth_to_space(logits, factor)
+        if not self.upsample or self.map_stride == factor:
             return logits
-        return upsample_bilinear(logits, self.map_stride, "centred")
+        return upsample_bilinear(logits, self.map_stride // factor, "centred")
 
 
 def _net(num_classes, final_name, options, upsample=False, **context) -> DilatedNet:
@@ -128,3 +163,26 @@ def dilation10_cityscapes(num_classes: int = 19, **options: Any) -> DilatedNet:
     Source: released `dilation10_cityscapes`; paper A.3 and Tables 7 and 8.
     """
     return _net(num_classes, "final", options, upsample=True, layers=CITYSCAPES)
+
+
+def resnet_duc(num_classes: int = 19, cell: int = 2, **options: Any) -> DilatedNet:
+    """ResNet-101 with HDC's rates and a DUC head, as published for Cityscapes.
+
+    Args:
+        num_classes: C.
+        cell: pixels from one of the network's scores to the next: 8 / r. A divisor
+            of 8; 8 itself leaves the scores as coarse as they are.
+        **options: fields of `ResNet`, such as `blocks=HDC50` or `width_multiplier`.
+
+    Raises:
+        ValueError: if the cell does not divide 8.
+
+    Example:
+        >>> resnet_duc(cell=2).output_stride
+        2
+
+    Source: Wang et al. (2018); the public definition.
+    """
+    if cell < 1 or 8 % cell:
+        raise ValueError(f"cell={cell}: must be 1, 2, 4 or 8")
+    return DilatedNet(ResNet(num_classes, duc=8 // cell, **options))

@@ -5,6 +5,7 @@ level without max pooling, and last ones that take the dilation back without res
 which removes the grid that dilation leaves (§5). The levels are tables.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.models.layers import DilatedConv, batch_norm
+from dilax.models.layers import conv_norm, score_layer
+from dilax.ops import ReceptiveField, receptive_field
 
 
 class Level(NamedTuple):
@@ -79,6 +81,9 @@ class DRN(nn.Module):
         levels: the table.
         width_multiplier: scales every level's channels.
         final_name: name of the closing 1×1 layer.
+        duc: r: the closing layer gives r² maps a class (see `DilatedNet`).
+        padding: every layer pads its maps, by zeros or by reflection.
+        batch_norm: as of a `ResNet`: `"running"` or `"frozen"`.
         remat: rematerialisation: gradients compute each block's maps again.
         dtype: of the computation; parameters are float32.
 
@@ -89,59 +94,76 @@ class DRN(nn.Module):
     levels: tuple[Level, ...] = DRN_D_22
     width_multiplier: float = 1.0
     final_name: str = "final"
+    duc: int = 1
+    padding: Literal["same", "reflect"] = "same"
+    batch_norm: Literal["running", "frozen"] = "running"
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
-    def own_layers(self) -> tuple[str, ...]:
-        """The layer of scores."""
-        return (f"{self.final_name}/",)
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kernel, dilation, stride, padding) of the layers that widen the field."""
+        found = [(7, 1, 1, 3)]
+        for level in self.levels:
+            for stride in (level.stride, *[1] * (level.blocks - 1)):
+                wide = (3, level.dilation, stride, level.dilation)
+                again = (3, level.dilation, 1, level.dilation)
+                found += [wide, again] if level.kind == "basic" else [wide]
+        return found
 
     @property
-    def margin(self) -> int:
-        """None: maps are padded inside."""
-        return 0
+    def receptive_field(self) -> ReceptiveField:
+        """What one output cell sees of the image, in pixels."""
+        return receptive_field(self.rows)
 
     @property
     def output_stride(self) -> int:
-        """8."""
-        stride = 1
-        for level in self.levels:
-            stride *= level.stride
-        return stride
+        """Image pixels from one cell to the next: 8."""
+        return self.receptive_field.stride
+
+    @property
+    def margin(self) -> int:
+        """Pixels of surroundings that an image needs: none, as the layers pad."""
+        return 0
+
+    @property
+    def spreads_rows(self) -> bool:
+        """Whether rows of its maps may lie on several devices (`row_shards`)."""
+        return False
 
     @property
     def first_layer(self) -> str:
         """Name of the layer that takes the image."""
         return "stem"
 
+    @property
+    def own_layers(self) -> tuple[str, ...]:
+        """Beginnings of the names of layers that no weights of ImageNet have."""
+        return (f"{self.final_name}/",)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
-        first = self._slim(self.levels[0])
-        conv = DilatedConv(
-            first.channels,
-            7,
-            padding="same",
+        running = self.batch_norm == "running"
+        stem = functools.partial(
+            conv_norm,
+            padding=self.padding,
+            running=running,
+            train=train,
             dtype=self.dtype,
-            use_bias=False,
-            name=self.first_layer,
         )
-        x = nn.relu(batch_norm(self, "stem_bn", train, self.dtype)(conv(x)))
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        for number, level in enumerate(map(self._slim, self.levels), 1):
+        levels = [self._slim(level) for level in self.levels]
+        x = nn.relu(stem(x, self.first_layer, levels[0].channels, 7))
+        kind = nn.remat(LevelBlock, static_argnums=(2,)) if self.remat else LevelBlock
+        for number, level in enumerate(levels, 1):
             for index in range(level.blocks):
                 row = level if index == 0 else level._replace(stride=1)
                 name = f"level{number}_{index}"
-                x = block(row, self.dtype, name=name)(x, train)
-        final = DilatedConv(
-            self.num_classes,
-            1,
-            kernel_init=nn.initializers.normal(0.001),
-            dtype=self.dtype,
-            name=self.final_name,
-        )
+                block = kind(row, self.padding, running, self.dtype, name=name)
+                x = block(x, train)
+        features = self.num_classes * self.duc**2
+        final = score_layer(features, (), self.padding, self.dtype, self.final_name)
         return jnp.asarray(final(x), jnp.float32)
 
     def _slim(self, level: Level) -> Level:
@@ -150,55 +172,45 @@ class DRN(nn.Module):
         )
 
 
-class Block(nn.Module):
+class LevelBlock(nn.Module):
     """One block of a level; batch normalisation follows each convolution.
 
     Where shapes differ, a 1×1 convolution brings the input to that of the output.
 
     Attributes:
         level: its row of the table.
+        padding: see `DRN`.
+        running: see `BatchNorm`.
         dtype: of the computation.
     """
 
     level: Level
+    padding: Literal["same", "reflect"] = "same"
+    running: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 d"]:
+        norm = functools.partial(
+            conv_norm,
+            padding=self.padding,
+            running=self.running,
+            train=train,
+            dtype=self.dtype,
+        )
         level, y = self.level, x
-        rows = {
-            "conv": ((3, level.channels),),
-            "basic": ((3, level.channels), (3, level.channels)),
-            "bottleneck": (
-                (1, level.channels),
-                (3, level.channels),
-                (1, level.outputs),
-            ),
-        }[level.kind]
-        widest = [kernel for kernel, _ in rows].index(3)  # takes the stride
-        for number, (kernel, channels) in enumerate(rows, 1):
-            if number > 1:
-                y = nn.relu(y)
-            stride = level.stride if number - 1 == widest else 1
-            y = self._conv(y, train, f"conv{number}", kernel, channels, stride)
+        wide = level.channels, 3, level.stride, level.dilation
+        if level.kind == "bottleneck":
+            y = nn.relu(norm(y, "conv1", level.channels, 1))
+            y = norm(nn.relu(norm(y, "conv2", *wide)), "conv3", level.outputs, 1)
+        else:
+            y = norm(y, "conv1", *wide)
+        if level.kind == "basic":
+            y = norm(nn.relu(y), "conv2", level.channels, 3, 1, level.dilation)
         if level.kind != "conv" and level.residual:
             if level.stride > 1 or x.shape[-1] != level.outputs:
-                x = self._conv(x, train, "shortcut", 1, level.outputs, level.stride)
+                x = norm(x, "shortcut", level.outputs, 1, level.stride)
             y += x
         return nn.relu(y)
-
-    def _conv(self, x, train: bool, name: str, kernel: int, channels: int, stride: int):
-        """A convolution, dilated where it has taps, with its normalisation."""
-        conv = DilatedConv(
-            channels,
-            kernel,
-            self.level.dilation if kernel > 1 else 1,
-            "same",
-            dtype=self.dtype,
-            stride=stride,
-            use_bias=False,
-            name=name,
-        )
-        return batch_norm(self, f"{name}_bn", train, self.dtype)(conv(x))

@@ -1,5 +1,7 @@
 """FCN-8s (Long et al. 2015): VGG-16 at stride 32, and scores of finer layers added."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 from dilax.models.front_end import VGG16, FrontEnd, Layer, Pool
 from dilax.ops import upsample_bilinear
 from dilax.ops.dilated_conv import Padding
+from dilax.ops.row_shards import refuse_shards
 
 
 def _with_all_pools() -> tuple[Layer, ...]:
@@ -38,6 +41,7 @@ class FCN8s(FrontEnd):
 
     layers: tuple[Layer | Pool, ...] = FCN_VGG16
     final_name: str = "score_fr"
+    padding: Literal["valid", "same", "reflect"] = "same"
 
     @property
     def own_layers(self) -> tuple[str, ...]:
@@ -45,19 +49,19 @@ class FCN8s(FrontEnd):
         return ("score_",)
 
     @property
-    def margin(self) -> int:
-        """None: images are padded inside."""
-        return 0
-
-    @property
     def output_stride(self) -> int:
         """1."""
         return 1
 
+    @property
+    def spreads_rows(self) -> bool:
+        """False: maps are enlarged inside."""
+        return False
+
     def _padding(self, row: Layer | Pool) -> Padding:
         if row.name == self.first_layer:
             return _ENTRY
-        return "valid" if row.dropout else "same"
+        return "valid" if row.dropout else self.padding
 
     @nn.compact
     def __call__(
@@ -74,6 +78,7 @@ class FCN8s(FrontEnd):
 
 def _enlarged(x, factor: int):
     """(n + 1)·factor cells of n: a transposed convolution with all of its border."""
+    refuse_shards("FCN-8s")
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     half = factor // 2
     return upsample_bilinear(padded, factor, "centred")[:, half:-half, half:-half]

@@ -14,8 +14,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.models.layers import DilatedConv
-from dilax.ops import ReceptiveField, average_pool, max_pool, receptive_field
+from dilax.models.dropout import Dropout
+from dilax.models.layers import (
+    AveragePool,
+    DilatedConv,
+    MaxPool,
+    score_layer,
+    score_rows,
+)
+from dilax.ops import ReceptiveField, receptive_field
 from dilax.ops.dilated_conv import Padding
 
 
@@ -41,9 +48,9 @@ class Layer(NamedTuple):
         """Cells from one output cell to the next."""
         return self.kernel if self.channels == 0 else 1
 
-    def pool(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """What a pool makes of maps."""
-        return max_pool(x, self.kernel)
+    def pool(self) -> nn.Module:
+        """The layer of a pool."""
+        return MaxPool(self.kernel, name=self.name)
 
 
 class Pool(NamedTuple):
@@ -51,7 +58,7 @@ class Pool(NamedTuple):
 
     Attributes:
         name: the layer's name.
-        kernel: side of the window.
+        kernel: side of the window, an odd number.
         stride: distance between windows in cells.
         average: take the windows' average, at stride 1, instead of their maximum.
     """
@@ -76,11 +83,11 @@ class Pool(NamedTuple):
         """0."""
         return 0.0
 
-    def pool(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """What a pool makes of maps."""
+    def pool(self) -> nn.Module:
+        """The layer of the pool."""
         if self.average:
-            return average_pool(x, self.kernel)
-        return max_pool(x, self.kernel, self.stride)
+            return AveragePool(self.kernel, name=self.name)
+        return MaxPool(self.kernel, self.stride, self.kernel // 2, name=self.name)
 
 
 class Branch(NamedTuple):
@@ -139,8 +146,8 @@ class FrontEnd(nn.Module):
 
     Args of `__call__`: x (b, h, w, 3), mean-subtracted BGR on the 0..255 scale, padded
     by `margin` where the output shall cover the image; train turns dropout on (rng
-    `"dropout"`). Returns logits (b, h', w', num_classes), float32; for VGG-16
-    h' = (h − 372) / 8.
+    `"dropout"`). Returns logits (b, h', w', num_classes · duc²), float32; for
+    VGG-16 h' = (h − 372) / 8.
 
     Without ImageNet weights the convolutions start with He et al.'s (2015) normal
     initialisation; `final` starts with N(0, 0.001²) as in the release.
@@ -151,7 +158,10 @@ class FrontEnd(nn.Module):
         width_multiplier: scales every layer's channels.
         head_channels: channels of the layers with dropout (fc6, fc7), where they shall
             not follow the width.
-        final_name: name of the closing 1×1 layer (`fc-final` in the VOC release).
+        final_name: name of the closing layer (`fc-final` in the VOC release).
+        final_rates: of a `ParallelConv` that closes the network in place of the paper's
+            1×1 convolution; it pads its maps.
+        duc: r: the closing layer gives r² maps a class (see `DilatedNet`).
         padding: `"valid"` (the paper: pad the image instead), or `"same"` or
             `"reflect"` padding in every layer: five times cheaper on small crops, but
             scores then depend on where a crop or tile ends.
@@ -175,17 +185,40 @@ class FrontEnd(nn.Module):
     norm: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
+    final_rates: tuple[int, ...] = ()
+    duc: int = 1
     branches: tuple[Branch, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kernel, dilation, stride, padding) of the layers that widen the field."""
+        return [*self._table_rows(), *score_rows(self.final_rates)]
+
+    def _table_rows(self) -> list[tuple[int, int, int, int]]:
+        rows = []
+        for r in self.layers:
+            pads = self.padding != "valid" and r.channels > 0
+            pad = r.dilation * (r.kernel - 1) // 2 if pads else 0
+            if isinstance(r, Pool):
+                pad = r.kernel // 2
+            rows.append((r.kernel, r.dilation, r.stride, pad))
+        return rows
 
     @property
     def receptive_field(self) -> ReceptiveField:
         """What one cell of the last layer sees of the image, in pixels."""
-        return receptive_field([(r.kernel, r.dilation, r.stride) for r in self.layers])
+        return receptive_field(self.rows)
 
     @property
     def output_stride(self) -> int:
-        """Image pixels from one score to the next."""
+        """Image pixels from one cell of the scores to the next."""
         return self.receptive_field.stride
+
+    @property
+    def spreads_rows(self) -> bool:
+        """Whether rows of its maps may lie on several devices (`row_shards`)."""
+        overlap = any(isinstance(row, Pool) for row in self.layers)
+        return not overlap and not self.branches and self.duc == 1
 
     @property
     def first_layer(self) -> str:
@@ -200,7 +233,9 @@ class FrontEnd(nn.Module):
     @property
     def margin(self) -> int:
         """Pixels of surroundings that an image needs on every side (VGG-16: 186)."""
-        return self.receptive_field.margin if self.padding == "valid" else 0
+        if self.padding != "valid":
+            return 0
+        return receptive_field(self._table_rows()).margin
 
     def _channels(self, row: Layer | Pool) -> int:
         if row.dropout and self.head_channels is not None:
@@ -218,7 +253,7 @@ class FrontEnd(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h2 w2 k"]:
         maps = self._stack(x, train, [branch.after for branch in self.branches])
-        scores = [self._scores(self.final_name, maps["end"])]
+        scores = [self._scores(self.final_name, maps["end"], self.final_rates)]
         for branch in self.branches:
             scores.append(self._branch(branch, maps[branch.after], train))
         return functools.reduce(jnp.add, scores)
@@ -232,20 +267,15 @@ class FrontEnd(nn.Module):
             maps[rows[-1].name] = x
         return {**{name: maps[name] for name in wanted}, "end": x}
 
-    def _scores(self, name: str, x, kernel: int = 1) -> jax.Array:
+    def _scores(
+        self, name: str, x, rates: tuple[int, ...] = (), kernel: int = 1
+    ) -> jax.Array:
         """Scores of the classes, float32, which start near zero."""
-        layer = DilatedConv(
-            self.num_classes,
-            kernel,
-            padding="same",
-            kernel_init=nn.initializers.normal(0.001),
-            dtype=self.dtype,
-            name=name,
-        )
+        features = self.num_classes * self.duc**2
+        layer = score_layer(features, rates, self.padding, self.dtype, name, kernel)
         return jnp.asarray(layer(x), jnp.float32)
 
     def _branch(self, branch: Branch, x, train: bool) -> jax.Array:
-        drop = functools.partial(nn.Dropout(branch.dropout), deterministic=not train)
         for part, kernel, stride in (("conv", 3, branch.stride), ("fc", 1, 1)):
             x = DilatedConv(
                 self._slim(branch.channels),
@@ -255,13 +285,13 @@ class FrontEnd(nn.Module):
                 stride=stride,
                 name=f"{branch.name}_{part}",
             )(x)
-            x = drop(nn.relu(x))
+            x = Dropout(branch.dropout)(nn.relu(x), train=train)
         return self._scores(f"{branch.name}_scores", x)
 
     def _run(self, x, rows: tuple[Layer | Pool, ...], train: bool):
         for row in rows:
             if row.channels == 0:
-                x = row.pool(x)
+                x = row.pool()(x)
                 continue
             x = DilatedConv(
                 self._channels(row),
@@ -275,7 +305,7 @@ class FrontEnd(nn.Module):
                 x = nn.LayerNorm(dtype=self.dtype, name=f"{row.name}_norm")(x)
             x = nn.relu(x)
             if row.dropout:
-                x = nn.Dropout(row.dropout, deterministic=not train)(x)
+                x = Dropout(row.dropout)(x, train=train)
         return x
 
 
@@ -286,4 +316,5 @@ def _blocks(
     cuts = [i for i, row in enumerate(layers) if not row.channels or row.dropout]
     cuts += [i + 1 for i, row in enumerate(layers) if row.name in ends]
     starts = [0, *sorted({i for i in cuts if 0 < i < len(layers)})]
-    return [layers[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)]
+    found = [layers[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)]
+    return [rows for rows in found if rows]  # a table may have none

@@ -6,7 +6,6 @@ nothing here repeats an architecture, and nothing is computed.
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -15,12 +14,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dilax.models.dilated_net import DilatedNet
-from dilax.models.front_end import FrontEnd
-from dilax.models.layers import DilatedConv
-from dilax.ops import upsample_bilinear
+from dilax.models.layers import AveragePool, BatchNorm, DilatedConv, MaxPool
 from dilax.ops.dilated_conv import pad_maps
 
 Inputs = Literal["images", "maps"]
+_HEARD = (DilatedConv, MaxPool, AveragePool, nn.LayerNorm, BatchNorm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +58,19 @@ class LayerCall:
         """Of a convolution; 1 for all else."""
         return self.layer.dilation if isinstance(self.layer, DilatedConv) else 1
 
+    @property
+    def stride(self) -> int:
+        """Of a convolution; 1 for all else."""
+        return self.layer.stride if isinstance(self.layer, DilatedConv) else 1
+
 
 def layer_calls(
     model: DilatedNet, shape: tuple[int, int, int, int], inputs: Inputs = "images"
 ) -> list[LayerCall]:
     """Every convolution, pool, normalisation and upsampling, in order.
 
-    Of networks that branch (DeepLab-MSc, FCN-8s, SegNet, DRN) their convolutions alone,
-    and what follows their maps: pools and batch normalisation cost little beside them.
+    What FCN-8s enlarges inside, and SegNet's pools with places, are not among them:
+    they cost little beside the convolutions.
 
     Args:
         model: the network.
@@ -88,11 +91,14 @@ def layer_calls(
     if len(shape) != 4:
         raise ValueError(f"shape={shape}: is not (batch, height, width, channels)")
     heard: list[tuple[nn.Module, Any, Any]] = []
+    maps: list[jax.ShapeDtypeStruct] = []  # that the context module takes
 
     def listen(function, args, kwargs, context):
         out = function(*args, **kwargs)
-        if isinstance(context.module, (DilatedConv, nn.LayerNorm)):
+        if isinstance(context.module, _HEARD):
             heard.append((context.module, _shape(args[0]), _shape(out)))
+        if context.module.path == ("context",) and context.method_name == "__call__":
+            maps.append(_shape(args[0]))
         return out
 
     method = "__call__" if inputs == "images" else "from_maps"
@@ -101,22 +107,14 @@ def layer_calls(
     with nn.intercept_methods(listen):
         out, variables = jax.eval_shape(start, jax.random.key(0), x)
     calls = [_called(variables["params"], *call) for call in heard]
-    if inputs == "maps":
-        return [*_with_pads(model, calls, x), *_upsampling(model, calls, out)]
-    before = [call for call in calls if call.module.split("/")[0] == "front_end"]
-    context = calls[len(before) :]
-    maps = jax.eval_shape(
-        functools.partial(model.init_with_output, method="maps"), jax.random.key(0), x
-    )[0]
-    if type(model.front_end) is FrontEnd and not model.front_end.branches:
-        before = [*_with_pools(model.front_end, before, x)]
-    after = _with_pads(model, context, _shape(maps))
-    return [*before, *after, *_upsampling(model, calls, out)]
+    return [*_with_pads(model, calls, maps), *_enlarging(model, calls, out)]
 
 
 def _called(params, module: nn.Module, x, out) -> LayerCall:
     *modules, name = module.path
-    shapes = functools.reduce(operator.getitem, module.path, params)
+    shapes = params
+    for part in module.path:
+        shapes = shapes.get(part, {})  # a pool has no parameters
     alone = module.clone(parent=None)
     return LayerCall("/".join(modules), name, alone, shapes, x, out)
 
@@ -125,41 +123,28 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _with_pools(
-    front_end: FrontEnd, calls: list[LayerCall], x: jax.ShapeDtypeStruct
-) -> Iterator[LayerCall]:
-    """The calls, and between them the pools of the front end's table."""
-    rest = list(calls)
-    for row in front_end.layers:
-        if row.channels == 0:
-            out = _shape(jax.eval_shape(row.pool, x))
-            yield LayerCall("front_end", row.name, row.pool, {}, x, out)
-            x = out
-        while rest[0].name.removesuffix("_norm") == row.name:
-            x = rest[0].output
-            yield rest.pop(0)
-    yield from rest
-
-
 def _with_pads(
-    model: DilatedNet, calls: list[LayerCall], x: jax.ShapeDtypeStruct
+    model: DilatedNet, calls: list[LayerCall], maps: list[jax.ShapeDtypeStruct]
 ) -> Iterator[LayerCall]:
-    """The calls, whose inputs are what the layers before give."""
+    """The calls; a context module's take what the layers before give, and pad it."""
+    before = maps  # of the next of its layers
     for call in calls:
-        pad = (call.input.shape[1] - x.shape[1]) // 2
-        border = model.context.border if pad and model.context else "zero"
-        given = jax.ShapeDtypeStruct(x.shape, call.input.dtype)
-        yield dataclasses.replace(call, input=given, pad=pad, border=border)
-        x = call.output
+        if model.context is not None and call.module == "context":
+            [x] = before
+            pad = (call.input.shape[1] - x.shape[1]) // 2
+            border = model.context.border if pad else "zero"
+            given = jax.ShapeDtypeStruct(x.shape, call.input.dtype)
+            call = dataclasses.replace(call, input=given, pad=pad, border=border)
+            before = [call.output]
+        yield call
 
 
-def _upsampling(model: DilatedNet, calls: list[LayerCall], out) -> list[LayerCall]:
-    if not model.upsample:
-        return []
-    enlarge = functools.partial(
-        upsample_bilinear, factor=model.map_stride, convention="centred"
-    )
+def _enlarging(model: DilatedNet, calls: list[LayerCall], out) -> list[LayerCall]:
+    """The rearrangement of DUC and the upsampling, which run as one."""
     source = calls[-1].output
+    if source.shape == out.shape or model.map_stride == 1:
+        return []
+    enlarge = model.clone(context=None).enlarged
     maps = jax.ShapeDtypeStruct(source.shape, out.dtype)
     return [LayerCall("", "upsampling", enlarge, {}, maps, _shape(out))]
 

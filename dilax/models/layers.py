@@ -1,13 +1,17 @@
-"""The layer that every model here is made of, a dilated convolution, and batch norm."""
+"""The layers that the models here are made of: above all, a dilated convolution."""
 
+import functools
+import operator
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.ops import dilated_conv, strided_conv
+from dilax.ops import average_pool, dilated_conv, max_pool
 from dilax.ops.dilated_conv import Padding
 
 
@@ -21,9 +25,8 @@ class DilatedConv(nn.Module):
         padding: as in `dilated_conv`.
         kernel_init: the kernel's initializer; biases start at 0.
         dtype: of the computation; parameters are float32.
-        stride: input cells from one output cell to the next; above 1 see
-            `strided_conv`, and neither dilation nor padding applies.
-        use_bias: whether there is `bias`.
+        stride: as in `dilated_conv`.
+        use_bias: whether there is one.
     """
 
     features: int
@@ -40,31 +43,212 @@ class DilatedConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = (jnp.asarray(a, self.dtype) for a in (x, kernel))
-        if self.stride > 1:
-            x = strided_conv(x, kernel, self.stride)
-        else:
-            x = dilated_conv(x, kernel, dilation=self.dilation, padding=self.padding)
+        y = dilated_conv(
+            x,
+            kernel,
+            dilation=self.dilation,
+            stride=self.stride,
+            padding=self.padding,
+        )
         if not self.use_bias:
-            return x
+            return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return x + jnp.asarray(bias, self.dtype)
+        return y + jnp.asarray(bias, self.dtype)
 
 
-def batch_norm(parent: nn.Module, name: str, train: bool, dtype: DTypeLike):
-    """Batch normalisation of what a layer of `parent` gives (Ioffe & Szegedy 2015).
+class ParallelConv(nn.Module):
+    """The sum of 3×3 convolutions at several rates, `c0`, `c1`, … in the parameters.
 
-    By the batch's own statistics where the module trains, that is where `train` is set
-    and the collection `batch_stats` may change; by the averages kept there otherwise. A
-    frozen module is thus as it predicts.
+    Closes a network: each score sees near and far surroundings at once.
+
+    Attributes:
+        features: output maps.
+        rates: of the convolutions.
+        padding: every one pads its maps to its rate.
+        kernel_init: of their kernels.
+        dtype: of the computation; parameters are float32.
+
+    Source: the head of Wang et al. (2018), public definition: rates 6, 12, 18, 24.
+    """
+
+    features: int
+    rates: tuple[int, ...]
+    padding: Literal["same", "reflect"] = "same"
+    kernel_init: Callable = nn.initializers.he_normal()
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        options = self.padding, self.kernel_init, self.dtype
+        convs = [
+            DilatedConv(self.features, 3, rate, *options, name=f"c{i}")
+            for i, rate in enumerate(self.rates)
+        ]
+        return functools.reduce(operator.add, [conv(x) for conv in convs])
+
+
+def score_layer(
+    features: int,
+    rates: tuple[int, ...],
+    padding: Padding,
+    dtype: DTypeLike,
+    name: str,
+    kernel: int = 1,
+) -> nn.Module:
+    """The layer that closes a network: a `ParallelConv`, or without rates one 1×1.
+
+    Both start with N(0, 0.001²) as in the release.
 
     Args:
-        parent: the module that is running.
-        name: of the layer.
-        train: whether the network trains.
-        dtype: of the computation; parameters and statistics are float32.
-
-    Returns:
-        A linen module with `scale`, `bias`, and `mean` and `var` in `batch_stats`.
+        features: output maps.
+        rates: see `ParallelConv`.
+        padding: of the layers before; where they do not pad, parallel ones pad zeros.
+        dtype: of the computation.
+        name: in the parameters.
+        kernel: in place of 1×1, a convolution that pads zeros.
     """
-    own = train and parent.is_mutable_collection("batch_stats")
-    return nn.BatchNorm(not own, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    init = nn.initializers.normal(0.001)
+    if not rates:
+        return DilatedConv(features, kernel, 1, "same", init, dtype, name=name)
+    border: Literal["same", "reflect"] = "reflect" if padding == "reflect" else "same"
+    return ParallelConv(features, rates, border, init, dtype, name=name)
+
+
+def score_rows(rates: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """(kernel, dilation, stride, padding) of a `score_layer`: of its widest part."""
+    return [(3, max(rates), 1, max(rates))] if rates else []
+
+
+class MaxPool(nn.Module):
+    """`max_pool` as a layer, without parameters.
+
+    Attributes:
+        size: of the window.
+        stride: see `max_pool`.
+        padding: see `max_pool`.
+    """
+
+    size: int
+    stride: int | None = None
+    padding: int = 0
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        return max_pool(x, self.size, self.stride, self.padding)
+
+
+class AveragePool(nn.Module):
+    """`average_pool` as a layer, without parameters.
+
+    Attributes:
+        size: of the window.
+    """
+
+    size: int
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return average_pool(x, self.size)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015) whose statistics are parameters.
+
+    y = scale · (x − mean) / √(var + ε) + bias
+
+    `mean` and `var` lie beside `scale` and `bias`, so that whatever keeps, loads or
+    applies parameters has them; gradients never reach them. Where a batch's own
+    statistics count (`train`, `running`), what the running ones become, m·old +
+    (1 − m)·batch, is written into the collection `"batch_stats"` if the caller made
+    that mutable, and a training step puts it into the parameters. Over a batch that is
+    split between devices they are of the whole batch.
+
+    Attributes:
+        running: in training, normalise by the batch's statistics; else by the
+            parameters', which then stay as they are (frozen).
+        momentum: m.
+        epsilon: ε.
+        dtype: of the result; statistics are float32.
+
+    Source: the paper's Algorithm 1 and 2; PyTorch's choice of m and ε, and of the
+    unbiased variance for the running one.
+    """
+
+    running: bool = True
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool = False
+    ) -> Float[Array, "b h w c"]:
+        zeros, ones, shape = nn.initializers.zeros, nn.initializers.ones, x.shape[-1:]
+        scale = self.param("scale", ones, shape, jnp.float32)
+        bias = self.param("bias", zeros, shape, jnp.float32)
+        mean = lax.stop_gradient(self.param("mean", zeros, shape, jnp.float32))
+        var = lax.stop_gradient(self.param("var", ones, shape, jnp.float32))
+        x = jnp.asarray(x, jnp.float32)
+        if train and self.running:
+            old, count = (mean, var), x.size // x.shape[-1]
+            mean = jnp.mean(x, (0, 1, 2))
+            var = jnp.mean(jnp.square(x - mean), (0, 1, 2))
+            self._keep(old, (mean, var * (count / max(1, count - 1))))
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return jnp.asarray((x - mean) * factor + bias, self.dtype)
+
+    def _keep(self, old: tuple, batch: tuple) -> None:
+        if not self.is_mutable_collection("batch_stats"):
+            return
+        for name, before, now in zip(("mean", "var"), old, batch, strict=True):
+            after = self.momentum * before + (1 - self.momentum) * now
+            self.put_variable("batch_stats", name, after)
+
+
+def conv_norm(
+    x: Float[Array, "b h w c"],
+    name: str,
+    features: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    *,
+    padding: Literal["same", "reflect"],
+    running: bool,
+    train: bool,
+    dtype: DTypeLike,
+) -> Float[Array, "b h2 w2 d"]:
+    """A convolution without bias and its normalisation: conv1 and bn1, in a module.
+
+    Args:
+        x: maps, NHWC.
+        name: of the convolution; `norm_name` has the other's.
+        features: of the `DilatedConv`, as kernel, stride, dilation and padding are.
+        kernel: its side.
+        stride: see above.
+        dilation: see above.
+        padding: see above.
+        running: of the `BatchNorm`.
+        train: whether the network trains.
+        dtype: of the computation.
+    """
+    conv = DilatedConv(
+        features,
+        kernel,
+        dilation,
+        padding,
+        dtype=dtype,
+        stride=stride,
+        use_bias=False,
+        name=name,
+    )
+    norm = BatchNorm(running, dtype=dtype, name=norm_name(name))
+    return norm(conv(x), train)
+
+
+def norm_name(conv: str) -> str:
+    """Name of the normalisation after a convolution.
+
+    Example:
+        >>> norm_name("conv2"), norm_name("downsample")
+        ('bn2', 'downsample_bn')
+    """
+    return conv.replace("conv", "bn") if "conv" in conv else f"{conv}_bn"

@@ -39,7 +39,11 @@ _RESIDUAL = {
 
 
 def named_network(
-    name: Named, num_classes: int, head_channels: int | None = None, **options: Any
+    name: Named,
+    num_classes: int,
+    head_channels: int | None = None,
+    batch_norm: Literal["running", "frozen"] = "running",
+    **options: Any,
 ) -> FrontEnd | DRN:
     """A network of the literature, to stand where the front end stands.
 
@@ -51,7 +55,9 @@ def named_network(
         num_classes: C.
         head_channels: of fc6 and fc7, where they shall not follow the width; SegNet and
             residual networks have no such layers.
-        **options: other fields of the network: `width_multiplier`, `remat`, `dtype`.
+        batch_norm: of SegNet and residual networks, which alone have any; see `ResNet`.
+        **options: other fields of the network: `width_multiplier`, `duc`, `remat`,
+            `dtype`.
 
     Raises:
         ValueError: if there is no network of this name.
@@ -62,7 +68,7 @@ def named_network(
         (8, 435)
     """
     if name in _RESIDUAL:
-        return DRN(num_classes, _RESIDUAL[name], **options)
+        return DRN(num_classes, _RESIDUAL[name], batch_norm=batch_norm, **options)
     options["head_channels"] = head_channels
     if name in _FRONT_ENDS:
         layers, branches = _FRONT_ENDS[name]
@@ -73,5 +79,5 @@ def named_network(
         case "fcn8s":
             return FCN8s(num_classes, **options)
         case "segnet":
-            return SegNet(num_classes, **options)
+            return SegNet(num_classes, batch_norm=batch_norm, **options)
     raise ValueError(f"network={name!r}: must be one of {', '.join(get_args(Named))}")

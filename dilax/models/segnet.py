@@ -1,14 +1,14 @@
 """SegNet (Badrinarayanan et al. 2015): an encoder, and a decoder that is its mirror."""
 
 import functools
+from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from dilax.models.fcn import FCN_VGG16
 from dilax.models.front_end import FrontEnd, Layer, Pool
-from dilax.models.layers import DilatedConv, batch_norm
+from dilax.models.layers import BatchNorm, DilatedConv
 from dilax.ops import max_pool_with_places, unpool
 
 SEGNET = tuple(row for row in FCN_VGG16 if not row.dropout)
@@ -18,18 +18,22 @@ class SegNet(FrontEnd):
     """Image → one score map a class, at the image's own resolution.
 
     Args of `__call__`: as `FrontEnd`, images of any size. Returns (b, h, w,
-    num_classes) float32. Each convolution but the last is normalised over the batch
-    (collection `batch_stats`).
+    num_classes) float32. Each convolution but the last is normalised over the batch.
 
     The decoder has each of the encoder's convolutions in reverse, `conv5_3_D` to
     `conv1_1_D`, which give as many maps as those took; the last gives the scores. Where
     the encoder pools, the decoder sets maps where the maxima stood.
+
+    Attributes:
+        batch_norm: as of a `ResNet`: `"running"` or `"frozen"`.
 
     Source: §3 of the paper; the released `segnet_train`.
     """
 
     layers: tuple[Layer | Pool, ...] = SEGNET
     final_name: str = "conv1_1_D"
+    padding: Literal["valid", "same", "reflect"] = "same"
+    batch_norm: Literal["running", "frozen"] = "running"
 
     @property
     def own_layers(self) -> tuple[str, ...]:
@@ -37,14 +41,14 @@ class SegNet(FrontEnd):
         return ("*_D/", "*_bn/")
 
     @property
-    def margin(self) -> int:
-        """None: maps are padded inside."""
-        return 0
-
-    @property
     def output_stride(self) -> int:
         """1."""
         return 1
+
+    @property
+    def spreads_rows(self) -> bool:
+        """False: maxima return to their places, and batches are normalised."""
+        return False
 
     @nn.compact
     def __call__(
@@ -74,6 +78,9 @@ class SegNet(FrontEnd):
         return nn.remat(run)(self, x) if self.remat else run(self, x)
 
     def _layer(self, x, name: str, channels: int, train: bool):
-        conv = DilatedConv(channels, 3, 1, "same", dtype=self.dtype, name=name)
-        norm = batch_norm(self, f"{name}_bn", train, self.dtype)
-        return nn.relu(jnp.asarray(norm(conv(x)), self.dtype))
+        conv = DilatedConv(
+            channels, 3, padding=self.padding, dtype=self.dtype, name=name
+        )
+        running = self.batch_norm == "running"
+        norm = BatchNorm(running, dtype=self.dtype, name=f"{name}_bn")
+        return nn.relu(norm(conv(x), train))

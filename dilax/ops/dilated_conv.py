@@ -1,7 +1,7 @@
 """Dilated convolution (Yu & Koltun 2016, §2, Eq. 2): no dilated filter is built."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,15 @@ from dilax.ops.lowerings import (
     input_gradient,
     kernel_gradient,
 )
+from dilax.ops.row_shards import current_shards, refuse_shards
+from dilax.ops.winograd import direct
 
+Border = Literal["zero", "reflect"]
 Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...]
 
 _ALLOWED = "'valid', 'same', 'reflect', an int >= 0 or ((top, bottom), (left, right))"
+
+_MODES = {"zero": "constant", "reflect": "reflect"}
 
 
 def dilated_conv(
@@ -26,10 +31,11 @@ def dilated_conv(
     kernel: Float[Array, "kh kw c d"],
     *,
     dilation: int = 1,
+    stride: int = 1,
     padding: Padding = "valid",
     lowering: Lowering | Choice | None = None,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Convolves with a dilated kernel at stride 1, as Caffe and the release do.
+    """Convolves with a dilated kernel, as Caffe and the release do.
 
     The output at p sums `x[p + l·t] · kernel[t]` over the taps t, a correlation.
     Eq. 2 of the paper, F *_l k (p) = Σ_{s + l·t = p} F(s) k(t), is a convolution: it
@@ -43,20 +49,24 @@ def dilated_conv(
         x: input maps, NHWC.
         kernel: taps × input maps × output maps, HWIO.
         dilation: l, the distance between taps in cells; 1 is an ordinary convolution.
+        stride: cells from one output to the next; undilated kernels take more than 1.
         padding: `"valid"` (none), `"same"` (zeros, output as large as the input),
             `"reflect"` (as large, edge cell not repeated), a number of zeros on each
-            side, or ((top, bottom), (left, right)) zeros.
+            side, or ((top, bottom), (left, right)) zeros. The sizes are those at
+            stride 1.
         lowering: how it is computed, `"direct"`, `"phases"`, `"pairs"`, `"taps"`,
             `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice` for the
             output and each gradient; None takes what was measured to be fastest. All
-            agree to rounding. Forward-mode derivatives need `"direct"`.
+            agree to rounding. Forward-mode derivatives need `"direct"`. A stride is
+            always XLA's own.
 
     Returns:
-        Output maps of h + padding − l·(kh − 1) rows, and columns likewise.
+        Output maps of ⌈(h + padding − l·(kh − 1)) / stride⌉ rows, and columns likewise.
 
     Raises:
-        ValueError: if the dilation, the padding or the lowering is not one of these,
-            channels disagree, or the padded input is smaller than the dilated kernel.
+        ValueError: if the dilation, the stride, the padding or the lowering is not one
+            of these, channels disagree, or the padded input is smaller than the dilated
+            kernel.
 
     Example:
         >>> x = jnp.arange(7.0).reshape(1, 1, 7, 1)
@@ -68,26 +78,46 @@ def dilated_conv(
     """
     if dilation < 1:
         raise ValueError(f"dilation={dilation} is not a positive integer")
+    if stride < 1 or (stride > 1 and dilation > 1):
+        raise ValueError(
+            f"stride={stride} is not a positive integer that is 1 where dilation="
+            f"{dilation} is not"
+        )
     if x.shape[-1] != kernel.shape[2]:
         raise ValueError(
             f"x has {x.shape[-1]} channels, the kernel expects {kernel.shape[2]}"
         )
+    if stride > 1:
+        refuse_shards(f"a convolution of stride={stride}")
     extent = tuple(dilation * (k - 1) for k in kernel.shape[:2])
     widths = _pad_widths(padding, extent)
-    x = pad_maps(x, widths, "reflect" if padding == "reflect" else "zero")
-    if any(size <= e for size, e in zip(x.shape[1:3], extent, strict=True)):
+    border: Border = "reflect" if padding == "reflect" else "zero"
+
+    def valid(x, kernel):
+        if stride > 1:
+            return direct(x, kernel, stride=stride)
+        choice = (
+            _chosen(lowering)
+            if lowering
+            else choose(x.shape, kernel.shape, dilation, x.dtype)
+        )
+        if choice == DIRECT:
+            return convolve(x, kernel, dilation, "direct")
+        return _convolved(x, kernel, dilation, choice)
+
+    if shards := current_shards():
+        return shards.convolve(x, kernel, widths, _MODES[border], extent[0], valid)
+    x = pad_maps(x, widths, border)
+    _check_size(x.shape[1:3], extent, padding)
+    return valid(x, kernel)
+
+
+def _check_size(size: tuple[Any, ...], extent: tuple[int, ...], padding) -> None:
+    if any(n <= e for n, e in zip(size, extent, strict=True)):
         raise ValueError(
-            f"a padded input of {x.shape[1]}x{x.shape[2]} is smaller than the dilated "
+            f"a padded input of {size[0]}x{size[1]} is smaller than the dilated "
             f"kernel of {extent[0] + 1}x{extent[1] + 1} (padding={padding!r})"
         )
-    choice = (
-        _chosen(lowering)
-        if lowering
-        else choose(x.shape, kernel.shape, dilation, x.dtype)
-    )
-    if choice == DIRECT:
-        return convolve(x, kernel, dilation, "direct")
-    return _convolved(x, kernel, dilation, choice)
 
 
 def _chosen(lowering: Lowering | Choice) -> Choice:
@@ -99,11 +129,11 @@ def _chosen(lowering: Lowering | Choice) -> Choice:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolved(x, kernel, dilation: int, choice: Choice):
-    return convolve(x, kernel, dilation, choice.forward)
+    return convolve(x, kernel, dilation, choice.forward, alone=True)
 
 
 def _forward(x, kernel, dilation: int, choice: Choice):
-    return _convolved(x, kernel, dilation, choice), (x, kernel)
+    return convolve(x, kernel, dilation, choice.forward), (x, kernel)
 
 
 def _backward(dilation: int, choice: Choice, residuals, gradient):
@@ -122,7 +152,7 @@ _convolved.defvjp(_forward, _backward)
 def pad_maps(
     x: Float[Array, "b h w c"],
     widths: tuple[tuple[int, int], ...],
-    border: Literal["zero", "reflect"] = "zero",
+    border: Border = "zero",
 ) -> Float[Array, "b h2 w2 c"]:
     """Pads rows and columns with zeros, or by reflection (edge cell not repeated).
 
@@ -135,12 +165,13 @@ def pad_maps(
     Raises:
         ValueError: if the border is not one of these.
     """
-    modes = {"zero": "constant", "reflect": "reflect"}
-    if border not in modes:
+    if border not in _MODES:
         raise ValueError(f"border={border!r} is not one of 'zero', 'reflect'")
     if not any(sum(w) for w in widths):
         return x
-    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=modes[border])
+    if shards := current_shards():
+        return shards.pad(x, widths, _MODES[border])
+    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=_MODES[border])
 
 
 def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> tuple:

@@ -45,6 +45,7 @@ def convolve(
     kernel: Float[Array, "kh kw c d"],
     dilation: int,
     lowering: Lowering,
+    alone: bool = False,
 ) -> Float[Array, "b h2 w2 d"]:
     """The valid convolution.
 
@@ -53,6 +54,8 @@ def convolve(
         kernel: taps × input maps × output maps.
         dilation: cells from one tap to the next.
         lowering: see `LOWERINGS`.
+        alone: no gradients follow, so that memory may be saved in ways which they
+            could not go back.
     """
     if lowering == "direct":
         return direct(x, kernel, dilation)
@@ -61,7 +64,7 @@ def convolve(
         return _by_phases(x, kernel, dilation, undilated)
     if lowering == "winograd":
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        y = by_winograd(x.astype(wide), kernel.astype(wide), dilation)
+        y = by_winograd(x.astype(wide), kernel.astype(wide), dilation, alone)
         return y.astype(x.dtype)
     seen = _seen(x, kernel.shape, dilation, lowering)
     weights = kernel.reshape(len(seen), -1, kernel.shape[3])

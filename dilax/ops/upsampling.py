@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from dilax.ops.row_shards import current_shards
+
 Convention = Literal["top_left", "centred"]
 
 
@@ -53,6 +55,12 @@ def upsample_bilinear(
     """
     weights = _phase_weights(factor, convention)
     edge = "edge" if convention == "top_left" else "constant"
+    if shards := current_shards():
+
+        def enlarge(x):
+            return _upsample_axis(_between(x, 1, weights), 2, weights, edge)
+
+        return shards.upsample(x, factor, edge == "edge", enlarge)
     return _upsample_axis(_upsample_axis(x, 1, weights, edge), 2, weights, edge)
 
 
@@ -71,17 +79,24 @@ def _phase_weights(factor: int, convention: Convention) -> np.ndarray:
 
 
 def _upsample_axis(x, axis: int, weights: np.ndarray, edge: str):
-    n, padded = x.shape[axis], _with_ends(x, axis, edge)
+    return _between(_with_ends(x, axis, edge), axis, weights)
+
+
+def _between(padded, axis: int, weights: np.ndarray):
+    """Enlarges all but the first and the last cell."""
+    n = padded.shape[axis] - 2
     cells = [lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3)]
-    shape = [1] * (x.ndim + 1)
+    shape = [1] * (padded.ndim + 1)
     shape[axis + 1] = len(weights)
+    shares = weights.astype(padded.dtype)
     terms = [
-        jnp.expand_dims(cell, axis + 1) * weights[:, i].reshape(shape).astype(x.dtype)
+        jnp.expand_dims(cell, axis + 1) * shares[:, i].reshape(shape)
         for i, cell in enumerate(cells)
         if weights[:, i].any()
     ]
     out = functools.reduce(jnp.add, terms)
-    return out.reshape(*x.shape[:axis], n * len(weights), *x.shape[axis + 1 :])
+    sizes = padded.shape
+    return out.reshape(*sizes[:axis], n * len(weights), *sizes[axis + 1 :])
 
 
 def _with_ends(x, axis: int, edge: str):

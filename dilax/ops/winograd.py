@@ -27,13 +27,14 @@ def direct(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "kh kw c d"],
     dilation: int | tuple[int, int] = 1,
+    stride: int = 1,
 ) -> Float[Array, "b h2 w2 d"]:
     """The valid convolution as XLA computes it."""
     both = (dilation, dilation) if isinstance(dilation, int) else dilation
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(1, 1),
+        window_strides=(stride, stride),
         padding="VALID",
         rhs_dilation=both,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -41,7 +42,10 @@ def direct(
 
 
 def by_winograd(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], dilation: int
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c d"],
+    dilation: int,
+    ordered: bool = False,
 ) -> Float[Array, "b h2 w2 d"]:
     """The valid convolution, by minimal filtering of every row of the kernel.
 
@@ -49,6 +53,8 @@ def by_winograd(
         x: input maps.
         kernel: taps × input maps × output maps.
         dilation: cells from one tap to the next.
+        ordered: make a point's weights when the point before is done, and hold no more
+            than one's; JAX cannot transpose that.
     """
     (b, h, w, _), (kh, kw, _, d) = x.shape, kernel.shape
     rows, columns = h - dilation * (kh - 1), w - dilation * (kw - 1)
@@ -65,6 +71,9 @@ def by_winograd(
             values = _weighted(of_cells[point], cells)
             weights = _weighted(of_taps[point], [*taps.swapaxes(0, 1)])
             product = direct(values, weights[:, None], (dilation, 1))
+            if ordered:
+                product, kernel = lax.optimization_barrier((product, kernel))
+                taps = kernel[:, first : first + _MOST_TAPS]
             for i, factor in enumerate(of_outputs[:, point]):
                 outputs[i] += [_times(factor, product)] if factor else []
     sums = [_sum(parts).reshape(b, rows, groups, dilation, d) for parts in outputs]

@@ -103,19 +103,28 @@ def _samples(
 
 
 def _sample(call: LayerCall, function: Callable, count: int) -> Callable[[], float]:
-    """A function that runs the pass `count` times, and gives the seconds of one.
-
-    On a CPU the runs queue one behind the other, as convolutions in the body of a loop
-    are many times slower there. Elsewhere they run in a loop on the device, since
-    starting one takes longer than many a layer.
-    """
     rng = np.random.default_rng(0)
     arrays = jax.tree.map(
         lambda s: jnp.asarray(rng.random(s.shape, np.float32) - 0.5, s.dtype),
         (call.params, call.input, call.output),
     )
+    return sampler(lambda *a: function(call, *a), arrays, count)
+
+
+def sampler(function: Callable, arrays: Any, count: int) -> Callable[[], float]:
+    """What runs function(*arrays) `count` times, and gives the seconds of one.
+
+    On a CPU the runs queue one behind the other, as convolutions in the body of a loop
+    are many times slower there. Elsewhere they run in a loop on the device, since
+    starting one takes longer than many a layer.
+
+    Args:
+        function: of JAX arrays.
+        arrays: its arguments.
+        count: runs of a sample. The first sample compiles.
+    """
     inside = 1 if jax.default_backend() == "cpu" else count
-    run = jit(lambda *arrays: _repeated(lambda *a: function(call, *a), arrays, inside))
+    run = jit(lambda *arrays: _repeated(function, arrays, inside))
 
     def sample() -> float:
         start = time.perf_counter()

@@ -23,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from dilax.datasets import DatasetSpec
 from dilax.models import DilatedNet
+from dilax.ops.hosts import is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model, from_json
 from dilax.training.step import TrainState, split_params
 from dilax.training.structured import Params, stage_shapes
@@ -52,8 +53,10 @@ class Checkpoints:
             ]
         )
         self._folder = checkpoint_folder(workdir, stage)
-        for left in self._folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left)  # cut off when an earlier run was killed
+        if is_writer():
+            for left in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left)  # cut off when an earlier run was killed
+        wait_for_all(f"checkpoints of {stage}")
         # With best_fn the scores are stored, so that the best outlives a resume.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, best_fn=_mean_iou
@@ -158,11 +161,12 @@ def _read_params(workdir: Path, stage: StageConfig, shapes: Params, which) -> Pa
             )
         if step is None:
             raise ValueError(f"{folder}: holds no finished checkpoint; train first")
-        target = jax.tree.map(lambda s: _on_first_device(s), shapes)
+        target = jax.tree.map(_on_every_process, shapes)
         item = "ema" if stage.ema else "params"
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
         try:
-            return manager.restore(step, args=args)[item]
+            restored = manager.restore(step, args=args)[item]
+            return jax.tree.map(lambda x: x.addressable_data(0), restored)
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{folder}/{step}: is a checkpoint of another model than config.json "
@@ -170,8 +174,11 @@ def _read_params(workdir: Path, stage: StageConfig, shapes: Params, which) -> Pa
             ) from error
 
 
-def _on_first_device(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def _on_every_process(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Whole, on the first device of each."""
+    first = {d.process_index: d for d in reversed(jax.devices())}
+    mesh = jax.sharding.Mesh([first[i] for i in sorted(first)], "process")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 

@@ -3,9 +3,11 @@
 from typing import Any
 
 from dilax.input import check_crop
+from dilax.models import DilatedNet
 from dilax.training.config import (
     Config,
     CRFConfig,
+    ModelConfig,
     StageConfig,
     build_model,
     validated,
@@ -22,13 +24,32 @@ def check_config(config: Config) -> None:
     _check_positive(config, "", "log_every", "eval_batch_size")
     _check_positive(config.data, "data.", "scale")
     _check_positive(config.reading, "reading.", "threads")
-    _check_positive(config.model, "model.", "width_multiplier")
+    _check_model(config.model, "model.")
+    _check_positive(config.mesh, "mesh.", "rows", "model")
+    if config.mesh.data < 0:
+        raise ValueError(
+            f"--config.mesh.data={config.mesh.data}: must be positive, or 0 for all"
+        )
     seen: dict[str, StageConfig] = {}
     for i, stage in enumerate(config.stages):
         flag = f"--config.stages[{i}]"
         _check_stage(stage, flag, seen, config.data.extra)
         _check_crf(stage, flag, seen)
+        if stage.model:
+            _check_model(stage.model, f"stages[{i}].model.")
+        if stage.crf_kind == "rnn" and config.mesh.rows > 1:
+            raise ValueError(
+                f"--config.mesh.rows={config.mesh.rows}: {flag}.crf sees whole images; "
+                "take rows=1"
+            )
         model = build_model(config, stage, num_classes=2)
+        _check_duc(model)
+        if config.mesh.rows > 1 and not model.front_end.spreads_rows:
+            raise ValueError(
+                f"--config.mesh.rows={config.mesh.rows}: strides, normalisation of "
+                "batches, windows that overlap, maps that are enlarged inside and DUC "
+                "do not spread over rows; take rows=1"
+            )
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):
             check_crop(crop, margin, model.map_stride, f"{flag}.crop[{axis}]")
@@ -40,6 +61,29 @@ def check_config(config: Config) -> None:
         raise ValueError("--config.stages: the recipe has no stages")
 
 
+def _check_model(model: ModelConfig, prefix: str) -> None:
+    _check_positive(model, prefix, "width_multiplier", "duc")
+    if model.blocks and model.network != "front_end":
+        raise ValueError(
+            f"--config.{prefix}network={model.network!r}: has its own table; leave out "
+            ".blocks, or take network='front_end'"
+        )
+    if model.blocks and model.padding == "valid":
+        raise ValueError(
+            f"--config.{prefix}padding='valid': a ResNet's layers pad; take 'same' or "
+            "'reflect'"
+        )
+
+
+def _check_duc(network: DilatedNet) -> None:
+    factor, stride = network.front_end.duc, network.map_stride
+    if stride % factor:
+        raise ValueError(
+            f"--config.model.duc={factor}: does not divide the output stride of "
+            f"{stride}"
+        )
+
+
 def _check_stage(
     stage: StageConfig, flag: str, seen: dict[str, StageConfig], extra: str
 ) -> None:
@@ -49,6 +93,8 @@ def _check_stage(
         raise ValueError(
             f"{flag}.start={stage.start!r}: is none of the stages before: {[*seen]}"
         )
+    if stage.start and stage.model != seen[stage.start].model:
+        raise ValueError(f"{flag}.model: is not that of .start={stage.start!r}")
     if stage.extra and not extra:
         raise ValueError(f"{flag}.extra: --config.data.extra names no data set")
     if stage.trains == "context" and not (stage.context and stage.start):

@@ -11,25 +11,15 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-import cattrs
 import jax.numpy as jnp
-from cattrs.v import format_exception
 
 from dilax.datasets import DATASETS, DatasetSpec, survey_folder
 from dilax.evaluation.crf_grid import CRFGrid
 from dilax.input import Augmentation, Reading
-from dilax.models import (
-    DRN,
-    VGG16,
-    ContextLayer,
-    ContextModule,
-    DilatedNet,
-    FrontEnd,
-    Layer,
-    Named,
-    named_network,
-)
+from dilax.models import ContextLayer, DilatedNet
 from dilax.training.losses import LossConfig
+from dilax.training.network import ModelConfig as ModelConfig
+from dilax.training.network import build_network
 
 
 @dataclasses.dataclass
@@ -49,6 +39,9 @@ class OptimizerConfig:
         milestones: (step, factor) pairs of `"step"`.
         warmup: steps of linear warm-up.
         clip: largest global gradient norm; 0 does not clip.
+        for_batch: the batch that the learning rate is meant for: another `batch_size`
+            scales it, in proportion for SGD (Goyal et al. 2017), by the square root
+            for Adam (Krizhevsky 2014); 0 takes the rate as it is.
     """
 
     name: Literal["sgd", "adam"] = "sgd"
@@ -61,6 +54,7 @@ class OptimizerConfig:
     milestones: tuple[tuple[int, float], ...] = ()
     warmup: int = 0
     clip: float = 0.0
+    for_batch: int = 0
 
 
 @dataclasses.dataclass
@@ -135,6 +129,8 @@ class StageConfig:
             again for the gradients: less memory for large crops, a third more time.
         crf: what follows the network, in training (`"rnn"`) and in evaluation; None is
             the network alone.
+        model: the stage's network where it is not the run's, as ablations compare
+            several.
     """
 
     name: str
@@ -157,36 +153,12 @@ class StageConfig:
     checkpoint_every: int = 500
     remat: bool = False
     crf: CRFConfig | None = None
+    model: ModelConfig | None = None
 
     @property
     def crf_kind(self) -> Literal["", "dense", "rnn"]:
         """Of the stage's CRF; `""` without one."""
         return self.crf.kind if self.crf else ""
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """Fields of `FrontEnd`, `ContextModule` and `DilatedNet`; see there.
-
-    The context module's table belongs to the stage, as stages compare tables.
-
-    Attributes:
-        network: `"front_end"` is that of the table `layers`, of which alone
-            `final_name`, `padding` and `norm` are; or a name of `named_network`.
-    """
-
-    network: Literal["front_end", Named] = "front_end"
-    layers: tuple[Layer, ...] = VGG16
-    width_multiplier: float = 1.0
-    head_channels: int | None = None
-    final_name: str = "final"
-    padding: Literal["valid", "same", "reflect"] = "valid"
-    norm: bool = False
-    context_prefix: str = "ctx_"
-    context_padding: Literal["layer", "entry"] = "layer"
-    context_border: Literal["zero", "reflect"] = "zero"
-    context_sigma: float = 0.01
-    upsample: bool = False
 
 
 @dataclasses.dataclass
@@ -234,6 +206,25 @@ class DataConfig:
 
 
 @dataclasses.dataclass
+class MeshConfig:
+    """How the devices of all processes share the work; it changes no result.
+
+    Attributes:
+        data: devices over which examples are spread; 0 takes all that are left.
+        rows: devices over which the rows of an image's maps are spread, for images
+            that one device does not hold.
+        model: devices over which the channels of fc6 and fc7 are spread.
+        shard_params: spread parameters and the optimizer's state over `data`, too,
+            instead of a copy on each: less memory, more talk.
+    """
+
+    data: int = 0
+    rows: int = 1
+    model: int = 1
+    shard_params: bool = False
+
+
+@dataclasses.dataclass
 class Config:
     """A run.
 
@@ -243,6 +234,7 @@ class Config:
         data: the images.
         stages: the recipe.
         reading: threads and memory for training images; it may change on resuming.
+        mesh: how devices share the work; it may change on resuming.
         dtype: of the networks' computation. Parameters, the optimizer's state, logits
             and the loss are float32 in either.
         seed: with the step, decides all randomness.
@@ -263,6 +255,7 @@ class Config:
     model: ModelConfig
     stages: tuple[StageConfig, ...]
     reading: Reading = field(default_factory=Reading)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     log_every: int = 20
@@ -303,33 +296,14 @@ def build_spec(config: Config) -> DatasetSpec:
 
 
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
-    """The network of a stage: the configured front end with the stage's context."""
-    model, dtype = config.model, jnp.dtype(config.dtype)
-    front_end = _front_end(model, num_classes, remat=stage.remat, dtype=dtype)
-    context = ContextModule(
+    """The network of a stage: its front end with its context module."""
+    return build_network(
+        stage.model or config.model,
         num_classes,
         stage.context,
-        model.context_prefix,
-        model.context_padding,
-        model.context_border,
-        model.context_sigma,
-        dtype,
-    )
-    return DilatedNet(front_end, context if stage.context else None, model.upsample)
-
-
-def _front_end(model: ModelConfig, num_classes: int, **options: Any) -> FrontEnd | DRN:
-    options["width_multiplier"] = model.width_multiplier
-    options["head_channels"] = model.head_channels
-    if model.network != "front_end":
-        return named_network(model.network, num_classes, **options)
-    return FrontEnd(
-        num_classes,
-        model.layers,
-        final_name=model.final_name,
-        padding=model.padding,
-        norm=model.norm,
-        **options,
+        trains_front_end=stage.trains in ("front_end", "all"),
+        remat=stage.remat,
+        dtype=jnp.dtype(config.dtype),
     )
 
 
@@ -366,6 +340,8 @@ def from_json(kind: type, path: Path) -> Any:
 
 def _structure(kind: type, data: Any, root: str) -> Any:
     """Data as `kind`, or a message that names the fields whose type is another."""
+    import cattrs  # here, as what does not read configurations runs without it
+
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole_number)
     converter.register_structure_hook(bool, _truth)
@@ -378,6 +354,8 @@ def _structure(kind: type, data: Any, root: str) -> Any:
 
 
 def _reason(error: BaseException, kind: Any) -> str:
+    from cattrs.v import format_exception
+
     reason = str(error) if type(error) is ValueError else format_exception(error, kind)
     match = re.fullmatch(
         r"unknown error \((.*) in literal typing.Literal(.*)\)", reason

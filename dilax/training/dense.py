@@ -7,6 +7,7 @@ from dilax.crf import DenseCRF
 from dilax.evaluation.crf_search import search_crf
 from dilax.inference import Predictor
 from dilax.models import DilatedNet
+from dilax.ops.hosts import is_writer, wait_for_all
 from dilax.training.checkpoint import stage_params
 from dilax.training.config import (
     CRFConfig,
@@ -33,9 +34,10 @@ def find_dense(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     model = build_model(run.config, stage, run.spec.num_classes)
     params = stage_params(run.workdir, run.config, stage.name, run.spec)
     path = _file(run.workdir, stage)
-    if not path.exists():
+    if not path.exists() and is_writer():
         found = _searched(run, stage, model, params) if stage.crf.search else stage.crf
         write_text(path, to_json(found))
+    wait_for_all(f"dense CRF of {stage.name}")
     return model, params
 
 

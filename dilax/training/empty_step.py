@@ -59,16 +59,17 @@ def empty_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> EmptySt
         stage: of the run.
     """
     model = build_model(config, stage, spec.num_classes)
-    placement = Placement(stage.batch_size // stage.accumulate)
+    placement = Placement(config, stage, model)
     params = init_stage(model, stage, spec, config.seed)
-    trained, frozen = placement.everywhere(split_params(params, stage))
-    state = placement.everywhere(init_state(trained, stage))
+    trained, frozen = placement.parameters(split_params(params, stage))
+    state = placement.parameters(init_state(trained, stage))
     weighted = config.data.class_weight_power or stage.loss.balance
     weights = jnp.ones(spec.num_classes) if weighted else None
-    rest = frozen, placement.split(_empty_batch(model, spec, stage)), weights
-    step = jit_train_step(model, stage, spec, config.seed)
+    batch = placement.batch(_empty_batch(model, spec, stage))
+    rest = frozen, batch, placement.parameters(weights)
+    step = jit_train_step(model, stage, spec, config.seed, placement)
     compiled = step.lower(state, *rest).compile()
-    times = stage.accumulate * placement.devices
+    times = stage.accumulate * placement.data
     together = stage.batch_size // times
     shape = (together, *stage.crop, len(spec.mean))
     cost = network_cost(model, shape, [*trained])

@@ -30,8 +30,15 @@ def check_init(config: Config) -> None:
     """Refuses a recipe that is meant to start from weights, without any.
 
     Raises:
-        ValueError: saying where VGG-16's weights are to be had, and how to go without.
+        ValueError: saying where the weights are to be had, and how to go without.
     """
+    if config.needs_init and config.init == "" and config.model.blocks:
+        raise ValueError(
+            f"--config.init: {config.name!r} starts from a ResNet trained on ImageNet. "
+            "Give its file, --config.init=FILE, with the stem of --config.model.stem: "
+            "resnet101-63fe2227.pth from download.pytorch.org/models has "
+            "((7,64,2),). --config.init=none trains from random weights"
+        )
     if config.needs_init and config.init == "":
         raise ValueError(
             f"--config.init: {config.name!r} starts from VGG-16 trained on ImageNet. "

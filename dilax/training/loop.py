@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import palette_image, save_image
 from dilax.models import DilatedNet
+from dilax.ops.hosts import gathered, is_writer
 from dilax.training.balance import stage_weights
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
@@ -83,19 +85,19 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
     if stage.crf_kind == "dense":
         return find_dense(run, stage)
     model = build_model(run.config, stage, run.spec.num_classes)
-    placement = Placement(stage.batch_size // stage.accumulate)
+    placement = Placement(run.config, stage, model)
     checkpoints = Checkpoints(run.workdir, stage.name)
     try:
         params = _start(run, stage, model, fresh=checkpoints.latest is None)
-        trained, frozen = placement.everywhere(split_params(params, stage))
-        state = placement.everywhere(init_state(trained, stage))
+        trained, frozen = placement.parameters(split_params(params, stage))
+        state = placement.parameters(init_state(trained, stage))
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
         if int(state.step) < stage.steps:
             state = _run_steps(run, stage, model, placement, state, frozen, checkpoints)
     finally:
         checkpoints.close()
-    return model, jax.device_put({**frozen, **state.averaged}, jax.devices()[0])
+    return model, placement.local({**frozen, **state.averaged})
 
 
 def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Params:
@@ -108,7 +110,8 @@ def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Para
         return params
     network = {name: part for name, part in params.items() if name != "crf"}
     network, report = params_from_init(run.config, run.spec, model, network)
-    print(report)
+    if is_writer():
+        print(report)
     write_text(run.workdir / "init.txt", f"stage {stage.name}\n{report}\n")
     return {**params, **network}
 
@@ -124,10 +127,11 @@ def _run_steps(
 ) -> TrainState:
     """The loop: batches in, steps, reports, evaluations, checkpoints."""
     start = int(state.step)
-    source, monitor = stage_inputs(run, stage, model, frozen)
+    source, monitor = stage_inputs(run, stage, model, placement.local(frozen))
     batches = stage_batches(run, stage, model, source, start)
     weights = stage_weights(run.config, stage, run.train, run.spec)
-    step = jit_train_step(model, stage, run.spec, run.config.seed)
+    weights = placement.parameters(weights)
+    step = jit_train_step(model, stage, run.spec, run.config.seed, placement)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
         batch = reporter.next_batch(batches, placement)
         for number in range(start + 1, stage.steps + 1):
@@ -135,7 +139,7 @@ def _run_steps(
             if number < stage.steps:  # while the device works
                 batch = reporter.next_batch(batches, placement)
             reporter.add(number, metrics)
-            stop = interrupts.signum
+            stop = _agreed(interrupts.signum, number, run.config.log_every)
             every = stage.evaluate_every
             evaluates = every > 0 and number % every == 0
             last = number == stage.steps or stop
@@ -143,7 +147,8 @@ def _run_steps(
                 reporter.catch_up()
                 mean_iou = None
                 if evaluates:
-                    mean_iou = reporter.evaluation(number, *monitor(state.averaged))
+                    trained = placement.local(state.averaged)
+                    mean_iou = reporter.evaluation(number, *monitor(trained))
                 checkpoints.save(state, mean_iou)
             if stop:
                 raise Interrupted(
@@ -152,6 +157,16 @@ def _run_steps(
                     "the same command goes on from there",
                 )
     return state
+
+
+def _agreed(signum: int, number: int, log_every: int) -> int:
+    """The signal on which all processes end after this step; 0 for none.
+
+    One process heeds it at once. Several ask each other every few steps.
+    """
+    if jax.process_count() > 1 and number % min(log_every, 10):
+        return 0
+    return int(gathered(np.array(signum, np.int64)).max())
 
 
 class _Reporter:
@@ -177,7 +192,7 @@ class _Reporter:
         start = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - start
-        return placement.split(batch)
+        return placement.batch(batch)
 
     def add(self, number: int, metrics: dict) -> None:
         """Takes a step's metrics, and reports those of the step before."""

@@ -15,6 +15,7 @@ from flax import serialization
 from dilax.datasets import Chosen
 from dilax.inference import Predictor
 from dilax.input import in_order, resize, scaled_size
+from dilax.ops.hosts import own_share, wait_for_all
 from dilax.training.metrics import progress
 
 _PROBED = 32
@@ -67,10 +68,12 @@ def store_maps(
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(len(source)) if not _file(folder, i).exists()]
-    done = len(source) - len(missing)
     if missing:
         _check_space(predictor, source, missing, folder, surroundings)
-    with progress(title, len(source), done, "image") as bar:
+    wait_for_all(f"looked for maps in {folder}")
+    done = len(source) - len(missing)
+    missing = own_share(missing)  # several processes share what is to do
+    with progress(title, done + len(missing), done, "image") as bar:
         chunks = in_order(Chosen(source, missing), predictor.batch_size)
         indices = iter(missing)
         for samples in chunks:
@@ -80,6 +83,7 @@ def store_maps(
                 label = resize(sample["label"], size)
                 _write(_file(folder, next(indices)), maps=cells, label=label)
                 bar.update()
+    wait_for_all(f"maps in {folder}")
     return StoredMaps(folder, len(source))
 
 
@@ -97,7 +101,7 @@ def _check_space(
         shape = source[i]["image"].shape
         rows, columns = predictor.map_size(shape, surroundings)
         height, width = scaled_size(shape, predictor.spec.scale)
-        cell = 4 * predictor.spec.num_classes
+        cell = 4 * predictor.spec.num_classes * predictor.model.front_end.duc**2
         sizes.append(rows * columns * cell + height * width)
     need, free = sum(sizes) / len(sizes) * len(missing), shutil.disk_usage(folder).free
     if need > free:

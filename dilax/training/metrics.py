@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from dilax.ops.hosts import is_writer
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: under another name first, then renamed."""
+    """Writes a whole file or nothing: under another name first, then renamed.
+
+    Of several processes only the first one writes.
+    """
+    if not is_writer():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -30,7 +36,8 @@ class MetricWriter:
     """Appends scalars to `metrics.jsonl` and to TensorBoard's event files.
 
     A run that was killed may have logged beyond its last checkpoint; such lines are
-    taken away when the stage resumes, so that every step stands there once.
+    taken away when the stage resumes, so that every step stands there once. Of several
+    processes only the first one writes.
 
     Args:
         workdir: the run's folder.
@@ -41,6 +48,10 @@ class MetricWriter:
     def __init__(self, workdir: Path, stage: str, start: int):
         self._stage = stage
         self._path = workdir / "metrics.jsonl"
+        if not is_writer():
+            return
+        from tensorboardX import SummaryWriter  # here: it imports PyTorch if it can
+
         if self._path.exists():
             self._forget_after(start)
         self._file = self._path.open("a", encoding="utf-8")
@@ -62,6 +73,8 @@ class MetricWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of a step."""
+        if not is_writer():
+            return
         finite = {n: v if math.isfinite(v) else None for n, v in scalars.items()}
         line = {"stage": self._stage, "step": step, **finite}
         self._file.write(json.dumps(line) + "\n")
@@ -71,6 +84,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes the files."""
+        if not is_writer():
+            return
         self._file.close()
         self._events.close()
 
@@ -84,4 +99,5 @@ def progress(title: str, total: int, start: int = 0, unit: str = "step") -> Any:
         unit=unit,
         mininterval=0.1 if sys.stderr.isatty() else 10,
         dynamic_ncols=True,
+        disable=not is_writer(),
     )

@@ -1,11 +1,28 @@
 """Optimizers and learning-rate schedules, composed from optax."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import optax
 
 from dilax.training.config import OptimizerConfig
+
+
+def for_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
+    """With the learning rate scaled to a batch, where the configuration asks for it.
+
+    Example:
+        >>> sgd = OptimizerConfig(learning_rate=1e-3, for_batch=8)
+        >>> for_batch(sgd, 32).learning_rate
+        0.004
+    """
+    if not config.for_batch:
+        return config
+    ratio = batch_size / config.for_batch
+    factor = ratio if config.name == "sgd" else ratio**0.5
+    rate = config.learning_rate * factor
+    return dataclasses.replace(config, learning_rate=rate, for_batch=0)
 
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dilax.datasets import DATASETS, DatasetSpec, Joined, open_source
 from dilax.evaluation import stage_table
+from dilax.ops.hosts import wait_for_all
 from dilax.training.checks import check_config
 from dilax.training.config import (
     Config,
@@ -19,7 +20,12 @@ from dilax.training.config import (
 )
 from dilax.training.initial import check_fits, check_init
 from dilax.training.metrics import write_text
-from dilax.training.same_run import check_same_config, check_same_data, fingerprint
+from dilax.training.same_run import (
+    check_same_config,
+    check_same_data,
+    check_same_everywhere,
+    fingerprint,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +47,12 @@ class Run:
 def open_run(config: Config, workdir: Path) -> Run:
     """As `check_run`, and claims the folder for this run."""
     run = check_run(config, workdir)
+    check_same_everywhere(config, [run.train, run.val])
     sources = [run.train, run.val, *([run.extra] if config.data.extra else [])]
     write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
     write_text(workdir / "spec.json", to_json(run.spec))
     write_text(workdir / "config.json", to_json(config))
+    wait_for_all(f"opened {workdir}")
     return run
 
 

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from dilax.datasets import DatasetSpec
+from dilax.ops.hosts import differing_process
 from dilax.training.config import Config, from_json, to_json
 
 
@@ -15,6 +18,7 @@ def check_same_config(old: Config, new: Config, path: Path) -> None:
     for side in (before, after):
         side["data"].pop("data_dir")  # data may move
         side.pop("reading")  # and be read in another way
+        side.pop("mesh")  # on other devices
     changed = [k for k in after if before.get(k) != after[k]]
     if changed:
         detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)
@@ -22,6 +26,26 @@ def check_same_config(old: Config, new: Config, path: Path) -> None:
             f"{path}: this folder holds a run with another configuration ({detail}); "
             "give another --workdir, or the same flags to go on"
         )
+
+
+def check_same_everywhere(config: Config, sources: list) -> None:
+    """Refuses processes of one job that are not set to do the same, in all of them.
+
+    Raises:
+        ValueError: naming a process that has another configuration, or other images.
+    """
+    given = json.loads(to_json(config))
+    given["data"].pop("data_dir")  # hosts may have it in other places
+    given.pop("reading")
+    kinds = {"configuration": given, "images": fingerprint(sources)}
+    for what, value in kinds.items():
+        other = differing_process(json.dumps(value))
+        if other is not None:
+            raise ValueError(
+                f"process {other} has another {what} than process 0; this is "
+                f"process {jax.process_index()}, with {json.dumps(value)[:200]}: give "
+                "all the same flags and data"
+            )
 
 
 def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:

@@ -1,21 +1,22 @@
 """One optimizer step as a pure function: (state, frozen, batch) → (state, metrics)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
+from flax import struct, traverse_util
 
 from dilax.datasets import DatasetSpec
 from dilax.input import subtract_mean
-from dilax.models import STATS, DilatedNet, network_variables
+from dilax.models import DilatedNet
 from dilax.ops import jit
+from dilax.ops.row_shards import row_shards
 from dilax.training.config import StageConfig
 from dilax.training.losses import loss_sum
-from dilax.training.optimizer import build_optimizer, build_schedule
+from dilax.training.optimizer import build_optimizer, build_schedule, for_batch
+from dilax.training.sharding import Placement
 from dilax.training.structured import Params, rnn_logits
 
 
@@ -25,7 +26,7 @@ class TrainState:
 
     Attributes:
         step: how many were taken.
-        params: the trained parameters, and the batch statistics of what trains.
+        params: the trained parameters, with the running statistics among them.
         opt_state: of the optimizer.
         ema: a moving average of `params`; empty without one.
     """
@@ -42,30 +43,18 @@ class TrainState:
 
 
 def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
-    """(trained, frozen) parts of the parameters, by module.
-
-    The averages of batch normalisation follow the front end, which alone has any.
-    """
-    chosen: list[str] = list(params) if stage.trains == "all" else [stage.trains]
-    if stage.trains == "front_end" and STATS in params:
-        chosen.append(STATS)
+    """(trained, frozen) parts of the parameters, by module."""
+    chosen = list(params) if stage.trains == "all" else [stage.trains]
     trained = {name: params[name] for name in chosen}
     return trained, {n: p for n, p in params.items() if n not in trained}
 
 
 def init_state(trained: Params, stage: StageConfig) -> TrainState:
     """The state before the first step."""
-    optimizer = build_optimizer(stage.optimizer, stage.steps)
+    rates = for_batch(stage.optimizer, stage.batch_size)
+    optimizer = build_optimizer(rates, stage.steps)
     ema = jax.tree.map(jnp.copy, trained) if stage.ema else {}
-    opt_state = optimizer.init(_learned(trained)[0])
-    return TrainState(jnp.zeros((), jnp.int32), trained, opt_state, ema)
-
-
-def _learned(trained: Params) -> tuple[Params, Params]:
-    """(what has gradients, batch statistics) of trained parameters."""
-    return {n: p for n, p in trained.items() if n != STATS}, {
-        n: p for n, p in trained.items() if n == STATS
-    }
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), ema)
 
 
 def apply_stage(
@@ -77,10 +66,10 @@ def apply_stage(
     **kw,
 ):
     """The network's logits of a stage's inputs: images, or the front end's maps."""
-    variables = network_variables(params)
     if stage.inputs == "maps":
-        return model.apply(variables, inputs, method="from_maps", **kw)
-    return model.apply(variables, subtract_mean(inputs, spec.mean), **kw)
+        return model.apply({"params": params}, inputs, method="from_maps", **kw)
+    x = subtract_mean(inputs, spec.mean)
+    return model.apply({"params": params}, x, **kw)
 
 
 def make_train_step(
@@ -89,14 +78,15 @@ def make_train_step(
     spec: DatasetSpec,
     seed: int,
     weights: Any = None,
+    placement: Placement | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step of a stage; compile it with the state donated.
 
     The batch is cut into `stage.accumulate` parts; their summed losses and gradients
     are divided once, by the number of pixels (or images) that were summed over in the
     whole batch, so that the parts add up to the gradient of the batch. Dropout is drawn
-    from (seed, step, part). Batch normalisation sees a part alone; its averages take
-    the mean of what the parts make of them.
+    from (seed, step, part). Running statistics of batch normalisation move by what each
+    part's would be, averaged.
 
     Args:
         model: the stage's network.
@@ -104,54 +94,77 @@ def make_train_step(
         spec: mean pixel and ignore label.
         seed: of the run.
         weights: class weights (k,) or None.
+        placement: of the devices; None runs where its arguments are.
 
     Returns:
         A function of state, frozen parameters and a batch `{"image", "label"}` that
         gives the next state and `{"loss", "gradient_norm", "learning_rate"}`.
     """
-    optimizer = build_optimizer(stage.optimizer, stage.steps)
-    schedule = build_schedule(stage.optimizer, stage.steps)
-
-    def part_loss(learned, stats, frozen, part, key):
-        params, rngs = {**frozen, **stats, **learned}, {"dropout": key}
-        drops = stage.trains != "crf"  # a frozen network is as it predicts
-        kw = {"train": drops, "rngs": rngs, "mutable": [*stats]}
-        logits, stats = apply_stage(model, stage, spec, params, part["image"], **kw)
-        if stage.crf_kind == "rnn":
-            rnn = params["crf"]
-            logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
-        ignore = spec.ignore_label
-        loss = loss_sum(stage.loss, logits, part["label"], ignore, weights)
-        return loss.total, (loss.number, stats)
+    rates = for_batch(stage.optimizer, stage.batch_size)
+    optimizer = build_optimizer(rates, stage.steps)
+    schedule = build_schedule(rates, stage.steps)
+    part_loss = _part_loss(model, stage, spec, weights, placement)
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        learned, stats = _learned(state.params)
         gradient = jax.value_and_grad(part_loss, has_aux=True)
 
         def part_gradient(part, index):
             key_of_part = jax.random.fold_in(key, index)
-            return gradient(learned, stats, frozen, part, key_of_part)
+            return gradient(state.params, frozen, part, key_of_part)
 
         parts = jax.tree.map(lambda x: _cut(x, stage.accumulate), batch)
-        sums = _sum_over(part_gradient, parts, stage.accumulate)
-        (total, (count, stats)), grads = sums
+        found, grads = _sum_over(part_gradient, parts, stage.accumulate)
+        total, (count, stats) = found
         count = jnp.maximum(count, 1)
         loss, grads = total / count, jax.tree.map(lambda g: g / count, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, learned)
-        params = {
-            **optax.apply_updates(learned, updates),
-            **jax.tree.map(lambda s: s / stage.accumulate, stats),
-        }
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        stats = jax.tree.map(lambda x: x / stage.accumulate, stats)
+        params = _with_statistics(optax.apply_updates(state.params, updates), stats)
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         ema = _averaged(state, params, stage.ema) if stage.ema else {}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        after = TrainState(state.step + 1, params, opt_state, ema)
+        return placement.pinned(after) if placement else after, metrics
 
     return step
+
+
+def _part_loss(
+    model: DilatedNet,
+    stage: StageConfig,
+    spec: DatasetSpec,
+    weights: Any,
+    placement: Placement | None,
+) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Params]]]:
+    """A function of (trained, frozen, part of a batch, key): the summed loss.
+
+    Beside it comes the number that it was summed over, and what running statistics
+    become.
+    """
+
+    def loss(trained, frozen, part, key):
+        params, rngs = {**frozen, **trained}, {"dropout": key}
+        drops = stage.trains != "crf"  # a frozen network is as it predicts
+        shards, inputs, labels = None, part["image"], part["label"]
+        if placement and (shards := placement.shards()):
+            stride = 1 if stage.inputs == "maps" else model.map_stride
+            inputs = shards.spread(inputs, stride)
+        options: Any = {"train": drops, "rngs": rngs, "mutable": ["batch_stats"]}
+        with row_shards(shards):
+            logits, changed = apply_stage(model, stage, spec, params, inputs, **options)
+        if stage.crf_kind == "rnn":
+            rnn = params["crf"]
+            logits = rnn_logits(model, stage, spec, rnn, logits, part["image"])
+        more = ((0, 0), (0, logits.shape[1] - labels.shape[1]), (0, 0))
+        labels = jnp.pad(labels, more, constant_values=spec.ignore_label)
+        found = loss_sum(stage.loss, logits, labels, spec.ignore_label, weights)
+        return found.total, (found.number, changed.get("batch_stats", {}))
+
+    return loss
 
 
 def _averaged(state: TrainState, params: Params, decay: float) -> Params:
@@ -161,7 +174,11 @@ def _averaged(state: TrainState, params: Params, decay: float) -> Params:
 
 
 def jit_train_step(
-    model: DilatedNet, stage: StageConfig, spec: DatasetSpec, seed: int
+    model: DilatedNet,
+    stage: StageConfig,
+    spec: DatasetSpec,
+    seed: int,
+    placement: Placement | None = None,
 ) -> Any:
     """The step of `make_train_step`, jitted, its state donated.
 
@@ -170,9 +187,16 @@ def jit_train_step(
     """
 
     def step(state: TrainState, frozen: Params, batch: dict[str, jax.Array], weights):
-        return make_train_step(model, stage, spec, seed, weights)(state, frozen, batch)
+        make = make_train_step(model, stage, spec, seed, weights, placement)
+        return make(state, frozen, batch)
 
     return jit(step, donate_argnums=0)
+
+
+def _with_statistics(params: Params, stats: Params) -> Params:
+    """The parameters with the running statistics of batch normalisation."""
+    changed = traverse_util.flatten_dict(stats)
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(params) | changed)
 
 
 def _cut(x, parts: int):
@@ -184,13 +208,16 @@ def _sum_over(function, parts, count: int):
     """Σ function(part, index), one part after the other.
 
     XLA's CPU backend runs convolutions in the body of a loop many times slower than
-    outside, so there, and for a single part, nothing is rolled up.
+    outside, so there, and for a single part, nothing is rolled up. A part then waits
+    for the sum of those before, or all would be held at once.
     """
     if count == 1 or jax.default_backend() == "cpu":
-        each = (
-            function(jax.tree.map(lambda x, i=i: x[i], parts), i) for i in range(count)
-        )
-        return functools.reduce(functools.partial(jax.tree.map, jnp.add), each)
+        total = function(jax.tree.map(lambda x: x[0], parts), 0)
+        for i in range(1, count):
+            parts, total = jax.lax.optimization_barrier((parts, total))
+            part = function(jax.tree.map(lambda x, i=i: x[i], parts), i)
+            total = jax.tree.map(jnp.add, total, part)
+        return total
 
     def body(total, part_and_index):
         return jax.tree.map(jnp.add, total, function(*part_and_index)), None

@@ -32,6 +32,12 @@ TORCH = (
     | {"pre_logits.fc1": "fc6", "pre_logits.fc2": "fc7", "head.fc": "fc8"}  # timm
 )
 
+# torchvision's ResNets: conv1, bn1, layer1.0.conv1, layer1.0.downsample.0 and .1; of a
+# deeper stem, conv1 to conv3.
+_RESNET = re.compile(
+    r"(?:layer(\d+)\.(\d+)\.)?(?:((?:conv|bn)[1-3])|downsample\.([01]))"
+)
+
 # Keras's own names, and those of its `.weights.h5`, which counts layers of a kind.
 KERAS = (
     {f"block{n[4]}_conv{n[6]}": n for n in _CONVOLUTIONS}
@@ -51,10 +57,27 @@ def from_torch(name: str) -> str:
         ('conv1_1/kernel', 'fc8/bias')
         >>> from_torch("front_end.conv1_1.weight")
         'front_end/conv1_1/kernel'
+        >>> from_torch("layer3.0.conv2.weight")
+        'layer3_0/conv2/kernel'
+        >>> from_torch("layer1.0.downsample.1.bias")
+        'layer1_0/downsample_bn/bias'
+        >>> from_torch("bn1.weight"), from_torch("bn1.running_mean")
+        ('bn1/scale', 'bn1/mean')
     """
     layer, _, kind = name.removeprefix("module.").rpartition(".")
+    if resnet := _RESNET.fullmatch(layer):
+        return _from_resnet(resnet, kind)
     kind = {"weight": "kernel"}.get(kind, kind)
     return f"{TORCH.get(layer, layer.replace('.', '/'))}/{kind}"
+
+
+def _from_resnet(layer: re.Match, kind: str) -> str:
+    group, block, part, down = layer.groups()
+    ours = {"0": "downsample", "1": "downsample_bn"}[down] if down else part
+    is_norm = "bn" in ours
+    kind = {"weight": "scale" if is_norm else "kernel"}.get(kind, kind)
+    kind = kind.removeprefix("running_") if is_norm else kind
+    return f"layer{group}_{block}/{ours}/{kind}" if group else f"{ours}/{kind}"
 
 
 def from_keras(path: str) -> str:
@@ -97,9 +120,10 @@ RELEASED = {
 
 
 def torch_inputs(names: Collection[str]) -> Inputs | None:
-    """What torchvision's VGG-16 takes, if the parameters are named as its are."""
+    """What torchvision's networks take, if the parameters are named as theirs are."""
     layers = {name.removeprefix("module.").rpartition(".")[0] for name in names}
-    return TORCHVISION if layers & set(TORCH) else None
+    known = layers & set(TORCH) or "layer1.0.conv1" in layers
+    return TORCHVISION if known else None
 
 
 def caffe_inputs(tensors: Mapping[str, Stored]) -> Inputs | None:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from dilax.models import DilatedNet
+from dilax.models.layers import norm_name
 from dilax.weights.inputs import adapted, shown
 from dilax.weights.match import check_weights, flat_shapes, listed, sources
 from dilax.weights.report import Report
@@ -72,7 +73,7 @@ def _adapt(
 ) -> str:
     """Rewrites the first layer for our images; returns what to say about it."""
     first = model.front_end.first_layer
-    kernel, bias = (f"front_end/{first}/{part}" for part in ("kernel", "bias"))
+    kernel, bias, sign = _first_parameters(first, flat)
     if kernel not in values:
         return f"{first} is not from the file; it takes whatever it learns to take"
     if weights.inputs is None:
@@ -80,13 +81,23 @@ def _adapt(
             "the file does not say which mean pixel its network expects subtracted: "
             "nothing was done about it"
         )
-    if bias not in flat:
-        return f"{first} has no bias for another mean pixel: nothing was done about it"
-    before = values[bias] if bias in values else np.asarray(flat[bias])
+    before = sign * (values[bias] if bias in values else np.asarray(flat[bias]))
     try:
         changed = adapted(values[kernel], before, weights.inputs, mean)
     except ValueError as error:
         raise ValueError(f"{weights.path}: {error}") from error
-    values[kernel], values[bias] = changed
+    values[kernel], values[bias] = changed[0], sign * changed[1]
     now = shown(mean or weights.inputs.mean)
     return f"{first} took {weights.inputs}; it takes BGR minus {now} now"
+
+
+def _first_parameters(first: str, flat: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Names of the first kernel and of what shifts its outputs, and the shift's sign.
+
+    A layer without a bias is normalised: what would be added to its outputs is taken
+    from the mean that the normalisation subtracts.
+    """
+    kernel, bias = (f"front_end/{first}/{part}" for part in ("kernel", "bias"))
+    if bias in flat:
+        return kernel, bias, 1.0
+    return kernel, f"front_end/{norm_name(first)}/mean", -1.0

@@ -33,6 +33,7 @@ _STORAGES = {
 }
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_COUNTER = ".num_batches_tracked"  # of batches, for PyTorch's own training
 _MOST_AXES = 8
 
 Contents = Callable[[], memoryview | bytes]
@@ -51,13 +52,15 @@ def read_torch(path: Path) -> Weights:
 
     Raises:
         ValueError: if the file is no such file, names anything that a state dictionary
-            does not need, or is of a network with batch normalisation.
+            does not need, or is of a network with batch normalisation that is not
+            named as torchvision's ResNets are.
     """
     zipped = zipfile.is_zipfile(path)
     described, contents = _read_zip(path) if zipped else _read_legacy(path)
     found = dict(_tensors(described))
-    if any(name.endswith(".running_mean") for name in found):
-        raise ValueError("has batch normalisation, which these networks lack")
+    found = {n: t for n, t in found.items() if not n.endswith(_COUNTER)}
+    if any(from_torch(name).endswith("running_mean") for name in found):
+        raise ValueError("has batch normalisation where no ResNet of torchvision has")
     tensors = {
         from_torch(name): _stored(tensor, contents(tensor.storage))
         for name, tensor in found.items()

@@ -1,0 +1,167 @@
+"""What cells see: of a list of rates, of a network, and of a trained one.
+
+    python -m dilax.receptive_field 2 2 2        # holes? how often each pixel is seen
+    python -m dilax.receptive_field 5:1 3:2      # kernel 5, then 3 at rate 2
+    python -m dilax.receptive_field 1 2 4 --picture=figure1.png
+    python -m dilax.receptive_field --network=dilation8_camvid
+    python -m dilax.receptive_field --run=runs/quickstart --picture=heat.png
+
+Of rates, the footprint decides whether there are holes, and HDC's distances M_i explain
+them. Of a network, the size, stride and centre that its layers give; of a run, besides,
+the effective receptive field: the gradients of its cells in the middle of evaluation
+images.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dilax.inference.tiles import cut_tiles, plan_tiles
+from dilax.input import resize, scaled_size, subtract_mean
+from dilax.models import HDC50, DilatedNet, resnet_duc
+from dilax.ops import ReceptiveField, receptive_field
+from dilax.receptive_field.effective import EffectiveField, effective_field
+from dilax.receptive_field.gridding import Gridding, gridding, suggest_rates
+from dilax.receptive_field.pictures import (
+    heat_picture,
+    in_letters,
+    save_picture,
+    stack_picture,
+)
+from dilax.training import load_checkpoint, open_evaluation
+from dilax.weights import RELEASED
+
+NETWORKS: dict[str, Callable[[], DilatedNet]] = {
+    **{name: released.build for name, released in RELEASED.items()},
+    "resnet101_duc": resnet_duc,
+    "resnet50_duc": functools.partial(resnet_duc, blocks=HDC50),
+}
+_WIDEST = 79  # letters of a line
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; what a person can mend ends in one message and exit code 1."""
+    values = _parser().parse_args(argv)
+    try:
+        print(_answer(values))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m dilax.receptive_field", description=__doc__, formatter_class=form
+    )
+    parser.add_argument("layers", nargs="*", type=_layer, help="RATE or KERNEL:RATE")
+    parser.add_argument("--network", choices=NETWORKS, help="a network by name")
+    parser.add_argument("--run", type=Path, help="folder of a trained run")
+    parser.add_argument("--stage", default="", help="of the run [the last]")
+    parser.add_argument("--images", type=int, default=4, help="of its data [4]")
+    parser.add_argument("--data_dir", default="", help="where the run's data lies now")
+    parser.add_argument("--picture", default="", help="file for a picture, .png")
+    return parser
+
+
+def _layer(text: str) -> tuple[int, int]:
+    kernel, _, rate = text.rpartition(":")
+    return int(kernel or 3), int(rate)
+
+
+def _answer(values: argparse.Namespace) -> str:
+    given = [bool(values.layers), bool(values.network), bool(values.run)]
+    if sum(given) != 1:
+        raise ValueError("give either rates, such as 1 2 5, or --network, or --run")
+    if values.layers:
+        if values.picture:
+            save_picture(stack_picture(values.layers), values.picture)
+        return "\n".join(_told(gridding(values.layers)))
+    if values.network:
+        return "\n".join(_network_told(NETWORKS[values.network]()))
+    model, field = _measured(values)
+    if values.picture:
+        save_picture(heat_picture(field), values.picture)
+    told = _network_told(model)
+    return "\n".join([*told, *_effective_told(field, model.receptive_field)])
+
+
+def _told(found: Gridding) -> list[str]:
+    """What there is to say about a list of rates."""
+    layers, every = found.layers, found.size**2
+    sizes = [receptive_field(layers[: n + 1]).size for n in range(len(layers))]
+    seen = np.outer(found.counts, found.counts)
+    seen = seen[seen > 0]
+    verdict = f"{found.unseen} of {every} pixels" if found.has_holes else "no pixel"
+    told = [
+        f"field      {found.size} x {found.size}; layer by layer {_listed(sizes)}",
+        f"never sees {verdict}",
+        f"sees       the others by {seen.min():.15g} to {seen.max():.15g} paths, "
+        f"{np.median(seen):.15g} at the median",
+        f"HDC's rule M = {_listed(found.distances)}: {_rule(found)}",
+    ]
+    if found.has_holes:
+        told.append(f"no holes   {_rates(suggest_rates(layers))}: the same field")
+    return [*told, "", in_letters(found)] if found.size <= _WIDEST else told
+
+
+def _rule(found: Gridding) -> str:
+    held = "holds" if found.rule_holds else "is broken"
+    misleads = found.rule_holds == found.has_holes
+    return f"{held}{', but it is the footprint that decides' if misleads else ''}"
+
+
+def _rates(layers: tuple[tuple[int, int], ...]) -> str:
+    return " ".join(f"{r}" if k == 3 else f"{k}:{r}" for k, r in layers)
+
+
+def _listed(numbers) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _network_told(model: DilatedNet) -> list[str]:
+    parts = {"front end": model.front_end.receptive_field}
+    if model.context is not None:
+        parts["context module, in cells"] = receptive_field(model.context.rows)
+    parts["network"] = model.receptive_field
+    margins = {"front end": model.margin, "network": model.margin}
+    return [
+        f"{name}: {field.size} x {field.size}, stride {field.stride}, cell 0 is "
+        f"centred on {field.centre - margins.get(name, 0):g}"
+        for name, field in parts.items()
+    ]
+
+
+def _measured(values: argparse.Namespace) -> tuple[DilatedNet, EffectiveField]:
+    model, params, spec = load_checkpoint(values.run, values.stage)
+    _, _, source = open_evaluation(values.run, values.data_dir)
+    count = min(values.images, len(source))
+    if count < 1:
+        raise ValueError(f"--images={values.images}: must be 1 or more")
+    images = [source[i * len(source) // count]["image"] for i in range(count)]
+    size = scaled_size(images[0].shape, spec.scale)
+    grid = plan_tiles(size, None, model.margin, model.map_stride)
+    tiles = np.concatenate([cut_tiles(resize(i, size), grid) for i in images])
+
+    def network(x: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x)  # type: ignore[return-value]
+
+    return model, effective_field(network, np.asarray(subtract_mean(tiles, spec.mean)))
+
+
+def _effective_told(found: EffectiveField, theory: ReceptiveField) -> list[str]:
+    y, x = found.spread
+    return [
+        f"effective: spread (sigma) {y:.1f} rows, {x:.1f} columns; half of it lies "
+        f"within {found.side(0.5)} x {found.side(0.5)}, 95% within "
+        f"{found.side()} x {found.side()} of {theory.size} x {theory.size} pixels"
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The network of a run as plain data, and the network that the data describes."""
+
+import dataclasses
+from typing import Any, Literal
+
+from jax.typing import DTypeLike
+
+from dilax.models import (
+    DEEP_STEM,
+    DRN,
+    VGG16,
+    Block,
+    ContextLayer,
+    ContextModule,
+    DilatedNet,
+    FrontEnd,
+    Layer,
+    Named,
+    ResNet,
+    named_network,
+)
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """Fields of `FrontEnd` or `ResNet`, `ContextModule` and `DilatedNet`; see there.
+
+    The context module's table belongs to the stage, as stages compare tables.
+
+    Attributes:
+        network: `"front_end"` is that of the tables `layers` or `blocks`, or a name of
+            `named_network`, which leaves the tables, `final_name`, `final_rates`,
+            `padding`, `norm` and `stem` out of account.
+        blocks: a table of these makes a `ResNet` of the front end, and leaves `layers`,
+            `head_channels` and `norm` out of account.
+        batch_norm: of a network that has any, in the stages that train it.
+    """
+
+    network: Literal["front_end", Named] = "front_end"
+    layers: tuple[Layer, ...] = VGG16
+    width_multiplier: float = 1.0
+    head_channels: int | None = None
+    final_name: str = "final"
+    padding: Literal["valid", "same", "reflect"] = "valid"
+    norm: bool = False
+    blocks: tuple[Block, ...] = ()
+    stem: tuple[tuple[int, int, int], ...] = DEEP_STEM
+    batch_norm: Literal["running", "frozen"] = "running"
+    final_rates: tuple[int, ...] = ()
+    duc: int = 1
+    context_prefix: str = "ctx_"
+    context_padding: Literal["layer", "entry"] = "layer"
+    context_border: Literal["zero", "reflect"] = "zero"
+    context_sigma: float = 0.01
+    upsample: bool = False
+
+
+def build_network(
+    model: ModelConfig,
+    num_classes: int,
+    context: tuple[ContextLayer, ...],
+    *,
+    trains_front_end: bool,
+    remat: bool,
+    dtype: DTypeLike,
+) -> DilatedNet:
+    """The network of a configuration with a stage's context module.
+
+    Args:
+        model: the configuration.
+        num_classes: C.
+        context: the context module's table; empty for none.
+        trains_front_end: else its batch normalisation is frozen.
+        remat: of the front end.
+        dtype: of the computation.
+    """
+    module = ContextModule(
+        num_classes * model.duc**2,
+        context,
+        model.context_prefix,
+        model.context_padding,
+        model.context_border,
+        model.context_sigma,
+        dtype,
+    )
+    options = {
+        "width_multiplier": model.width_multiplier,
+        "duc": model.duc,
+        "remat": remat,
+        "dtype": dtype,
+    }
+    norm = model.batch_norm if trains_front_end else "frozen"
+    front_end = _front_end(model, num_classes, norm, options)
+    return DilatedNet(front_end, module if context else None, model.upsample)
+
+
+def _front_end(
+    model: ModelConfig,
+    num_classes: int,
+    norm: Literal["running", "frozen"],
+    options: dict[str, Any],
+) -> FrontEnd | ResNet | DRN:
+    if model.network != "front_end":
+        head = model.head_channels
+        return named_network(model.network, num_classes, head, norm, **options)
+    options |= {"final_name": model.final_name, "final_rates": model.final_rates}
+    if model.blocks:
+        return ResNet(
+            num_classes,
+            model.blocks,
+            model.stem,
+            padding="reflect" if model.padding == "reflect" else "same",
+            batch_norm=norm,
+            **options,
+        )
+    return FrontEnd(
+        num_classes,
+        model.layers,
+        head_channels=model.head_channels,
+        padding=model.padding,
+        norm=model.norm,
+        **options,
+    )

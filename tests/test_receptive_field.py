@@ -1,0 +1,247 @@
+"""The gridding checker against brute force and gradients; effective fields; command."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import tiny_config, write_images
+
+import dilax
+from dilax.ops import dilated_conv, receptive_field
+from dilax.receptive_field import (
+    effective_field,
+    gridding,
+    heat_picture,
+    in_letters,
+    stack_picture,
+    suggest_rates,
+)
+from dilax.receptive_field.__main__ import main
+
+RNG = np.random.default_rng(0)
+RANDOM = [
+    [(int(RNG.integers(1, 5)), int(RNG.integers(1, 6))) for _ in range(n)]
+    for n in (1, 2, 2, 3, 3, 3, 4, 4)
+]
+
+
+def _paths(layers):
+    """How often each pixel is reached, one path at a time: a choice of taps each."""
+    taps = [range(0, k * r, r) for k, r in layers]
+    size = sum((k - 1) * r for k, r in layers) + 1
+    counts = np.zeros((size, size), int)
+    for rows in itertools.product(*taps):
+        for columns in itertools.product(*taps):
+            counts[sum(rows), sum(columns)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("layers", RANDOM, ids=str)
+def test_the_checker_counts_as_brute_force_does(layers):
+    if np.prod([k for k, _ in layers]) > 100:
+        layers = layers[:3]
+    expected, found = _paths(layers), gridding(layers)
+    np.testing.assert_array_equal(np.outer(found.counts, found.counts), expected)
+    assert found.unseen == (expected == 0).sum()
+    assert found.has_holes == (expected == 0).any()
+    assert found.size == len(expected) == receptive_field(layers).size
+
+
+@pytest.mark.parametrize(
+    "rates, unseen",
+    [([2, 2, 2], 13**2 - 7**2), ([1, 2, 3], 0), ([1, 2, 5], 0), ([2], 16), ([1], 0)],
+)
+def test_known_lists(rates, unseen):
+    found = gridding(rates)
+    assert (found.unseen, found.has_holes) == (unseen, unseen > 0)
+
+
+def test_the_published_rates_leave_no_holes_where_rate_2_does():
+    hdc = [row.dilation for row in dilax.models.HDC101 if row.name > "layer3"]
+    assert not gridding(hdc).has_holes
+    assert gridding([2] * 23 + [4] * 3).has_holes
+
+
+@pytest.mark.parametrize(
+    "rates, distances, holds",
+    [
+        ([1, 2, 5], (1, 2, 5), True),
+        ([1, 2, 9], (3, 5, 9), False),
+        ([2, 2, 2], (2, 2, 2), True),  # the rule passes what has holes
+        ([1], (1,), True),
+        ([3], (3,), False),
+    ],
+)
+def test_hdc_s_rule(rates, distances, holds):
+    found = gridding(rates)
+    assert (found.distances, found.rule_holds) == (distances, holds)
+
+
+@pytest.mark.parametrize(
+    "layers", [[(3, 2)] * 3, [(3, 1), (3, 2), (3, 5)], *RANDOM[:5]], ids=str
+)
+def test_a_gradient_through_a_stack_of_convolutions_lights_exactly_what_is_named(
+    layers,
+):
+    """With kernels of ones, the gradient is the number of paths."""
+    found = gridding(layers)
+
+    def cell(x):
+        for kernel, rate in layers:
+            x = dilated_conv(x, jnp.ones((kernel, kernel, 1, 1)), dilation=rate)
+        return x[0, 2, 1, 0]
+
+    x = jnp.zeros((1, found.size + 4, found.size + 3, 1))
+    gradient = np.asarray(jax.grad(cell)(x))[0, ..., 0]
+    expected = np.zeros_like(gradient)
+    inside = expected[2 : 2 + found.size, 1 : 1 + found.size]
+    inside[:] = np.outer(found.counts, found.counts)
+    np.testing.assert_array_equal(gradient, expected)
+    assert (gradient == 0).sum() - (expected.size - inside.size) == found.unseen
+
+
+@pytest.mark.parametrize(
+    "layers", [[2, 2, 2], [5, 9, 17], [2] * 22, [4], [(5, 3), (3, 7)], [(7, 4), (1, 1)]]
+)
+def test_suggested_rates_reach_as_far_and_leave_no_holes(layers):
+    suggested = suggest_rates(layers)
+    before, after = gridding(layers), gridding(suggested)
+    assert before.has_holes and not after.has_holes
+    assert after.size == before.size
+    assert len(suggested) >= len(layers)
+
+
+@pytest.mark.parametrize("total, count", [(6, 3), (13, 3), (9, 4), (12, 3)])
+def test_no_rates_with_a_smaller_largest_one_would_do(total, count):
+    """Against all lists of so many rates that reach as far."""
+    smallest = min(
+        max(rates)
+        for rates in itertools.product(range(1, total + 1), repeat=count)
+        if sum(rates) == total and not gridding(rates).has_holes
+    )
+    given = [total - count + 1] + [1] * (count - 1)
+    assert max(rate for _, rate in suggest_rates(given)) == smallest
+
+
+@pytest.mark.parametrize("layers", [[], [0], [(3, 1), (0, 2)], [-1]])
+def test_what_is_no_stack_is_refused(layers):
+    with pytest.raises(ValueError, match="must be"):
+        gridding(layers)
+
+
+def test_figure_1_as_a_picture():
+    picture = stack_picture([1, 2, 4], pixel=4)
+    assert picture.shape == (60, 3 * 60 + 2 * 8, 3)
+    seen = picture[2::4, 2::4, 2] < 255
+    panels = np.split(seen[:, : 3 * 17 - 2], [15, 17, 32, 34], axis=1)[::2]
+    assert [int(panel.sum()) for panel in panels] == [3**2, 7**2, 15**2]
+    assert panels[0][6:9, 6:9].all()
+
+
+def test_letters_are_dots_where_nothing_is_seen():
+    lines = in_letters(gridding([2, 2])).split("\n")
+    dots = np.array([[letter == "·" for letter in line] for line in lines])
+    np.testing.assert_array_equal(dots, _paths([(3, 2), (3, 2)]) == 0)
+
+
+def _boxes(rates):
+    def network(x):
+        for rate in rates:
+            x = dilated_conv(x, jnp.full((3, 3, 1, 1), 1 / 9), dilation=rate)
+        return x
+
+    return network
+
+
+def test_the_effective_field_of_box_filters_is_known():
+    """Heat is the square of the paths' counts; its spread follows."""
+    found = gridding([1, 2, 3])
+    images = np.zeros((2, 17, 19, 1), np.float32)
+    field = effective_field(_boxes([1, 2, 3]), images, cell=(1, 2))
+    share = found.counts**2 / (found.counts**2).sum()
+    inside = field.heat[1:14, 2:15]
+    np.testing.assert_allclose(inside, np.outer(share, share), rtol=1e-4)
+    assert field.heat.sum() == pytest.approx(1) == pytest.approx(inside.sum())
+    assert field.centre == pytest.approx((7, 8))
+    sigma = np.sqrt(share @ (np.arange(13) - 6.0) ** 2)
+    assert field.spread == pytest.approx((sigma, sigma))
+    assert field.side(1 - 1e-9) == 13
+    assert field.side(inside[6, 6] - 1e-6) == 1
+
+
+def test_the_effective_field_sums_over_outputs_and_images_in_expectation():
+    weights = np.random.default_rng(0).normal(size=(3, 3, 2, 5)).astype("f4")
+    images = np.zeros((400, 3, 3, 2), np.float32)
+    field = effective_field(lambda x: dilated_conv(x, jnp.asarray(weights)), images)
+    expected = (weights**2).sum((2, 3))
+    np.testing.assert_allclose(field.heat, expected / expected.sum(), rtol=0.15)
+
+
+def test_cells_beyond_the_maps_and_dead_cells_are_refused():
+    images = np.zeros((1, 9, 9, 1), np.float32)
+    with pytest.raises(ValueError, match=r"cell=\(7, 0\): the maps have 7 x 7 cells"):
+        effective_field(_boxes([1]), images, cell=(7, 0))
+    with pytest.raises(ValueError, match="depends on no pixel"):
+        effective_field(lambda x: 0 * x, images)
+
+
+def test_heat_is_shown_where_it_is():
+    field = effective_field(_boxes([1, 2]), np.zeros((1, 11, 11, 1), np.float32))
+    picture = heat_picture(field)
+    assert (picture[5, 6] < 255).any() and (picture[0, 1] == 255).all()
+
+
+def _said(capsys, *argv):
+    main([*map(str, argv)])
+    return capsys.readouterr().out
+
+
+def test_the_command_tells_about_rates(capsys, tmp_path):
+    text = _said(capsys, 2, 2, 2, "--picture", tmp_path / "a.png")
+    assert "never sees 120 of 169 pixels" in text and "1 2 3: the same field" in text
+    assert "holds, but it is the footprint that decides" in text
+    assert Image.open(tmp_path / "a.png").size == (3 * 13 * 18 + 2 * 36, 13 * 18)
+    text = _said(capsys, 1, 2, 4)
+    assert "layer by layer 3, 7, 15" in text and "never sees no pixel" in text
+    assert "field      9 x 9" in _said(capsys, "5:1", "3:2")
+
+
+def test_the_command_tells_about_networks(capsys):
+    text = _said(capsys, "--network=dilation8_camvid")
+    assert "front end: 380 x 380, stride 8, cell 0 is centred on 3.5" in text
+    assert "in cells: 67 x 67, stride 1, cell 0 is centred on 0" in text
+    assert f"network: {380 + 66 * 8} x" in text
+    assert "stride 8, cell 0 is centred on 0" in _said(
+        capsys, "--network=resnet101_duc"
+    )
+
+
+def test_the_command_measures_a_run(capsys, tmp_path):
+    config = tiny_config(write_images(tmp_path / "data"))
+    config.stages = config.stages[:1]
+    dilax.train(config, tmp_path / "run")
+    heat = tmp_path / "heat.png"
+    text = _said(capsys, "--run", tmp_path / "run", "--picture", heat)
+    assert "front end: 4 x 4, stride 2" in text
+    share, side = re.search(r"(\d+)% within (\d+) x", text).groups()
+    assert (share, int(side) <= 5) == ("95", True)
+    assert heat.exists()
+
+
+@pytest.mark.parametrize("argv", [[], ["1", "--network=resnet50_duc"], ["0"]])
+def test_the_command_says_what_is_wrong(capsys, argv):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_function_keeps_its_name_beside_the_room_of_that_name():
+    import dilax.receptive_field.pictures
+
+    assert dilax.receptive_field is receptive_field
+    assert dilax.receptive_field([(3, 1), (3, 2), (3, 4)]).size == 15

@@ -1,0 +1,253 @@
+"""ResNets with DUC heads through the code that trains, evaluates, predicts all."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import optimizer, tiny_config, write_images
+
+import dilax
+from dilax.datasets import DatasetSpec
+from dilax.models import (
+    BASIC,
+    PLAIN_STEM,
+    Block,
+    apply_over_rows,
+    init_params,
+    row_mesh,
+)
+from dilax.ops import jit
+from dilax.training import Config, DataConfig, ModelConfig, StageConfig
+from dilax.training.checks import check_config
+from dilax.training.config import build_model
+from dilax.training.initial import check_init
+from dilax.training.step import init_state, make_train_step, split_params
+from experiments import hdc
+
+MODEL = ModelConfig(
+    blocks=(
+        Block("layer1_0", 64),
+        Block("layer2_0", 64, 2),
+        Block("layer3_0", 64, 1, 2),
+    ),
+    stem=PLAIN_STEM,
+    width_multiplier=1 / 16,
+    padding="same",
+    final_rates=(1, 2),
+    duc=4,
+)
+SPEC = DatasetSpec("s", ("a", "b", "c"), ((0, 0, 0),) * 3, (102.93, 111.36, 116.52))
+STAGE = StageConfig(
+    "net", "all", steps=6, batch_size=4, crop=(24, 32), optimizer=optimizer(0.01)
+)
+
+
+def _config(tmp_path, **model) -> Config:
+    """One stage of a ResNet at a quarter of a cell, resumed every second step."""
+    data = write_images(tmp_path / "data") if tmp_path else ""
+    config = tiny_config(data)
+    stage = dataclasses.replace(STAGE, checkpoint_every=2, evaluate_every=3)
+    fields = {"model": dataclasses.replace(MODEL, **model), "stages": (stage,)}
+    return dataclasses.replace(config, **fields)
+
+
+@functools.cache
+def _params(net):
+    return init_params(net, 0)
+
+
+def _step(stage=STAGE, batch=None, steps=1, **model):
+    """(params before, params after, losses) of some steps on one batch."""
+    config = Config("c", DataConfig(), dataclasses.replace(MODEL, **model), (stage,))
+    net = build_model(config, stage, 3)
+    params = _params(net)
+    trained, frozen = split_params(params, stage)
+    state = init_state(trained, stage)
+    step = jit(make_train_step(net, stage, SPEC, 0))
+    losses = []
+    for _ in range(steps):
+        state, metrics = step(state, frozen, batch or _batch())
+        losses.append(float(metrics["loss"]))
+    return params, {**frozen, **state.params}, losses
+
+
+def _batch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    return {"image": images, "label": (images[:, ::2, ::2, 0] > 99).astype(np.uint8)}
+
+
+def test_a_step_moves_running_statistics_a_tenth_of_the_way_to_the_batch_s():
+    before, after, _ = _step()
+    image = jnp.asarray(_batch()["image"], jnp.float32)[..., ::-1]
+    kernel = before["front_end"]["conv1"]["kernel"]
+    maps = jax.lax.conv_general_dilated(
+        image - np.float32(SPEC.mean),
+        kernel,
+        (2, 2),
+        ((3, 3), (3, 3)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    moved = after["front_end"]["bn1"]
+    np.testing.assert_allclose(moved["mean"], maps.mean((0, 1, 2)) / 10, rtol=1e-3)
+    variance = maps.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(moved["var"], 0.9 + variance / 10, rtol=1e-3)
+
+
+def test_frozen_statistics_stay_and_all_else_trains():
+    before, after, _ = _step(batch_norm="frozen")
+    flat = jax.tree_util.tree_leaves_with_path
+    for (path, a), (_, b) in zip(flat(before), flat(after), strict=True):
+        is_statistic = path[-1].key in ("mean", "var")
+        assert bool((a == b).all()) == is_statistic, path
+
+
+def test_a_frozen_resnet_under_a_trained_context_module_keeps_its_statistics():
+    stage = dataclasses.replace(STAGE, trains="context", context=BASIC[:2])
+    before, after, _ = _step(stage)
+    same = jax.tree.map(
+        lambda a, b: bool((a == b).all()), before["front_end"], after["front_end"]
+    )
+    assert all(jax.tree.leaves(same))
+
+
+def test_accumulated_parts_move_statistics_by_their_mean():
+    stage = dataclasses.replace(STAGE, accumulate=2, optimizer=optimizer(0.0))
+    _, after, _ = _step(stage)
+    still = dataclasses.replace(STAGE, optimizer=optimizer(0.0), batch_size=2)
+    parts = [
+        _step(still, {n: v[part::2] for n, v in _batch().items()})[1] for part in (0, 1)
+    ]
+    for name in ("mean", "var"):
+        both = [p["front_end"]["bn1"][name] for p in parts]
+        ours = after["front_end"]["bn1"][name]
+        np.testing.assert_allclose(ours, sum(both) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_falls():
+    *_, losses = _step(steps=12)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adam"])
+def test_no_optimizer_moves_statistics(optimizer_name):
+    """What a step leaves of them is what their own rule says, whatever the rate."""
+    stages = [
+        dataclasses.replace(STAGE, optimizer=optimizer(rate)) for rate in (0.1, 1e-9)
+    ]
+    for stage in stages:
+        stage.optimizer.name = optimizer_name
+    one, two = (_step(stage)[1]["front_end"]["bn1"] for stage in stages)
+    np.testing.assert_array_equal(one["mean"], two["mean"])
+    assert (one["scale"] != two["scale"]).any()
+
+
+@pytest.mark.slow
+def test_it_resumes_evaluates_and_predicts_as_all_networks_do(tmp_path):
+    config = _config(tmp_path)
+    results = dilax.train(config, tmp_path / "whole")
+    assert 0 < results["stages"]["net"]["mean_iou"] <= 1
+    cut = dataclasses.replace(
+        config, stages=(dataclasses.replace(config.stages[0], steps=4),)
+    )
+    workdir = tmp_path / "cut"
+    dilax.train(cut, workdir)
+    (workdir / "results.json").unlink()
+    text = (workdir / "config.json").read_text()
+    (workdir / "config.json").write_text(text.replace('"steps": 4', '"steps": 6'))
+    dilax.train(config, workdir)
+    model, params, spec = dilax.load_checkpoint(workdir)
+    _, whole, _ = dilax.load_checkpoint(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, params, whole)
+    assert (params["front_end"]["bn1"]["var"] != 1).all()
+    image = np.random.default_rng(0).integers(0, 256, (37, 41, 3)).astype(np.uint8)
+    labels = dilax.Predictor(model, params, spec)(image)
+    assert labels.shape == (37, 41)
+    path = tmp_path / "params.safetensors"
+    dilax.save_weights(params, path, spec.mean)
+    again = dilax.load_weights(path, model)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_predictions_are_of_scores_at_every_second_pixel():
+    """Whole, by tiles whose ends are the image's, and blended from one tile."""
+    config = Config("c", DataConfig(), MODEL, (STAGE,))
+    model = build_model(config, STAGE, 3)
+    _, params, _ = _step(steps=3)
+    image = _batch()["image"][0]
+    odds = {
+        mode: dilax.Predictor(model, params, SPEC, mode=mode).probabilities(image)
+        for mode in ("tiles", "whole", "blend")
+    }
+    x = np.float32(image[None, ..., ::-1]) - np.float32(SPEC.mean)
+    logits = model.apply({"params": params}, jnp.asarray(x))
+    assert logits.shape == (1, 16, 16, 3)
+    expected = jax.nn.softmax(logits)[0]
+    for mode in ("tiles", "whole"):
+        np.testing.assert_allclose(odds[mode][::2, ::2], expected, atol=1e-5)
+    assert odds["blend"].shape == (32, 32, 3)
+
+
+def test_blended_tiles_hold_whole_cells_of_the_maps():
+    config = Config("c", DataConfig(), MODEL, (STAGE,))
+    model = build_model(config, STAGE, 3)
+    spec = dataclasses.replace(SPEC, tile=(30, 46))
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    predictor = dilax.Predictor(model, _params(model), spec, mode="blend")
+    assert predictor._plan((70, 90)).tile == (24, 40)
+    odds = predictor.probabilities(image)
+    np.testing.assert_allclose(odds.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"padding": "valid"}, "model.padding='valid': a ResNet's layers pad"),
+        ({"duc": 3}, "model.duc=3: does not divide the output stride of 8"),
+        ({"duc": 0}, "model.duc=0: must be positive"),
+    ],
+)
+def test_what_cannot_work_is_refused(fields, message):
+    model = dataclasses.replace(MODEL, **fields)
+    with pytest.raises(ValueError, match=message):
+        check_config(Config("c", DataConfig(), model, (STAGE,)))
+
+
+def test_a_recipe_for_imagenet_s_weights_says_where_a_resnet_s_are():
+    with pytest.raises(ValueError, match=r"resnet101-63fe2227\.pth.*\(\(7,64,2\),\)"):
+        check_init(hdc.paper())
+
+
+@pytest.mark.parametrize("name", ["scenes", "camvid", "cityscapes", "paper"])
+def test_the_experiment_s_networks_differ_in_rates_and_dense_upsampling(name):
+    config = getattr(hdc, name)()
+    check_config(config)
+    models = {s.name: build_model(config, s, 5) for s in config.stages}
+    assert models["hdc_duc"].front_end.duc == 4
+    if name == "paper":
+        return
+    assert [m.output_stride for m in models.values()] == [1] * 4
+    rates = [[row.dilation for row in m.front_end.blocks] for m in models.values()]
+    assert rates[0] == rates[2] == [1] * 7 + [2] * 6 + [4] * 3
+    assert rates[1] == rates[3] == [1] * 7 + [2, 2, 5, 9, 1, 2, 5, 9, 17]
+    assert models["hdc"].front_end.duc == models["rate_2"].front_end.duc == 1
+
+
+def test_rows_are_not_spread_over_devices():
+    config = Config("c", DataConfig(), MODEL, (STAGE,))
+    config.mesh.rows = 2
+    with pytest.raises(ValueError, match=r"mesh.rows=2: strides, normalisation"):
+        check_config(config)
+    model = build_model(config, STAGE, 3)
+    with pytest.raises(ValueError, match=r"stride=2 does not spread over rows"):
+        apply_over_rows(model, _params(model), jnp.zeros((1, 32, 32, 3)), row_mesh(1))
+
+
+def test_a_stage_that_starts_from_another_has_its_network():
+    first = dataclasses.replace(STAGE, name="a")
+    other = dataclasses.replace(STAGE, start="a", model=ModelConfig())
+    with pytest.raises(ValueError, match=r"stages\[1\]\.model: is not that of .start"):
+        check_config(Config("c", DataConfig(), MODEL, (first, other)))
