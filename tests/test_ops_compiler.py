@@ -57,6 +57,13 @@ def test_on_cpus_the_slow_fusion_is_off_and_barriers_are_kept():
     }
 
 
+def test_programs_that_run_once_say_so_on_cpus_alone(wanted):
+    wanted({})
+    on_cpu = jax.default_backend() == "cpu"
+    assert compiler.compiler_options(once=True) == (KNOWN if on_cpu else {})
+    assert compiler.compiler_options() == compiler.compiler_options("tpu", True) == {}
+
+
 def test_products_of_what_is_computed_with_constants_are_right():
     def gaussians():
         distance = jnp.arange(16.0)[:, None] - jnp.arange(16.0)
@@ -70,7 +77,7 @@ def test_products_of_what_is_computed_with_constants_are_right():
 @pytest.mark.parametrize("options", [KNOWN, UNKNOWN, {}])
 def test_jit_hands_the_known_options_to_jax(wanted, monkeypatch, options):
     wanted(options)
-    known = compiler.compiler_options()
+    known = compiler.compiler_options(None, False)
     given = []
     monkeypatch.setattr(jax, "jit", lambda fun, **kwargs: given.append((fun, kwargs)))
     compiler.jit(abs, static_argnums=0)

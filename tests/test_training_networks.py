@@ -18,7 +18,6 @@ from dilax.training.checks import check_config
 from dilax.training.config import Config, DataConfig, ModelConfig, from_json
 
 NAMES = get_args(Named)
-WITH_STATS = ("segnet", "drn_c_26", "drn_d_22", "drn_d_38", "drn_d_54")
 
 
 class Stopped(Exception):
@@ -50,8 +49,9 @@ def _losses(workdir):
     return [e["loss"] for e in map(json.loads, lines) if "loss" in e]
 
 
+# One of each kind: compiling all would take CI a quarter of an hour.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["fcn8s", "deeplab_msc", "segnet", "drn_d_22"])
 def test_a_network_trains_on_scenes_evaluates_and_predicts(name, tmp_path):
     results = dilax.train(_scenes(name, 40), tmp_path / "run")
     losses = _losses(tmp_path / "run")
@@ -66,20 +66,6 @@ def test_a_network_trains_on_scenes_evaluates_and_predicts(name, tmp_path):
     assert predictor(image).shape == (75, 90)
     odds = predictor.probabilities(image)
     np.testing.assert_allclose(odds.sum(-1), 1, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["fcn8s", "deeplab_largefov", "segnet", "drn_d_22"])
-def test_a_network_learns_what_each_pixel_tells(name, data, tmp_path):
-    """Beyond what classes' frequencies alone would give, ln 3."""
-    config = _tiny(data, name)
-    config.model.width_multiplier = 1 / 8
-    config.stages = config.stages[:1]
-    config.stages[0].steps, config.stages[0].evaluate_every = 120, 0
-    config.stages[0].optimizer = recipes.slim_adam(5e-3, warmup=5)
-    results = dilax.train(config, tmp_path / "run")
-    assert np.mean(_losses(tmp_path / "run")[-5:]) < 0.6 * np.log(3)
-    assert results["stages"]["front_end"]["pixel_accuracy"] > 0.6
 
 
 # On eight small images: what is stored comes back.
@@ -138,11 +124,12 @@ def _equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("name", ["fcn8s", "segnet", "drn_d_22", "deeplab_msc"])
+@pytest.mark.slow
 def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
-    name, data, tmp_path, monkeypatch
+    data, tmp_path, monkeypatch
 ):
-    config = functools.partial(_tiny, data, name, ema=0.5, accumulate=2)
+    """With running statistics and a moving average, which others do without."""
+    config = functools.partial(_tiny, data, "segnet", ema=0.5, accumulate=2)
     whole = dilax.train(config(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         _stop_after(patch, 2)
@@ -152,7 +139,7 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
     loaded = [dilax.load_checkpoint(tmp_path / run)[1] for run in ("run", "whole")]
     _equal(*loaded)
     kinds = {path[-1].key for path, _ in _leaves(loaded[0])}
-    assert ("mean" in kinds) == (name in WITH_STATS)
+    assert "mean" in kinds
 
 
 def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp_path):

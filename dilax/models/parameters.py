@@ -11,7 +11,8 @@ from dilax.ops import jit
 
 def init_params(model: DilatedNet, seed: int, channels: int = 3) -> dict[str, Any]:
     """Fresh parameters for images of so many channels, decided by the seed."""
-    return jit(_init, static_argnums=(0, 2))(model, jax.random.key(seed), channels)
+    init = jit(_init, once=True, static_argnums=(0, 2))
+    return init(model, jax.random.key(seed), channels)
 
 
 def param_shapes(model: DilatedNet, channels: int = 3) -> dict[str, Any]:
