@@ -3,8 +3,21 @@
 import os
 from pathlib import Path
 
+import jax
 import jaxtyping
 import pytest
+
+
+def pytest_configure(config):
+    """Compiled programs are kept between tests, and between runs of the tests.
+
+    Most of the time goes into compiling, often what another test compiled before.
+    """
+    folder = str(config.cache.mkdir("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of processes that tests start
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="session")
