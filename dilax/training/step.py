@@ -200,8 +200,15 @@ def _with_statistics(params: Params, stats: Params) -> Params:
 
 
 def _cut(x, parts: int):
-    """(b, …) → (parts, b / parts, …), so that each device keeps its own examples."""
-    return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)
+    """(b, …) → (b / parts, parts, …), so that each device keeps its own examples."""
+    return x.reshape(len(x) // parts, parts, *x.shape[1:])
+
+
+def _part(parts, index):
+    """One of the parts; taken when its index is known, and not before."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, index, 1, keepdims=False), parts
+    )
 
 
 def _sum_over(function, parts, count: int):
@@ -212,16 +219,16 @@ def _sum_over(function, parts, count: int):
     for the sum of those before, or all would be held at once.
     """
     if count == 1 or jax.default_backend() == "cpu":
-        total = function(jax.tree.map(lambda x: x[0], parts), 0)
+        total = function(_part(parts, 0), 0)
         for i in range(1, count):
-            parts, total = jax.lax.optimization_barrier((parts, total))
-            part = function(jax.tree.map(lambda x, i=i: x[i], parts), i)
-            total = jax.tree.map(jnp.add, total, part)
+            index, total = jax.lax.optimization_barrier((jnp.int32(i), total))
+            total = jax.tree.map(jnp.add, total, function(_part(parts, index), i))
         return total
 
-    def body(total, part_and_index):
-        return jax.tree.map(jnp.add, total, function(*part_and_index)), None
+    def body(total, index):
+        part = function(_part(parts, index), index)
+        return jax.tree.map(jnp.add, total, part), None
 
-    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts), 0)
+    shapes = jax.eval_shape(lambda: function(_part(parts, 0), 0))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(body, zero, (parts, jnp.arange(count)))[0]
+    return jax.lax.scan(body, zero, jnp.arange(count))[0]
