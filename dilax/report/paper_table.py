@@ -29,7 +29,7 @@ def paper_table(number: int, found: Collected, style: str = "github") -> str:
     table = PAPER[number]
     ours = f"{found.data} {found.split}, {found.images} images"
     parts = [f"Table {number}: ours on {ours}; the paper's on {table.images}"]
-    parts.append(_means(table, found, style))
+    parts.append(_means(number, found, style))
     names = _names(table, found)
     if {*table.columns} <= {*names}:
         title = "IoU, %: ours (the paper's)"
@@ -52,12 +52,13 @@ def paper_figures(number: int, found: Collected) -> dict[str, Any]:
         is `"quoted"` of the paper, and as `"ours"` what each seed found, or None.
     """
     table = PAPER[number]
-    rows = [_row_figures(table, row, found) for row in table.rows]
+    rows = [_row_figures(number, row, found) for row in table.rows]
     data = {"data": found.data, "split": found.split, "images": found.images}
     return {"table": number, **data, "rows": rows}
 
 
-def _row_figures(table: PaperTable, row: PaperRow, found: Collected) -> dict[str, Any]:
+def _row_figures(number: int, row: PaperRow, found: Collected) -> dict[str, Any]:
+    table = PAPER[number]
     runs = found.systems.get(row.system, {}) if row.system else {}
     paper = dict(zip(table.columns, (round(v / 100, 4) for v in row.iou), strict=True))
     ours = {
@@ -73,17 +74,19 @@ def _row_figures(table: PaperTable, row: PaperRow, found: Collected) -> dict[str
         "name": row.name,
         "ours": ours or None,
         "quoted": {"mean_iou": round(row.mean / 100, 4), "iou": paper},
-        "note": _note(row, found),
+        "note": _note(number, row, found),
     }
 
 
-def _means(table: PaperTable, found: Collected, style: str) -> str:
-    rows = []
+def _means(number: int, found: Collected, style: str) -> str:
+    table, rows = PAPER[number], []
     for row in table.rows:
         runs = found.systems.get(row.system, {}) if row.system else {}
         ours = spread([_mean(table, r.scores) for r in runs.values()]) if runs else "–"
         steps = ", ".join({run.steps: None for run in runs.values()})
-        rows.append([row.name, ours, f"{row.mean:.1f}", steps, _note(row, found)])
+        rows.append(
+            [row.name, ours, f"{row.mean:.1f}", steps, _note(number, row, found)]
+        )
     return tabulate(
         rows,
         headers=["mean IoU, %", "ours", "the paper's", "our steps", ""],
@@ -167,11 +170,11 @@ def _spread(values: Sequence[float | None]) -> str:
     return spread(present)
 
 
-def _note(row: PaperRow, found: Collected) -> str:
+def _note(number: int, row: PaperRow, found: Collected) -> str:
     """What a reader must know of a row, or what is missing for it."""
     if row.system is None or found.scores(row.system):
         return row.note
-    return f"not in these runs: {_described(row.system)}"
+    return f"not in these runs: {_described(row.system)}; --table={number} trains it"
 
 
 def _described(system: System) -> str:
