@@ -10,7 +10,8 @@ from dilax.report import PAPER
 from dilax.report.collected import steps_of, system_of
 from dilax.training import DataConfig
 from dilax.training.checks import check_config
-from experiments import figures, tables
+from dilax.training.optimizer import build_schedule
+from experiments import deeplab, figures, tables
 
 NUMBERS = range(2, 9)
 
@@ -51,6 +52,17 @@ def test_steps_on_images_are_as_many_for_every_row(number):
             joint = stages[-1].steps if stages[-1].trains == "all" else last
             totals.add(first + joint)
     assert totals == {500}
+
+
+def test_deeplab_s_own_recipe_is_rows_of_table_4():
+    config = deeplab.paper()
+    check_config(config)
+    network, crf = (system_of(config, stage) for stage in config.stages)
+    assert network == PAPER[5].rows[4].system
+    assert crf == PAPER[4].rows[0].system
+    rate = build_schedule(config.stages[0].optimizer, 6000)
+    rates = [float(rate(step)) for step in (0, 1999, 2001, 4001)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
 
 
 def test_a_recipe_changes_none_of_the_one_that_it_starts_from():
