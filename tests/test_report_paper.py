@@ -1,6 +1,9 @@
 """The paper's figures, and the tables that set ours beside them."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,3 +171,17 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     empty = write_images(tmp_path / "images")
     with pytest.raises(ValueError, match=r"--runs=.*images: holds no results; give"):
         collect([empty])
+
+
+@pytest.mark.slow
+def test_the_command_collects_what_other_experiments_found(tmp_path):
+    run = _folder(tmp_path / "a", ("sky", "tree"), 0.5, network="segnet")
+    script = Path(__file__).parent.parent / "experiments" / "tables.py"
+    flags = ["--table=5", "--mode=collect", f"--runs={run}", "--workdir=out"]
+    done = subprocess.run(
+        [sys.executable, script, *flags], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "table5.md").read_text().strip() == done.stdout.strip()
+    rows = json.loads((tmp_path / "out" / "table5.json").read_text())["rows"]
+    assert [row["name"] for row in rows if row["ours"]] == ["SegNet"]
