@@ -109,7 +109,7 @@ def failures(values: argparse.Namespace) -> Shown:
     worst = sorted(found, key=lambda each: each[:2])[: values.rows]
     return Shown(
         [source[index] for _, index, _ in worst],
-        {"Our result": [labels for *_, labels in worst]},
+        {stage.name.replace("_", " "): [labels for *_, labels in worst]},
         spec,
         [f"image {index}: IoU {100 * iou:.1f}" for iou, index, _ in worst],
     )

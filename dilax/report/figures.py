@@ -88,7 +88,8 @@ def picture_figure(
     lines = _legend_lines(spec, classes, _LETTERS * width * len(columns))
     below = _LEGEND * len(lines)
     height = sum(heights) + _TITLE + below
-    figure = _figure(width * len(columns), height, below / height)
+    beside = _TITLE if notes else 0
+    figure = _figure(width * len(columns) + beside, height, below / height)
     panels = figure.subplots(
         len(rows), len(columns), squeeze=False, height_ratios=heights
     )
