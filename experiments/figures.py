@@ -31,7 +31,13 @@ from dilax.inference import as_rgb, palette_image
 from dilax.report import collect, field_figure, picture_figure, save_figure
 from dilax.report.collected import run_folders
 from dilax.report.paper import System
-from dilax.training import Config, from_json, load_predictor, open_evaluation
+from dilax.training import (
+    Config,
+    StageConfig,
+    from_json,
+    load_predictor,
+    open_evaluation,
+)
 
 SYSTEMS = {
     2: {
@@ -138,15 +144,17 @@ def _training(runs: Sequence[Path]) -> dict[str, Stage]:
     """Title → stage, of the first run that trains a context module and both jointly."""
     for folder in [place for run in runs for place in run_folders(run)]:
         config = from_json(Config, folder / "config.json")
-        stages = {}
-        for title, trains in STAGES.items():
-            for stage in reversed(config.stages):
-                dilated = any(row.dilation > 1 for row in stage.context)
-                if stage.trains == trains and dilated == (trains != "front_end"):
-                    stages[title] = Stage(folder, stage.name)
-        if "+ Joint" in stages:
-            return stages
+        joint = [stage for stage in config.stages if stage.trains == "all"]
+        for last in [stage for stage in joint if stage.start and stage.context]:
+            way = {stage.trains: stage.name for stage in _way(config, last)}
+            return {t: Stage(folder, way[s]) for t, s in STAGES.items() if s in way}
     return {}
+
+
+def _way(config: Config, stage: StageConfig) -> list[StageConfig]:
+    """The stages from which a stage starts, and itself, the first one first."""
+    before = _way(config, config.stage(stage.start)) if stage.start else []
+    return [*before, stage]
 
 
 def _most_accurate(runs: Sequence[Path]) -> Stage:

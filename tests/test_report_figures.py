@@ -7,7 +7,8 @@ import pytest
 
 from dilax.datasets import DATASETS
 from dilax.report import field_figure, picture_figure, save_figure
-from experiments import figures
+from dilax.training.config import to_json
+from experiments import figures, tables
 
 pytest.importorskip("matplotlib", reason="draws figures")
 SPEC = DATASETS["camvid"]
@@ -83,6 +84,19 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
 def test_an_image_s_iou(label, prediction, iou):
     arrays = np.array(label, np.uint8), np.array(prediction)
     assert figures.image_iou(*arrays, SPEC) == pytest.approx(iou)
+
+
+def test_figure_5_follows_the_way_of_the_joint_stage(tmp_path):
+    """Not another network that the run trained before."""
+    config = tables.recipe(5, "scenes")
+    assert config.stages[0].name == "segnet"
+    (tmp_path / "config.json").write_text(to_json(config))
+    (tmp_path / "results.json").write_text("{}")
+    assert {t: s.name for t, s in figures._training([tmp_path]).items()} == {
+        "Front end": "front_end",
+        "+ Context": "basic",
+        "+ Joint": "joint",
+    }
 
 
 @pytest.mark.parametrize(
