@@ -70,6 +70,11 @@ def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
 
     Raises:
         ValueError: if a folder holds no results, or they are of several data sets.
+
+    Example:
+        >>> collect([Path("nowhere")])
+        Traceback (most recent call last):
+        ValueError: --runs=nowhere: holds no results; give what --workdir named when ...
     """
     places = [place for folder in folders for place in run_folders(folder)]
     results = [_results(place) for place in places]

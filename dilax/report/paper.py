@@ -1,4 +1,9 @@
-"""The accuracy that Yu & Koltun (2016) report: every row of their Tables 2 to 8."""
+"""The accuracy that Yu & Koltun (2016) report: every row of their Tables 2 to 8.
+
+Example:
+    >>> [(row.name, row.mean) for row in PAPER[5].rows if not row.system]
+    [('ALE', 53.6), ('SuperParsing', 42.0), ('Liu and He', 47.2)]
+"""
 
 from typing import Literal, NamedTuple
 

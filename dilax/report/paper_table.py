@@ -25,6 +25,10 @@ def paper_table(number: int, found: Collected, style: str = "github") -> str:
         The tables, in per cent; over several seeds, mean ± sample standard deviation.
         Where the classes are the paper's, its figures stand beside ours in parentheses,
         else in a table of their own.
+
+    Example:
+        >>> print(paper_table(6, Collected("KITTI", "test", 46, {})).splitlines()[0])
+        Table 6: ours on KITTI test, 46 images; the paper's on the test set of KITTI
     """
     table = PAPER[number]
     ours = f"{found.data} {found.split}, {found.images} images"
@@ -50,6 +54,11 @@ def paper_figures(number: int, found: Collected) -> dict[str, Any]:
     Returns:
         `{"table", "data", "split", "images", "rows"}`; each row has its `"name"`, what
         is `"quoted"` of the paper, and as `"ours"` what each seed found, or None.
+
+    Example:
+        >>> found = paper_figures(6, Collected("KITTI", "test", 46, {}))
+        >>> found["rows"][2]["name"], found["rows"][2]["quoted"]["mean_iou"]
+        ('Dilation7', 0.592)
     """
     table = PAPER[number]
     rows = [_row_figures(number, row, found) for row in table.rows]
