@@ -122,7 +122,9 @@ def steps_of(config: Config, stage: StageConfig) -> str:
         >>> steps_of(config, config.stage("joint"))
         '250 + 500 + 100'
     """
-    own = "search" if stage.crf_kind == "dense" else str(stage.steps)
+    own = str(stage.steps)
+    if stage.crf and stage.crf.kind == "dense":
+        own = "search" if stage.crf.search else "none"
     if not stage.start:
         return own
     return f"{steps_of(config, config.stage(stage.start))} + {own}"
