@@ -22,6 +22,7 @@ from dilax.models import (
     dilation8_camvid,
     dilation8_voc,
     dilation10_cityscapes,
+    named_network,
     resnet_blocks,
 )
 
@@ -50,13 +51,18 @@ SMALL = {
     "none": DilatedNet(FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="none")),
 }
 NETWORKS = RELEASED | SMALL
+# Their coarsest maps are at a 32nd of the image, their scores at every pixel.
+ENLARGING = {
+    name: DilatedNet(named_network(name, 5, head_channels=16, width_multiplier=1 / 32))
+    for name in ("fcn8s", "segnet")
+}
 
 
 def spec_of(name, channels=3):
     """The facts of the network's data set, or of one with its number of classes."""
     if name in RELEASED:
         return DATASETS[name]
-    voc, count = DATASETS["voc"], NETWORKS[name].num_classes
+    voc, count = DATASETS["voc"], (NETWORKS | ENLARGING)[name].num_classes
     return dataclasses.replace(
         voc,
         classes=voc.classes[:count],
@@ -89,7 +95,7 @@ def direct(model, params, spec, images):
 
 
 def write(tmp_path, name, output="logits", channels=3, **options):
-    model = NETWORKS[name]
+    model = (NETWORKS | ENLARGING)[name]
     params, spec = params_of(model, channels), spec_of(name, channels)
     path = tmp_path / "network.zip"
     assert export_model(model, params, spec, path, output, **options) == path

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from exported import direct, images, load, write
+from exported import ENLARGING, direct, images, load, write
 
 from dilax.inference.export import sizes_taken
 from dilax.models import VGG16_SLIM_HEAD, ContextModule, DilatedNet, FrontEnd, Layer
@@ -31,6 +31,9 @@ from dilax.models import VGG16_SLIM_HEAD, ContextModule, DilatedNet, FrontEnd, L
             (186, 8, 34),
         ),
         (DilatedNet(FrontEnd(2), ContextModule(2, padding="none")), (450, 8, 1)),
+        # Five pools inside, and enlarged again.
+        (ENLARGING["fcn8s"], (0, 32, 1)),
+        (ENLARGING["segnet"], (0, 32, 1)),
     ],
 )
 def test_the_sizes_a_network_takes(model, sizes):
@@ -45,6 +48,18 @@ def test_the_smallest_size_gives_that_many_cells(tmp_path, name):
     logits = network.call(weights, x)
     assert logits.shape == (1, about["least"], about["least"], 5)
     np.testing.assert_allclose(logits, direct(model, params, spec, x), 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("name", ENLARGING)
+def test_networks_that_enlarge_inside_take_any_batch_and_size(tmp_path, name):
+    model, params, spec, path = write(tmp_path, name)
+    network, weights, about = load(path)
+    assert about["input_shape"] == "(batch, 32*rows, 32*columns, 3)"
+    assert about["output_shape"] == "(batch, 32*rows, 32*columns, 5)"
+    for shape in ((1, 0, 1), (2, 2, 0)):
+        x = images(model, *shape)
+        logits = jax.jit(network.call)(weights, x)
+        np.testing.assert_allclose(logits, direct(model, params, spec, x), 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,9 @@ def trained(tmp_path_factory):
 def test_train_says_first_what_it_will_take(trained):
     _, printed = trained
     lines = printed[: printed.index("mean IoU")].splitlines()
-    assert lines[0].endswith(", training alone:")
-    assert [line.partition(" steps of ")[0] for line in lines[1:3]] == [
+    assert lines[0].startswith("compiling each stage")
+    assert lines[1].endswith(", training alone:")
+    assert [line.partition(" steps of ")[0] for line in lines[2:4]] == [
         "  front_end: 3",
         "  joint: 2",
     ]

@@ -52,6 +52,20 @@ def test_sgd_differs_from_optax_only_after_the_rate_changes():
         assert np.allclose(a, b, rtol=1e-5) is equal
 
 
+def test_fast_layers_move_at_a_multiple_of_the_rate():
+    """Caffe's lr_mult 10 and 20 of a classifier's kernel and bias."""
+    fields = {"learning_rate": 0.1, "weight_decay": 0.01, "milestones": ((4, 0.1),)}
+    gradients = np.random.default_rng(0).normal(size=STEPS)
+    rates = [0.1] * 4 + [0.01] * 4
+    for pattern, times in (("conv", 10), ("front", 1)):
+        config = OptimizerConfig(fast_layers=(pattern,), **fields)
+        got = _run(build_optimizer(config, STEPS), gradients)
+        kernel = _caffe(gradients, rates, 0.9, decay=0.01, rate_multiplier=times)
+        bias = _caffe(gradients, rates, 0.9, decay=0.0, rate_multiplier=2 * times)
+        np.testing.assert_allclose(got["kernel"], kernel, rtol=1e-4)
+        np.testing.assert_allclose(got["bias"], bias, rtol=1e-4)
+
+
 def test_adam_is_optax_adamw_with_decay_on_kernels_only():
     config = OptimizerConfig("adam", 0.1, 0.9, 0.99, 0.01, 1.0)
     mask = {"conv": {"kernel": True, "bias": False}}

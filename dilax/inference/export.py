@@ -40,7 +40,8 @@ class Sizes(NamedTuple):
 
     Attributes:
         margin: pixels of surroundings on every side.
-        stride: image pixels from one cell of the maps to the next.
+        stride: image pixels from one cell of the coarsest maps to the next; networks
+            that enlarge maps inside (FCN-8s, SegNet) have coarser ones than their last.
         least: the smallest n; more than 1 where the network reflects maps inside,
             which takes maps larger than the reflection.
     """
@@ -130,9 +131,9 @@ def flat_weights(params: Any) -> dict[str, np.ndarray]:
 
 def sizes_taken(model: DilatedNet) -> Sizes:
     """The sizes on which an exported network gives a whole number of cells."""
-    margin, stride = model.margin, model.map_stride
+    margin, stride = model.margin, model.front_end.receptive_field.stride
     if model.context is not None and model.context.padding == "none":
-        margin += stride * model.context.receptive_field.margin
+        margin += model.map_stride * model.context.receptive_field.margin
     least = [width * at // stride + 1 for width, at in _reflections(model)]
     return Sizes(margin, stride, max(least, default=1))
 

@@ -27,6 +27,7 @@ from dilax.training import Config, Interrupted, NonFiniteLoss, set_field, valida
 
 Configurations = Mapping[str, Callable[[], Config]]
 Adapt = Callable[[Config, Any], None]
+Modes = Mapping[str, Callable[[Any], None]]
 
 
 def run(
@@ -34,6 +35,7 @@ def run(
     document: str,
     adapt: Adapt | None = None,
     summarize: Summarize | None = None,
+    modes: Modes | None = None,
 ) -> None:
     """Defines the flags, parses the command line, and runs the mode that it names.
 
@@ -45,12 +47,14 @@ def run(
             fields that the command line sets.
         summarize: takes the results of every seed and the folder, and gives a text that
             is printed after the tables.
+        modes: name → function of the flags: what the experiment can do besides.
 
     Exits with 0; with 1 and one message for wrong flags, data or files; with 130 or 143
     after Ctrl-C or SIGTERM, when the state is saved.
     """
     sys.modules["__main__"].__doc__ = document
-    define_flags(configurations)
+    modes = {**MODES, **(modes or {})}
+    define_flags(configurations, ["train", *modes])
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     # What orbax logs it also raises, and that ends in one message here.
@@ -58,7 +62,7 @@ def run(
     overrides = [arg for arg in sys.argv if re.match(r"--?config\.", arg)]
     argv = [arg for arg in sys.argv if arg not in overrides]
     app.run(
-        lambda rest: _guarded(rest, configurations, adapt, overrides, summarize),
+        lambda rest: _guarded(rest, configurations, adapt, overrides, summarize, modes),
         argv=argv,
         flags_parser=_parse_flags,
     )
@@ -113,6 +117,7 @@ def _guarded(
     adapt: Adapt | None,
     overrides: list[str],
     summarize: Summarize | None,
+    modes: Modes,
 ) -> None:
     """Runs the mode; what a person can mend ends in one message and no traceback."""
     values = flags.FLAGS
@@ -124,10 +129,10 @@ def _guarded(
         signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
         join_job(values)
         keep_compiled()
-        config = configurations[values.config]()
-        config.data.data_dir = values.data_dir
-        config = overridden(config, overrides)  # what is wrong there shows at once
         if values.mode == "train":
+            config = configurations[values.config]()
+            config.data.data_dir = values.data_dir
+            config = overridden(config, overrides)  # what is wrong there shows at once
             if adapt:
                 adapt(config, values)
                 config = overridden(config, overrides)
@@ -137,7 +142,7 @@ def _guarded(
                 f"{overrides[0]}: only train takes it; the run has its own"
             )
         else:
-            MODES[values.mode](values)
+            modes[values.mode](values)
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:

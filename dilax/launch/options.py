@@ -9,11 +9,12 @@ from dilax.inference import MAX_PIXELS, OUTPUTS
 from dilax.weights import RELEASED
 
 
-def define_flags(configurations: Iterable[str]) -> None:
+def define_flags(configurations: Iterable[str], modes: Iterable[str]) -> None:
     """Defines them.
 
     Args:
         configurations: names; the first is the default.
+        modes: names; the first is the default.
     """
     names = list(configurations)
     flags.DEFINE_enum(
@@ -24,8 +25,8 @@ def define_flags(configurations: Iterable[str]) -> None:
         "such as --config.seed=1, --config.stages[0].steps=500 or "
         "--config.stages.joint.optimizer.learning_rate=1e-5.",
     )
-    modes = ["train", "eval", "predict", "submit", "export", "import_weights"]
-    flags.DEFINE_enum("mode", "train", modes, "What to do.")
+    kinds = list(modes)
+    flags.DEFINE_enum("mode", kinds[0], kinds, "What to do.")
     flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
     flags.DEFINE_string(
         "data_dir",

@@ -88,6 +88,8 @@ def _foretell(values: Any, config: Config, workdir: Path) -> None:
 
 
 def _print_estimate(config: Config, spec: DatasetSpec) -> None:
+    if is_writer():
+        print("compiling each stage, to tell what it will take …", flush=True)
     costs = estimate(config, spec)
     if not is_writer():
         return

@@ -84,6 +84,6 @@ def _enlarged(x, factor: int):
     return upsample_bilinear(padded, factor, "centred")[:, half:-half, half:-half]
 
 
-def _cut(x, offset: int, size: tuple[int, ...]):
+def _cut(x, offset: int, size: tuple):
     h, w = size
     return x[:, offset : offset + h, offset : offset + w]

@@ -97,14 +97,14 @@ def max_pool_with_places(
 def unpool(
     x: Float[Array, "b h2 w2 c"],
     places: Int[Array, "b h2 w2 c"],
-    size: tuple[int, int],
+    size: tuple,
 ) -> Float[Array, "b h w c"]:
     """Sets each cell where its maximum stood, among zeros.
 
     Args:
         x: maps, NHWC.
         places: of `max_pool_with_places`.
-        size: (h, w) of what was pooled.
+        size: (h, w) of what was pooled; they may be symbolic, as in an export.
 
     Example:
         >>> x = jnp.array([4.0, 5.0]).reshape(1, 1, 2, 1)

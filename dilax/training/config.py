@@ -34,6 +34,9 @@ class OptimizerConfig:
         beta2: of Adam.
         weight_decay: on kernels only, never on biases or normalisation.
         bias_multiplier: learning rate of biases relative to kernels.
+        fast_layers: beginnings of names or globs of layers that learn faster, such as
+            `("final",)`: those that do not start from trained weights.
+        fast_multiplier: learning rate of these relative to the others.
         schedule: `"step"` multiplies by the factors at `milestones`; `"poly"` goes to
             zero with power 0.9; `"cosine"` goes to zero along a half cosine.
         milestones: (step, factor) pairs of `"step"`.
@@ -50,6 +53,8 @@ class OptimizerConfig:
     beta2: float = 0.999
     weight_decay: float = 5e-4
     bias_multiplier: float = 2.0
+    fast_layers: tuple[str, ...] = ()
+    fast_multiplier: float = 10.0
     schedule: Literal["step", "poly", "cosine"] = "step"
     milestones: tuple[tuple[int, float], ...] = ()
     warmup: int = 0

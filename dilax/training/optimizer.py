@@ -7,6 +7,7 @@ import jax
 import optax
 
 from dilax.training.config import OptimizerConfig
+from dilax.weights import matches_layer
 
 
 def for_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
@@ -58,7 +59,8 @@ def build_optimizer(
 
     Caffe's momentum buffer holds the learning rate, v ← μ v + η (g + λ w), w ← w − v;
     that of `optax.sgd` does not, and the two differ after the rate changes. Weight
-    decay λ is on kernels only; biases move at `bias_multiplier` times the rate.
+    decay λ is on kernels only; biases move at `bias_multiplier` times the rate, and
+    `fast_layers` at `fast_multiplier` times theirs.
 
     Args:
         config: see there.
@@ -73,6 +75,9 @@ def build_optimizer(
         optax.scale_by_learning_rate(schedule, flip_sign=False),
         optax.masked(optax.scale(config.bias_multiplier), _leaves("bias")),
     )
+    if config.fast_layers:
+        fast = optax.scale(config.fast_multiplier)
+        rate = optax.chain(rate, optax.masked(fast, _layers(config.fast_layers)))
     match config.name:
         case "sgd":
             rule = optax.chain(decay, rate, optax.trace(config.momentum))
@@ -92,3 +97,11 @@ def _leaves(name: str):
         )
 
     return mask
+
+
+def _layers(patterns: tuple[str, ...]):
+    def chosen(path: Any, _: Any) -> bool:
+        name = "/".join(key.key for key in path)
+        return any(matches_layer(pattern, name) for pattern in patterns)
+
+    return lambda params: jax.tree_util.tree_map_with_path(chosen, params)

@@ -1,0 +1,214 @@
+"""The paper's figures as matplotlib draws them: fields (Figure 1), rows of pictures.
+
+matplotlib is not a dependency: pip install 'dilax[figures]'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dilax.datasets import DatasetSpec
+from dilax.receptive_field import gridding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIDTH = 7.0  # inches, as between the margins of a page
+_GREEN, _RED, _LINES = "#bfe3c0", "#c81e1e", "#9a9a9a"
+_POINTS = 8  # size of letters
+_LETTERS = 14  # an inch
+_PANEL = 1.8  # inches, the widest picture
+_LEGEND, _TITLE = 0.22, 0.24  # inches
+
+
+def field_figure(rates: Sequence[int] = (1, 2, 4)) -> Figure:
+    """What an element sees through the first layer, the first two, … (Figure 1).
+
+    A panel a layer of 3×3: red dots are the taps of its kernel, green is the receptive
+    field; what no path reaches stays white.
+
+    Args:
+        rates: dilation of each layer.
+
+    Raises:
+        ValueError: if a rate is not positive, or matplotlib is missing.
+
+    Example:
+        >>> figure = field_figure([1, 2, 4])
+        >>> [panel.get_title() for panel in figure.axes]
+        ['(a) 3×3', '(b) 7×7', '(c) 15×15']
+    """
+    stacks = [gridding(rates[: n + 1]) for n in range(len(rates))]
+    whole = stacks[-1].size
+    side = (
+        whole // 2 + 1
+    )  # half of the grid that is shown, with a ring around the field
+    figure = _figure(_WIDTH, _WIDTH / len(rates) + 0.34)
+    panels = figure.subplots(1, len(rates), squeeze=False)[0]
+    for letter, panel, stack, rate in zip(
+        "abcdefghijklmnopqrstuvwxyz", panels, stacks, rates, strict=False
+    ):
+        seen = np.pad(stack.counts > 0, side - stack.size // 2)
+        _draw_field(panel, np.outer(seen, seen), rate, side)
+        panel.set_title(f"({letter}) {stack.size}×{stack.size}", fontsize=_POINTS + 1)
+    return figure
+
+
+def picture_figure(
+    columns: Mapping[str, Sequence[np.ndarray]],
+    spec: DatasetSpec,
+    classes: Sequence[int] = (),
+    notes: Sequence[str] = (),
+) -> Figure:
+    """Rows of pictures under the titles of their columns (Figures 2 to 5).
+
+    Args:
+        columns: title → (h, w, 3) uint8 pictures, one a row.
+        spec: names and colours of the classes.
+        classes: train ids to explain below.
+        notes: what stands beside each row, on the left.
+
+    Raises:
+        ValueError: if matplotlib is missing.
+
+    Example:
+        >>> from dilax.datasets import DATASETS
+        >>> grey = np.full((30, 40, 3), 128, np.uint8)
+        >>> shown = {"image": [grey, grey], "truth": [grey, grey]}
+        >>> len(picture_figure(shown, DATASETS["camvid"], classes=[0, 5]).axes)
+        4
+    """
+    rows = list(zip(*columns.values(), strict=True))
+    width = min(_WIDTH / len(columns), _PANEL)
+    heights = [width * max(p.shape[0] / p.shape[1] for p in row) for row in rows]
+    lines = _legend_lines(spec, classes, _LETTERS * width * len(columns))
+    below = _LEGEND * len(lines)
+    height = sum(heights) + _TITLE + below
+    beside = _TITLE if notes else 0
+    figure = _figure(width * len(columns) + beside, height, below / height)
+    panels = figure.subplots(
+        len(rows), len(columns), squeeze=False, height_ratios=heights
+    )
+    for i, (line, row) in enumerate(zip(panels, rows, strict=True)):
+        for panel, picture in zip(line, row, strict=True):
+            panel.imshow(picture, interpolation="nearest")
+            _bare(panel)
+        if notes:
+            line[0].set_ylabel(notes[i], fontsize=_POINTS)
+    for panel, title in zip(panels[0], columns, strict=True):
+        panel.set_title(title, fontsize=_POINTS + 1, pad=3)
+    for i, ids in enumerate(reversed(lines)):
+        _draw_legend(figure, spec, ids, (i * _LEGEND + 0.03) / height)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """Writes a figure as PNG and as PDF; returns both paths.
+
+    Args:
+        figure: what to write.
+        path: without the ending; its folder is made.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "figure1"
+        >>> [file.name for file in save_figure(field_figure([1, 2]), place)]
+        ['figure1.png', 'figure1.pdf']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf = (path.with_name(path.name + end) for end in (".png", ".pdf"))
+    figure.savefig(png, dpi=200)
+    figure.savefig(pdf, metadata={"CreationDate": None})
+    return png, pdf
+
+
+def _figure(width: float, height: float, below: float = 0.0) -> Figure:
+    """Of inches, with a share of its height below kept free."""
+    try:
+        from matplotlib.figure import Figure as Drawing
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise ValueError(
+            "figures are drawn by matplotlib, which is missing: "
+            "pip install 'dilax[figures]'"
+        ) from error
+    free = (0, below, 1, 1 - below)
+    layout = ConstrainedLayoutEngine(
+        w_pad=0.02, h_pad=0.02, wspace=0, hspace=0, rect=free
+    )
+    return Drawing(figsize=(width, height), layout=layout)
+
+
+def _draw_field(panel: Any, seen: np.ndarray, rate: int, side: int) -> None:
+    """Green where the field is, lines between pixels, dots on the last layer's taps."""
+    from matplotlib.colors import ListedColormap
+
+    edges = np.arange(-side, side + 2) - 0.5
+    colours = ListedColormap(["white", _GREEN])
+    panel.pcolormesh(
+        edges, edges, seen, cmap=colours, vmin=0, vmax=1, edgecolors=_LINES, lw=0.25
+    )
+    taps = np.array([-rate, 0, rate])
+    x, y = np.meshgrid(taps, taps)
+    panel.scatter(x, y, s=max(4, 900 / side**2), color=_RED, zorder=2)
+    panel.set_aspect("equal")
+    _bare(panel)
+
+
+def _bare(panel: Any) -> None:
+    panel.set_xticks([])
+    panel.set_yticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def _legend_lines(
+    spec: DatasetSpec, classes: Sequence[int], letters: float
+) -> list[list[int]]:
+    """Train ids, in lines of about so many letters."""
+    lines: list[list[int]] = []
+    room = 0.0
+    for i in classes:
+        needed = len(spec.classes[i]) + 6
+        if needed > room:
+            lines.append([])
+            room = letters
+        lines[-1].append(i)
+        room -= needed
+    return lines
+
+
+def _draw_legend(
+    figure: Figure, spec: DatasetSpec, ids: Sequence[int], height: float
+) -> None:
+    from matplotlib.legend import Legend
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(
+            facecolor="#{:02x}{:02x}{:02x}".format(*spec.palette[i]),
+            edgecolor="black",
+            linewidth=0.4,
+        )
+        for i in ids
+    ]
+    legend = Legend(
+        figure,
+        handles,
+        [spec.classes[i] for i in ids],
+        loc="lower center",
+        bbox_to_anchor=(0.5, height),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=_POINTS,
+        handlelength=1.0,
+        handleheight=1.0,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        borderaxespad=0.0,
+    )
+    figure.add_artist(legend)

@@ -1,0 +1,66 @@
+"""DeepLab-LargeFOV on Pascal VOC as its authors train it (Chen et al. 2015).
+
+    python experiments/deeplab.py --config.init=VGG16 --config.reset=fc6,fc7 \
+        --workdir=runs/deeplab
+    python experiments/tables.py --table=4 --mode=collect --runs=runs/deeplab,DIR \
+        --workdir=runs/table4
+
+Tables 4, 5 and 6 of Yu & Koltun (2016) compare with this network. tables.py trains it
+as all others of a table; this is its own recipe, at full width: batches of 20 crops,
+6K steps at 1e-3, divided by ten every 2K, the last layer ten times as fast; then the
+dense CRF with the parameters that were published for it. It was not run at length.
+
+paper   Crops have 320 pixels, a multiple of 8, instead of 321. Starts from VGG-16
+        trained on ImageNet, --config.init=FILE; the authors take every second tap and
+        a quarter of the channels of its fc6 and fc7, here these two start at random.
+"""
+
+from dilax.launch import run
+from dilax.training import (
+    Config,
+    CRFConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StageConfig,
+)
+
+
+def paper() -> Config:
+    """Of the paper and the released solver."""
+    optimizer = OptimizerConfig(
+        learning_rate=1e-3,
+        momentum=0.9,
+        milestones=((2000, 0.1), (4000, 0.1)),
+        fast_layers=("final",),
+    )
+    network = StageConfig(
+        "front_end",
+        "front_end",
+        steps=6000,
+        batch_size=20,
+        crop=(320, 320),
+        optimizer=optimizer,
+        evaluate_every=2000,
+        checkpoint_every=500,
+    )
+    crf = CRFConfig(
+        bilateral_weight=4.0,
+        bilateral_sigma_xy=121.0,
+        bilateral_sigma_rgb=5.0,
+        search=False,
+    )
+    return Config(
+        name="paper",
+        data=DataConfig("voc", train="train_aug"),
+        model=ModelConfig("deeplab_largefov"),
+        stages=(
+            network,
+            StageConfig("front_end_crf", "crf", start="front_end", crf=crf),
+        ),
+        needs_init=True,
+    )
+
+
+if __name__ == "__main__":
+    run({"paper": paper}, __doc__)

@@ -1,0 +1,258 @@
+"""The paper's Figures 1 to 5, a command each (Yu & Koltun 2016), as PNG and PDF.
+
+    python experiments/figures.py --figure=1
+    python experiments/figures.py --figure=2 --runs=runs/table2 --workdir=figures
+    python experiments/figures.py --figure=4 --runs=runs/table3,runs/table2 --rows=6
+
+1  Receptive fields of 3×3 layers with dilations 1, 2, 4; --rates=1,2,4,8 draws others.
+2  FCN-8s, DeepLab and our front end, side by side.
+3  Front end, with a Large context module, with a CRF-RNN besides.
+4  Failures: the images on which the most accurate system of the runs does worst.
+5  Front end, context module, both trained jointly.
+
+Figures 2 to 5 show what trained runs predict on images of their evaluation split.
+--runs names the folders of those runs: `experiments/tables.py --table=2` (3, 3, 7)
+trains what Figures 2 (3, 4, 5) show, and other experiments do, so long as they have
+such stages. Columns that no run has are left out, and named. Needs matplotlib:
+pip install 'dilax[figures]'.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dilax.datasets import DatasetSpec
+from dilax.evaluation import Scores, evaluate
+from dilax.inference import as_rgb, palette_image
+from dilax.report import collect, field_figure, picture_figure, save_figure
+from dilax.report.collected import run_folders
+from dilax.report.paper import System
+from dilax.training import (
+    Config,
+    StageConfig,
+    from_json,
+    load_predictor,
+    open_evaluation,
+)
+
+SYSTEMS = {
+    2: {
+        "FCN-8s": System("fcn8s"),
+        "DeepLab": System("deeplab"),
+        "Our front end": System(),
+    },
+    3: {
+        "Front end": System(),
+        "+ Context": System(context="large"),
+        "+ CRF-RNN": System(context="large", crf="rnn"),
+    },
+}
+# Figure 5: what a stage trains.
+STAGES = {"Front end": "front_end", "+ Context": "context", "+ Joint": "all"}
+TABLE = {2: 2, 3: 3, 4: 3, 5: 7}
+
+
+class Stage(NamedTuple):
+    """A trained stage: the folder of its run, and its name."""
+
+    folder: Path
+    name: str
+
+
+class Shown(NamedTuple):
+    """What a figure shows.
+
+    Attributes:
+        samples: `{image, label}` of each row.
+        predictions: title → (h, w) label maps, one a row.
+        spec: of the data set.
+        notes: beside each row.
+    """
+
+    samples: Sequence[dict]
+    predictions: Mapping[str, Sequence[np.ndarray]]
+    spec: DatasetSpec
+    notes: Sequence[str] = ()
+
+
+def side_by_side(number: int, values: argparse.Namespace) -> Shown:
+    """What Figures 2, 3 and 5 show."""
+    stages = _systems(values.runs, number) if number < 5 else _training(values.runs)
+    titles = STAGES if number == 5 else SYSTEMS[number]
+    missing = [title for title in titles if title not in stages]
+    if missing:
+        print(f"no run has {', '.join(missing)}; {_remedy(number)}", file=sys.stderr)
+    if not stages:
+        raise ValueError(f"--runs: none has what figure {number} shows")
+    _, spec, source = open_evaluation(
+        next(iter(stages.values())).folder, values.data_dir
+    )
+    samples = [source[i] for i in _indices(values, len(source))]
+    images = [sample["image"] for sample in samples]
+    predictions = {}
+    for title in titles:
+        if title in stages:
+            predictor = load_predictor(*stages[title])
+            predictions[title] = [predictor(image) for image in images]
+    return Shown(samples, predictions, spec)
+
+
+def failures(values: argparse.Namespace) -> Shown:
+    """What Figure 4 shows: the images of the lowest mean IoU, the worst first."""
+    stage = _most_accurate(values.runs)
+    config, spec, source = open_evaluation(stage.folder, values.data_dir)
+    predictor = load_predictor(*stage, batch_size=config.eval_batch_size)
+    found: list[tuple[float, int, np.ndarray]] = []
+
+    def keep(index: int, labels: np.ndarray) -> None:
+        found.append((image_iou(source[index]["label"], labels, spec), index, labels))
+
+    evaluate(predictor, source, f"stage {stage.name} of {stage.folder}", keep)
+    worst = sorted(found, key=lambda each: each[:2])[: values.rows]
+    return Shown(
+        [source[index] for _, index, _ in worst],
+        {stage.name.replace("_", " "): [labels for *_, labels in worst]},
+        spec,
+        [f"image {index}: IoU {100 * iou:.1f}" for iou, index, _ in worst],
+    )
+
+
+def image_iou(label: np.ndarray, prediction: np.ndarray, spec: DatasetSpec) -> float:
+    """Mean IoU of the classes that an image has, in the label or predicted."""
+    k, valid = spec.num_classes, label != spec.ignore_label
+    pairs = label[valid].astype(np.int64) * k + prediction[valid]
+    counts = np.bincount(pairs, minlength=k * k).reshape(k, k)
+    return Scores(spec.classes, counts).mean_iou
+
+
+def _systems(runs: Sequence[Path], number: int) -> dict[str, Stage]:
+    """Title → the stage of that system, of the first seed."""
+    systems = collect(runs).systems
+    return {
+        title: Stage(found.folder, found.stage)
+        for title, system in SYSTEMS[number].items()
+        if system in systems
+        for found in [next(iter(systems[system].values()))]
+    }
+
+
+def _training(runs: Sequence[Path]) -> dict[str, Stage]:
+    """Title → stage, of the first run that trains a context module and both jointly."""
+    for folder in [place for run in runs for place in run_folders(run)]:
+        config = from_json(Config, folder / "config.json")
+        joint = [stage for stage in config.stages if stage.trains == "all"]
+        for last in [stage for stage in joint if stage.start and stage.context]:
+            way = {stage.trains: stage.name for stage in _way(config, last)}
+            return {t: Stage(folder, way[s]) for t, s in STAGES.items() if s in way}
+    return {}
+
+
+def _way(config: Config, stage: StageConfig) -> list[StageConfig]:
+    """The stages from which a stage starts, and itself, the first one first."""
+    before = _way(config, config.stage(stage.start)) if stage.start else []
+    return [*before, stage]
+
+
+def _most_accurate(runs: Sequence[Path]) -> Stage:
+    found = [run for seeds in collect(runs).systems.values() for run in seeds.values()]
+    best = max(found, key=lambda run: run.scores["mean_iou"])
+    return Stage(best.folder, best.stage)
+
+
+def _indices(values: argparse.Namespace, count: int) -> list[int]:
+    if values.images:
+        if max(values.images) >= count:
+            raise ValueError(
+                f"--images={max(values.images)}: there are {count}, 0 to {count - 1}"
+            )
+        return values.images
+    rows = min(values.rows, count)
+    return [i * count // rows for i in range(rows)]
+
+
+def _remedy(number: int) -> str:
+    return f"experiments/tables.py --table={TABLE[number]} trains what is missing"
+
+
+def draw(values: argparse.Namespace) -> str:
+    """Draws the figure that the flags name, and tells where it lies."""
+    number = values.figure
+    if number == 1:
+        figure = field_figure(values.rates)
+    elif not values.runs:
+        raise ValueError(
+            f"--runs: figure {number} shows trained runs; name their folders. "
+            f"{_remedy(number)}"
+        )
+    else:
+        shown = failures(values) if number == 4 else side_by_side(number, values)
+        figure = picture_figure(
+            _columns(shown), shown.spec, _classes(shown), shown.notes
+        )
+    return " ".join(map(str, save_figure(figure, values.workdir / f"figure{number}")))
+
+
+def _columns(shown: Shown) -> dict[str, list[np.ndarray]]:
+    """Title, with the paper's letters, → pictures."""
+    truth = [sample["label"] for sample in shown.samples]
+    labels = {**shown.predictions, "Ground truth": truth}
+    pictures = {"Image": [as_rgb(sample["image"]) for sample in shown.samples]}
+    for title, maps in labels.items():
+        pictures[title] = [
+            np.asarray(palette_image(m, shown.spec).convert("RGB")) for m in maps
+        ]
+    return {
+        f"({letter}) {title}": column
+        for letter, (title, column) in zip("abcdefgh", pictures.items(), strict=False)
+    }
+
+
+def _classes(shown: Shown) -> list[int]:
+    """The classes that are anywhere in the figure."""
+    maps = [sample["label"] for sample in shown.samples]
+    maps += [m for column in shown.predictions.values() for m in column]
+    seen = {int(i) for m in maps for i in np.unique(m)}
+    return sorted(seen - {shown.spec.ignore_label})
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _folders(text: str) -> list[Path]:
+    return [Path(part).expanduser() for part in text.split(",")]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    form = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add = made.add_argument
+    add("--figure", type=int, choices=range(1, 6), required=True, help="of the paper")
+    add("--runs", type=_folders, default=[], help="folders of runs, DIR,DIR")
+    add("--workdir", type=Path, default=Path("figures"), help="to write to [figures]")
+    add("--rows", type=int, default=4, help="images to show [4]")
+    add("--images", type=_numbers, default=[], help="which, 0,25; else evenly spread")
+    add("--rates", type=_numbers, default=[1, 2, 4], help="of figure 1 [1,2,4]")
+    add("--data_dir", default="", help="where the runs' data lies now")
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; what a person can mend ends in one message and exit code 1."""
+    values = parser().parse_args(argv)
+    try:
+        if values.rows < 1:
+            raise ValueError(f"--rows={values.rows}: must be 1 or more")
+        print(draw(values))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
