@@ -25,8 +25,10 @@ def define_flags(configurations: Iterable[str]) -> None:
         "--config.stages.joint.optimizer.learning_rate=1e-5.",
     )
     modes = ["train", "eval", "predict", "submit", "export", "import_weights"]
+    modes += ["report", "compare"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.")
     flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
+    flags.DEFINE_list("workdirs", [], "compare: folders of runs to set side by side.")
     flags.DEFINE_string(
         "data_dir",
         "",
@@ -37,7 +39,8 @@ def define_flags(configurations: Iterable[str]) -> None:
         "output",
         None,
         "predict: folder of what is predicted [WORKDIR/predicted]; eval: file for the "
-        "figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip]; export: "
+        "figures, JSON; compare: the page [compare.html]; submit: the archive "
+        "[WORKDIR/submission.tar or .zip]; export: "
         "a .zip that JAX runs without dilax, or .onnx [WORKDIR/network.zip].",
     )
     flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
@@ -134,7 +137,17 @@ def _define_prediction_flags() -> None:
 
 
 _FLAGS = (
-    *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
+    *(
+        "mode",
+        "workdir",
+        "workdirs",
+        "data_dir",
+        "input",
+        "output",
+        "stage",
+        "which",
+        "split",
+    ),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
     *("rows", "competition", "network", "estimate", "profile", "seeds", "boundaries"),
     *("distributed", "coordinator", "processes", "process_id", "join_timeout"),

@@ -1,7 +1,9 @@
 """What a person looks at after a run."""
 
+from dilax.report.fields import effective_told, measured_field, network_told
 from dilax.report.layer_table import layer_figures, layer_json, layer_table
 from dilax.report.layer_times import time_layers
+from dilax.report.page import watcher, write_comparison, write_page
 from dilax.report.profile import profile
 from dilax.report.roofline import device_peak
 from dilax.report.seeds import seed_table
@@ -11,13 +13,19 @@ from dilax.report.table3 import table3, table3_figures
 __all__ = [
     "contact_sheet",
     "device_peak",
+    "effective_told",
     "layer_figures",
     "layer_json",
     "layer_table",
+    "measured_field",
+    "network_told",
     "prediction_sheet",
     "profile",
     "seed_table",
     "table3",
     "table3_figures",
     "time_layers",
+    "watcher",
+    "write_comparison",
+    "write_page",
 ]

@@ -1,0 +1,248 @@
+"""The tables of a run's page: accuracy, confusion, facts, speed."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dilax.datasets import DatasetSpec
+from dilax.models import param_shapes
+from dilax.report.folder import RunFolder, stage_title
+from dilax.report.paper import PaperRow
+from dilax.training.config import build_model
+
+
+class Head(NamedTuple):
+    """Of a column; the paper's columns are set apart."""
+
+    text: str
+    paper: bool = False
+
+
+class Row(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+        name: its head.
+        cells: texts, one a column.
+        number: of the class that it is of, or None.
+        colour: of that class, as a style sheet has it.
+        best: the column of the best of our figures, where there are several.
+        strong: whether it is set apart from the rows above.
+    """
+
+    name: str
+    cells: list[str]
+    number: int | None = None
+    colour: str = ""
+    best: int | None = None
+    strong: bool = False
+
+
+class Grid(NamedTuple):
+    """A table: `heads[0]` stands above the rows' heads."""
+
+    heads: list[Head]
+    rows: list[Row]
+
+
+Columns = Mapping[str, Mapping[str, Any]]
+
+
+def columns(runs: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
+    """Title → scores of every finished stage of every run."""
+    return {
+        stage_title(run, name, len(runs)): scores
+        for run in runs
+        for name, scores in run.stages.items()
+    }
+
+
+def iou_grid(
+    scores: Columns, papers: Sequence[PaperRow], spec: DatasetSpec
+) -> Grid | None:
+    """IoU of every class and the means, ours and then the paper's; None of nothing."""
+    if not scores:
+        return None
+    theirs = [paper.iou_per_class for paper in papers]
+    rows = []
+    for i, name in enumerate(spec.classes):
+        ours = [column["iou_per_class"].get(name) for column in scores.values()]
+        colour = "rgb({},{},{})".format(*spec.palette[i])
+        shown = f"{name} *" if name in spec.context_classes else name
+        rows.append(_row(shown, ours, [t.get(name) for t in theirs], i, colour))
+    rows.append(_mean("mean IoU", "mean_iou", scores, [p.mean_iou for p in papers]))
+    for title in ("pixel_accuracy", "mean_accuracy"):
+        rows.append(_mean(title.replace("_", " "), title, scores, [None] * len(papers)))
+    rows[-3] = rows[-3]._replace(strong=True)
+    heads = [Head("IoU, %"), *map(Head, scores)]
+    return Grid([*heads, *(Head(paper.title, True) for paper in papers)], rows)
+
+
+def _mean(title: str, key: str, scores: Columns, theirs: Sequence) -> Row:
+    return _row(title, [column[key] for column in scores.values()], theirs)
+
+
+def _row(
+    name: str, ours: Sequence, theirs: Sequence, number: int | None = None, colour=""
+) -> Row:
+    cells = [percent(value) for value in (*ours, *theirs)]
+    return Row(name, cells, number, colour, _best(ours))
+
+
+def _best(values: Sequence[float | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    if len(values) < 2 or not known:
+        return None
+    return list(values).index(max(known))
+
+
+def percent(value: float | None) -> str:
+    """In per cent, to a tenth; a dash for what was not measured.
+
+    Example:
+        >>> percent(0.1234), percent(None)
+        ('12.3', '–')
+    """
+    return "–" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def summary_grid(runs: Sequence[RunFolder]) -> Grid | None:
+    """Mean IoU, a row a stage and a column a run; None of a single run."""
+    if len(runs) < 2:
+        return None
+    names = dict.fromkeys(name for run in runs for name in run.stages)
+    rows = [
+        _row(
+            name.replace("_", " "),
+            [
+                run.stages[name]["mean_iou"] if name in run.stages else None
+                for run in runs
+            ],
+            [],
+        )
+        for name in names
+    ]
+    return Grid([Head("mean IoU, %"), *(Head(run.title) for run in runs)], rows)
+
+
+def confusions(scores: Columns, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Each matrix in per cent of its rows."""
+    return [
+        {
+            "title": title,
+            "classes": classes,
+            "rows": _shares(column["confusion"], classes),
+        }
+        for title, column in scores.items()
+    ]
+
+
+def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[tuple]:
+    rows = []
+    for i, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        total = sum(row)
+        shares = [100 * n / total if total else 0.0 for n in row]
+        cells = [
+            {"text": _share(s), "share": round(s, 1) if s >= 0.5 else 0, "hit": i == j}
+            for j, s in enumerate(shares)
+        ]
+        rows.append((name, cells))
+    return rows
+
+
+def _share(value: float) -> str:
+    if value == 0:
+        return "·"
+    return "<1" if value < 0.5 else f"{value:.0f}"
+
+
+def facts_grid(runs: Sequence[RunFolder]) -> Grid:
+    """What was run, a column a run."""
+    told = [_facts(run) for run in runs]
+    names = dict.fromkeys(name for facts in told for name in facts)
+    rows = [Row(name, [facts.get(name, "–") for facts in told]) for name in names]
+    heads = [Head(run.title if len(runs) > 1 else "") for run in runs]
+    return Grid([Head(""), *heads], rows)
+
+
+def _facts(run: RunFolder) -> dict[str, str]:
+    config, machine = run.config, run.machine
+    data = config.data
+    facts = {
+        "configuration": f"{config.name}, seed {config.seed}, {config.dtype}",
+        "data": f"{run.spec.name}, {run.spec.num_classes} classes; trained on "
+        f"{data.train}, evaluated on {_evaluated(run)}",
+        "stages": " → ".join(_stage_words(run)),
+        "network": f"{_network(run)}, {parameters(run):,} parameters",
+    }
+    if machine:
+        versions = machine["versions"].items()
+        facts["device"] = f"{machine['devices']} × {machine['device']}" + (
+            f", {machine['processes']} processes" * (machine["processes"] > 1)
+        )
+        facts["system"] = machine["system"]
+        facts["versions"] = ", ".join(f"{name} {v}" for name, v in versions if v)
+    return facts
+
+
+def _evaluated(run: RunFolder) -> str:
+    count = run.results.get("images")
+    return run.config.data.val + (f", {count} images" if count else "")
+
+
+def _stage_words(run: RunFolder) -> list[str]:
+    return [
+        f"{stage.name.replace('_', ' ')} ({run.steps(stage) or 'no'} steps)"
+        for stage in run.config.stages
+    ]
+
+
+def _network(run: RunFolder) -> str:
+    stage = run.config.stages[-1]
+    name = (stage.model or run.config.model).network.replace("_", " ")
+    context = f" with a context module of {len(stage.context)} layers"
+    return name + (context if stage.context else "")
+
+
+def parameters(run: RunFolder) -> int:
+    """How many the network of the last stage has."""
+    import jax
+
+    model = build_model(run.config, run.config.stages[-1], run.spec.num_classes)
+    leaves = jax.tree.leaves(param_shapes(model, len(run.spec.mean)))
+    return sum(leaf.size for leaf in leaves)
+
+
+def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
+    """Speed and memory, a row a stage; None of runs that told neither."""
+    rows = []
+    for run in runs:
+        seconds, waits = run.series("step_seconds"), run.series("input_wait")
+        for stage in run.config.stages:
+            times = seconds.get(stage.name, ([], []))[1]
+            done = run.machine.get("stages", {}).get(stage.name, {})
+            if times or done:
+                wait = waits.get(stage.name, ([], []))[1]
+                cells = [
+                    *_step_cells(times, wait, stage.batch_size),
+                    *_evaluation_cells(done, run.results.get("images")),
+                ]
+                rows.append(Row(stage_title(run, stage.name, len(runs)), cells))
+    heads = ("ms a step", "images/s", "waits for input", "ms an evaluation image")
+    memory = ("peak memory, host", "peak memory, device")
+    return Grid([Head(""), *map(Head, (*heads, *memory))], rows) if rows else None
+
+
+def _step_cells(times: list[float], waits: list[float], batch: int) -> list[str]:
+    if not times:
+        return ["–"] * 3
+    middle = statistics.median(times)  # the first steps compile
+    wait = f"{100 * statistics.median(waits):.0f} %" if waits else "–"
+    return [f"{1000 * middle:.3g}", f"{batch / middle:.3g}", wait]
+
+
+def _evaluation_cells(done: Mapping[str, Any], images: int | None) -> list[str]:
+    seconds, memory = done.get("evaluation_seconds"), done.get("memory", {})
+    each = f"{1000 * seconds / images:.3g}" if seconds and images else "–"
+    peaks = (memory.get(place) for place in ("host", "device"))
+    return [each, *(f"{peak / 1e9:.2f} GB" if peak else "–" for peak in peaks)]
