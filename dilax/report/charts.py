@@ -209,8 +209,8 @@ def _style() -> Any:
         "grid.color": _FAINT,
         "grid.linewidth": 0.5,
         "lines.linewidth": 1.6,
-        "font.size": 10,
-        "legend.fontsize": 9,
+        "font.size": 11,
+        "legend.fontsize": 10,
         "svg.fonttype": "none",
         "svg.hashsalt": "dilax",
     }

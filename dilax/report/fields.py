@@ -121,7 +121,7 @@ def field_facts(run: RunFolder) -> FieldFacts:
     told, stack, heat = network_told(model), "", ""
     if model.context is not None:
         rows = [(row[0], row[1]) for row in model.context.rows]
-        stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=5)))
+        stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=3)))
     if has_field(run.path, stage.name):
         told.append(_record(run.path)["told"])
         with Image.open(run.path / f"{_FILE}.png") as picture:

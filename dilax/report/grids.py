@@ -230,7 +230,22 @@ def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
                 rows.append(Row(stage_title(run, stage.name, len(runs)), cells))
     heads = ("ms a step", "images/s", "waits for input", "ms an evaluation image")
     memory = ("peak memory, host", "peak memory, device")
-    return Grid([Head(""), *map(Head, (*heads, *memory))], rows) if rows else None
+    return _without_empty(Grid([Head(""), *map(Head, (*heads, *memory))], rows))
+
+
+def _without_empty(grid: Grid) -> Grid | None:
+    """A table without the columns that say nothing; None of nothing at all."""
+    kept = [
+        i
+        for i, cells in enumerate(zip(*(r.cells for r in grid.rows), strict=True))
+        if {*cells} != {"–"}
+    ]
+    rows = [row._replace(cells=[row.cells[i] for i in kept]) for row in grid.rows]
+    return (
+        Grid([grid.heads[0], *(grid.heads[i + 1] for i in kept)], rows)
+        if kept
+        else None
+    )
 
 
 def _step_cells(times: list[float], waits: list[float], batch: int) -> list[str]:
@@ -238,11 +253,15 @@ def _step_cells(times: list[float], waits: list[float], batch: int) -> list[str]
         return ["–"] * 3
     middle = statistics.median(times)  # the first steps compile
     wait = f"{100 * statistics.median(waits):.0f} %" if waits else "–"
-    return [f"{1000 * middle:.3g}", f"{batch / middle:.3g}", wait]
+    return [_figure(1000 * middle), _figure(batch / middle), wait]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _evaluation_cells(done: Mapping[str, Any], images: int | None) -> list[str]:
     seconds, memory = done.get("evaluation_seconds"), done.get("memory", {})
-    each = f"{1000 * seconds / images:.3g}" if seconds and images else "–"
+    each = _figure(1000 * seconds / images) if seconds and images else "–"
     peaks = (memory.get(place) for place in ("host", "device"))
     return [each, *(f"{peak / 1e9:.2f} GB" if peak else "–" for peak in peaks)]

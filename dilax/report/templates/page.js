@@ -25,6 +25,7 @@
   function makeCard(image) {
     const root = document.createElement("figure");
     root.className = "card";
+    root.dataset.index = image.index;
     const frame = element("div", "frame", root);
     const photo = element("img", "", frame);
     photo.width = image.width;
@@ -101,7 +102,7 @@
   async function paintSide(card, side) {
     const { view, source } = chosen(side);
     const { canvas, tag } = card[side];
-    const pen = canvas.getContext("2d");
+    const pen = canvas.getContext("2d", { willReadFrequently: true }); // kept in memory
     tag.textContent = title({ view, source });
     const [truth, guess] = await Promise.all([ids(card, "truth"), ids(card, source)]);
     const now = chosen(side);
@@ -134,8 +135,8 @@
     card.photo.alt = `Image ${number}, ${card.image.name}, mean IoU ${percent(value)}`;
     card.slider.setAttribute("aria-label", `Line in image ${number}: ${views}`);
     card.caption.replaceChildren();
-    element("strong", "", card.caption, percent(value));
-    element("span", "name", card.caption, `mean IoU · ${card.image.name}`);
+    element("strong", "", card.caption, percent(value)).after(" ");
+    element("span", "name", card.caption, `mean IoU · ${card.image.name}`).after(" ");
     const badge = card.badge;
     if (badge) element("span", `badge ${badge.kind}`, card.caption, badge.text);
   }
