@@ -6,6 +6,7 @@ style sheet, and text stays text.
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from html import escape
@@ -73,10 +74,17 @@ def _lines(runs: Sequence[RunFolder], names: Sequence[str], factor=1.0) -> list[
                 for stage, (x, y) in series.items()
             ]
         elif series:
-            steps = [step for x, _ in series.values() for step in x]
-            values = [value for _, y in series.values() for value in y]
-            found.append(Line(run.title, steps, _scaled(values, factor)))
+            found.append(_joined(run.title, [*series.values()], factor))
     return found
+
+
+def _joined(title: str, parts: list[tuple[list, list]], factor: float) -> Line:
+    """The stages of a run as one line, with gaps between them."""
+    steps, values = [], []
+    for x, y in parts:
+        steps += [*x, x[-1]]
+        values += [*_scaled(y, factor), math.nan]
+    return Line(title, steps[:-1], values[:-1])
 
 
 def _scaled(values: list[float], factor: float) -> list[float]:
@@ -101,7 +109,7 @@ def _accuracy(runs: Sequence[RunFolder]) -> list[Line]:
 
 
 def _loss_scale(lines: Sequence[Line]) -> str:
-    values = [value for line in lines for value in line.values]
+    values = [v for line in lines for v in line.values if not math.isnan(v)]
     return "log" if min(values) > 0 and max(values) > 20 * min(values) else "linear"
 
 

@@ -126,7 +126,7 @@ def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
     content = {
         "title": " · ".join(run.title for run in runs),
         "over": f"{_counted(runs)} on {first.spec.name}",
-        "status": " ".join(dict.fromkeys(_status(run) for run in runs)),
+        "status": _statuses(runs),
         "written": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "version": versions(())["dilax"],
         "tiles": _tiles(runs),
@@ -172,6 +172,14 @@ def _gallery(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
         return {"images": [], "note": f"The data could not be read: {error}"}
     note = "Predictions appear here when the first stage has been evaluated."
     return {**found, "note": note}
+
+
+def _statuses(runs: Sequence[RunFolder]) -> str:
+    if len(runs) == 1:
+        return _status(runs[0])
+    if all(run.is_done for run in runs):
+        return "All stages of all runs are done."
+    return " ".join(f"{run.title}: {_status(run)}" for run in runs if not run.is_done)
 
 
 def _status(run: RunFolder) -> str:
