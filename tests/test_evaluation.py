@@ -226,10 +226,11 @@ def test_predictions_are_shown_in_order_and_are_those_that_count(batch_size, tit
     samples, shown = _samples(), []
     predictor = _predictor((Layer("pool", 8),), batch_size)
     scores = evaluate(predictor, samples, title, lambda *args: shown.append(args))
-    assert [index for index, _ in shown] == [0, 1, 2, 3, 4]
-    for sample, (_, prediction) in zip(samples, shown, strict=True):
+    assert [index for index, _, _ in shown] == [0, 1, 2, 3, 4]
+    for sample, (_, given, prediction) in zip(samples, shown, strict=True):
+        np.testing.assert_array_equal(given["image"], sample["image"])
         np.testing.assert_array_equal(prediction, predictor(sample["image"]))
-    pairs = [(s["label"], p) for s, (_, p) in zip(samples, shown, strict=True)]
+    pairs = [(given["label"], prediction) for _, given, prediction in shown]
     np.testing.assert_array_equal(scores.confusion, _counted(3, *pairs))
 
 

@@ -212,10 +212,12 @@ def test_maps_that_reach_beyond_the_image_are_evaluated_on_the_image(data, tmp_p
     assert "val_mean_iou_stride_1" in names
 
 
-def test_some_predictions_evenly_spread_are_kept_as_palette_images(whole):
+def test_predictions_are_kept_as_palette_images(whole):
     workdir, _ = whole
-    files = sorted(p.name for p in (workdir / "predictions" / "joint").iterdir())
-    assert files == ["0000.png", "0004.png"]
+    files = sorted((workdir / "predictions" / "joint").glob("*.png"))
+    assert [path.name for path in files] == [f"{i:04d}.png" for i in range(8)]
+    with Image.open(files[0]) as picture:
+        assert picture.mode == "P"
 
 
 @pytest.mark.parametrize("hold", ["host", "device"])

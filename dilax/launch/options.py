@@ -27,14 +27,7 @@ def define_flags(configurations: Iterable[str]) -> None:
     modes = ["train", "eval", "predict", "submit", "export", "import_weights"]
     modes += ["report", "compare"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.")
-    flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
-    flags.DEFINE_list("workdirs", [], "compare: folders of runs to set side by side.")
-    flags.DEFINE_string(
-        "data_dir",
-        "",
-        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
-        "for --config.data.dataset=folder, of the images and masks.",
-    )
+    _define_folders()
     flags.DEFINE_string(
         "output",
         None,
@@ -77,6 +70,17 @@ def define_flags(configurations: Iterable[str]) -> None:
     _define_job_flags()
     for name in ("config", *_FLAGS):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _define_folders() -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
+    flags.DEFINE_list("workdirs", [], "compare: folders of runs to set side by side.")
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
+        "for --config.data.dataset=folder, of the images and masks.",
+    )
 
 
 def _define_job_flags() -> None:

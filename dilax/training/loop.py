@@ -74,7 +74,7 @@ def train(
     """
     run = open_run(config, Path(workdir).expanduser().resolve())
     results = read_results(run)
-    show = watch if watch and is_writer() else _nothing
+    show = watch if is_writer() else None
     for stage in config.stages:
         if stage.name in results["stages"]:
             continue
@@ -85,16 +85,13 @@ def train(
         results["stages"][stage.name] = scores.as_dict()
         write_results(run, results)
         record_stage(run.workdir, stage.name, evaluation_seconds=seconds)
-        show()
+        if show:
+            show()
     return results
 
 
-def _nothing() -> None:
-    pass
-
-
 def train_stage(
-    run: Run, stage: StageConfig, show: Callable[[], None] = _nothing
+    run: Run, stage: StageConfig, show: Callable[[], None] | None = None
 ) -> tuple[DilatedNet, Params]:
     """Trains a stage from its start or last checkpoint; returns all parameters."""
     if stage.crf_kind == "dense":
@@ -140,7 +137,7 @@ def _run_steps(
     state: TrainState,
     frozen: Params,
     checkpoints: Checkpoints,
-    show: Callable[[], None],
+    show: Callable[[], None] | None,
 ) -> TrainState:
     """The loop: batches in, steps, reports, evaluations, checkpoints."""
     start = int(state.step)
@@ -167,7 +164,8 @@ def _run_steps(
                     trained = placement.local(state.averaged)
                     mean_iou = reporter.evaluation(number, *monitor(trained))
                 checkpoints.save(state, mean_iou)
-                show()
+                if show:
+                    show()
                 reporter.begin_timing()
             if stop:
                 raise Interrupted(
