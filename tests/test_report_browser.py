@@ -28,7 +28,7 @@ def browser():
     api = pytest.importorskip("playwright.sync_api", reason="drives a browser")
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         yield browser
         browser.close()

@@ -29,7 +29,13 @@ _FILE = "receptive_field"
 
 
 def network_told(model: DilatedNet) -> list[str]:
-    """Size, stride and centre of the network's field and of its parts'."""
+    """Size, stride and centre of the network's field and of its parts'.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> network_told(dilation8_camvid())[1]
+        'context module, in cells: 67 x 67, stride 1, cell 0 is centred on 0'
+    """
     parts = {"front end": model.front_end.receptive_field}
     if model.context is not None:
         parts["context module, in cells"] = receptive_field(model.context.rows)
@@ -55,6 +61,11 @@ def measured_field(
 
     Raises:
         ValueError: if the run or its data cannot be read, or `images` is not positive.
+
+    Example:
+        >>> measured_field(Path("nowhere"))
+        Traceback (most recent call last):
+        ValueError: nowhere/config.json: not the folder of a run ...
     """
     model, params, spec = load_checkpoint(run, stage)
     _, _, source = open_evaluation(run, data_dir)
@@ -73,7 +84,13 @@ def measured_field(
 
 
 def effective_told(found: EffectiveField, theory: ReceptiveField) -> str:
-    """The effective field in a sentence, beside what the layers allow."""
+    """The effective field in a sentence, beside what the layers allow.
+
+    Example:
+        >>> found = EffectiveField(np.full((3, 3), 1 / 9), (1.0, 1.0), (0.8, 0.8))
+        >>> effective_told(found, receptive_field([(3, 1)]))[-33:]
+        '95% within 3 x 3 of 3 x 3 pixels'
+    """
     y, x = found.spread
     return (
         f"effective: spread (sigma) {y:.1f} rows, {x:.1f} columns; half of it lies "

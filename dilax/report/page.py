@@ -50,6 +50,11 @@ def write_page(
 
     Raises:
         ValueError: if the folder is not a run's.
+
+    Example:
+        >>> write_page("nowhere")
+        Traceback (most recent call last):
+        ValueError: .../nowhere/config.json: not the folder of a run ...
     """
     [run] = read_runs([workdir])
     stage = run.config.stages[-1].name
@@ -72,6 +77,11 @@ def write_comparison(
 
     Raises:
         ValueError: naming a folder that is no run's or is of other classes.
+
+    Example:
+        >>> write_comparison(["runs/a", "runs/a"], "compare.html")
+        Traceback (most recent call last):
+        ValueError: .../runs/a: is named twice; name each run once
     """
     place = Path(path).expanduser()
     write_text(place, _rendered(read_runs(workdirs), data_dir))
@@ -83,6 +93,9 @@ def watcher(workdir: str | Path) -> Callable[[], None]:
 
     The page is written anew only when the time since it was written is 30 times what
     that took. What goes wrong with it is logged, and the training goes on.
+
+    Example:
+        >>> refresh = watcher("runs/a")  # for dilax.train(config, "runs/a", refresh)
     """
     after = 0.0
 

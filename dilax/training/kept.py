@@ -14,7 +14,12 @@ from dilax.training.run import Run, kept_indices
 
 
 def predictions_folder(workdir: Path, stage: str) -> Path:
-    """Where a stage's kept predictions lie: `0017.png` is of evaluation image 17."""
+    """Where a stage's kept predictions lie: `0017.png` is of evaluation image 17.
+
+    Example:
+        >>> predictions_folder(Path("runs/voc"), "joint").as_posix()
+        'runs/voc/predictions/joint'
+    """
     return workdir / "predictions" / stage
 
 

@@ -55,6 +55,10 @@ def peak_memory() -> dict[str, int]:
     """Bytes held at most so far: by this process, and of the first device's memory.
 
     What the system or the device does not tell is left out.
+
+    Example:
+        >>> all(peak > 1e6 for peak in peak_memory().values())
+        True
     """
     found = {}
     if sys.platform != "win32":
@@ -79,6 +83,11 @@ def record_stage(workdir: Path, stage: str, **figures: float) -> None:
 
 
 def read_machine(workdir: Path) -> dict[str, Any]:
-    """What `record_stage` wrote; nothing of a run that has not come so far."""
+    """What `record_stage` wrote; nothing of a run that has not come so far.
+
+    Example:
+        >>> read_machine(Path("nowhere"))
+        {}
+    """
     path = workdir / _FILE
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
