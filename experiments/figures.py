@@ -13,8 +13,7 @@
 Figures 2 to 5 show what trained runs predict on images of their evaluation split.
 --runs names the folders of those runs: `experiments/tables.py --table=2` (3, 3, 7)
 trains what Figures 2 (3, 4, 5) show, and other experiments do, so long as they have
-such stages. Columns that no run has are left out, and named. Needs matplotlib:
-pip install 'dilax[figures]'.
+such stages. Columns that no run has are left out, and named.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dilax.datasets import DatasetSpec
-from dilax.evaluation import Scores, evaluate
+from dilax.evaluation import evaluate, image_scores
 from dilax.inference import as_rgb, palette_image
 from dilax.report import collect, field_figure, picture_figure, save_figure
 from dilax.report.collected import run_folders
@@ -108,8 +107,9 @@ def failures(values: argparse.Namespace) -> Shown:
     predictor = load_predictor(*stage, batch_size=config.eval_batch_size)
     found: list[tuple[float, int, np.ndarray]] = []
 
-    def keep(index: int, labels: np.ndarray) -> None:
-        found.append((image_iou(source[index]["label"], labels, spec), index, labels))
+    def keep(index: int, sample: dict, labels: np.ndarray) -> None:
+        scores = image_scores(spec.classes, sample["label"], labels, spec.ignore_label)
+        found.append((scores.mean_iou, index, labels))
 
     evaluate(predictor, source, f"stage {stage.name} of {stage.folder}", keep)
     worst = sorted(found, key=lambda each: each[:2])[: values.rows]
@@ -119,14 +119,6 @@ def failures(values: argparse.Namespace) -> Shown:
         spec,
         [f"image {index}: IoU {100 * iou:.1f}" for iou, index, _ in worst],
     )
-
-
-def image_iou(label: np.ndarray, prediction: np.ndarray, spec: DatasetSpec) -> float:
-    """Mean IoU of the classes that an image has, in the label or predicted."""
-    k, valid = spec.num_classes, label != spec.ignore_label
-    pairs = label[valid].astype(np.int64) * k + prediction[valid]
-    counts = np.bincount(pairs, minlength=k * k).reshape(k, k)
-    return Scores(spec.classes, counts).mean_iou
 
 
 def _systems(runs: Sequence[Path], number: int) -> dict[str, Stage]:

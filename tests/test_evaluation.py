@@ -12,6 +12,7 @@ from dilax.evaluation import (
     add_to_confusion,
     empty_confusion,
     evaluate,
+    image_scores,
     stage_table,
 )
 from dilax.inference import Predictor
@@ -226,10 +227,11 @@ def test_predictions_are_shown_in_order_and_are_those_that_count(batch_size, tit
     samples, shown = _samples(), []
     predictor = _predictor((Layer("pool", 8),), batch_size)
     scores = evaluate(predictor, samples, title, lambda *args: shown.append(args))
-    assert [index for index, _ in shown] == [0, 1, 2, 3, 4]
-    for sample, (_, prediction) in zip(samples, shown, strict=True):
+    assert [index for index, _, _ in shown] == [0, 1, 2, 3, 4]
+    for sample, (_, given, prediction) in zip(samples, shown, strict=True):
+        np.testing.assert_array_equal(given["image"], sample["image"])
         np.testing.assert_array_equal(prediction, predictor(sample["image"]))
-    pairs = [(s["label"], p) for s, (_, p) in zip(samples, shown, strict=True)]
+    pairs = [(given["label"], prediction) for _, given, prediction in shown]
     np.testing.assert_array_equal(scores.confusion, _counted(3, *pairs))
 
 
@@ -288,3 +290,18 @@ def test_categories_stand_below_the_classes():
         ["mean of categories", "–", "50.0"],
         ["**mean IoU**", "50.0", "50.0"],
     ]
+
+
+@pytest.mark.parametrize(
+    "label, prediction, iou",
+    [
+        ([[0, 0, 1, 1]], [[0, 0, 1, 1]], 1.0),
+        ([[0, 0, 1, 1]], [[0, 0, 0, 0]], 0.25),  # 1/2 and 0
+        ([[0, 0, 255, 255]], [[0, 0, 5, 5]], 1.0),  # void counts nowhere
+        ([[0, 0, 0, 0]], [[0, 0, 0, 1]], 0.375),  # 3/4 and 0
+    ],
+)
+def test_an_image_s_iou(label, prediction, iou):
+    arrays = np.array(label, np.uint8), np.array(prediction)
+    found = image_scores(("a", "b", "c"), *arrays)
+    assert found.mean_iou == pytest.approx(iou)

@@ -141,7 +141,7 @@ def test_help_explains_the_experiment_and_the_flags():
     for part in (
         "§4 and §5",
         "--config",
-        "--mode: <train|eval|predict|submit|export|import_weights>",
+        "--mode: <train|eval|predict|submit|export|import_weights|report|compare>",
         "--workdir",
     ):
         assert part in text
@@ -188,6 +188,15 @@ def test_train_prints_the_table_and_writes_the_pictures(trained):
     with Image.open(root / "my run ö" / "pictures.png") as sheet:
         assert sheet.width > 6 * 160
     assert (root / "my run ö" / "results.json").exists()
+
+
+def test_train_leaves_a_page_with_what_each_image_scored(trained):
+    root, printed = trained
+    page = root / "my run ö" / "report.html"
+    assert f"in a browser: {page}" in printed
+    text = page.read_text("utf-8")
+    assert "All 4 stages are done." in text and "my run ö" in text
+    assert "effective: spread" in text and 'id="gallery-data"' in text
 
 
 def test_eval_gives_the_figures_of_training_in_a_new_process(trained):

@@ -1,7 +1,5 @@
 """Figures: their panels, what they show, and the files that they are written to."""
 
-import builtins
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,6 @@ from dilax.report import field_figure, picture_figure, save_figure
 from dilax.training.config import to_json
 from experiments import figures, tables
 
-pytest.importorskip("matplotlib", reason="draws figures")
 SPEC = DATASETS["camvid"]
 
 
@@ -57,33 +54,6 @@ def test_long_legends_take_several_lines_below_the_pictures():
     assert len(figure.artists) > 1
     names = [text.get_text() for legend in figure.artists for text in legend.texts]
     assert {*names} == {*spec.classes}
-
-
-def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *rest):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ValueError, match=r"pip install 'dilax\[figures\]'"):
-        field_figure()
-
-
-@pytest.mark.parametrize(
-    "label, prediction, iou",
-    [
-        ([[0, 0, 1, 1]], [[0, 0, 1, 1]], 1.0),
-        ([[0, 0, 1, 1]], [[0, 0, 0, 0]], 0.25),  # 1/2 and 0
-        ([[0, 0, 255, 255]], [[0, 0, 5, 5]], 1.0),  # void counts nowhere
-        ([[0, 0, 0, 0]], [[0, 0, 0, 1]], 0.375),  # 3/4 and 0
-    ],
-)
-def test_an_image_s_iou(label, prediction, iou):
-    arrays = np.array(label, np.uint8), np.array(prediction)
-    assert figures.image_iou(*arrays, SPEC) == pytest.approx(iou)
 
 
 def test_figure_5_follows_the_way_of_the_joint_stage(tmp_path):

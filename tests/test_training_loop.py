@@ -7,10 +7,19 @@ import signal
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_run import tiny_config, write_images
 
 import dilax
-from dilax.training import Interrupted, NonFiniteLoss, OptimizerConfig, loop
+from dilax.evaluation import image_scores
+from dilax.training import (
+    Interrupted,
+    NonFiniteLoss,
+    OptimizerConfig,
+    loop,
+    read_machine,
+)
+from dilax.training.run import kept_indices
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +29,17 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """Folder and results of an uninterrupted run."""
+    """Folder and results of an uninterrupted run, and what one saw who watched it."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    return workdir, dilax.train(tiny_config(data), workdir)
+    seen = workdir.parent / "seen.txt"
+
+    def watch():
+        results = workdir / "results.json"
+        done = json.loads(results.read_text())["stages"] if results.exists() else {}
+        with seen.open("a") as file:
+            file.write(f"{len(done)}\n")
+
+    return workdir, dilax.train(tiny_config(data), workdir, watch)
 
 
 def _final(workdir):
@@ -67,6 +84,46 @@ def test_every_step_is_logged_with_loss_norm_and_rate(whole):
     steps = [("front_end", 6), ("context", 4), ("joint", 4)]
     assert set(losses) == {(n, s) for n, count in steps for s in range(1, count + 1)}
     assert all(np.isfinite(loss) for loss in losses.values())
+
+
+def test_who_watches_is_called_at_checkpoints_and_stages(whole):
+    # Checkpoints and evaluations at steps 2, 3, 4, 6; at 2, 4; at 2, 4; and the stages.
+    seen = (whole[0].parent / "seen.txt").read_text().split()
+    assert [seen.count(str(done)) for done in range(4)] == [4, 1 + 2, 1 + 2, 1]
+
+
+def test_predictions_are_kept_with_the_scores_of_their_images(whole, data):
+    workdir, results = whole
+    for name in results["stages"]:
+        folder = workdir / "predictions" / name
+        scores = json.loads((folder / "scores.json").read_text())
+        assert [*scores] == [str(i) for i in range(8)]
+        with (
+            Image.open(folder / "0003.png") as guess,
+            Image.open(data / "labels" / "val" / "3.png") as label,
+        ):
+            found = image_scores(
+                ("dark", "light", "red"), np.asarray(label), np.asarray(guess)
+            )
+        assert scores["3"] == pytest.approx(found.mean_iou, abs=1e-6)
+
+
+def test_few_predictions_are_kept_evenly_spread_with_those_of_the_sheet(data):
+    config = tiny_config(data, kept=4, pictures=3)
+    assert kept_indices(config, 8) == {0, 2, 4, 6} | {0, 2, 5}
+    assert kept_indices(tiny_config(data, kept=0, pictures=0), 8) == set()
+
+
+def test_speed_and_memory_of_every_stage_are_told(whole):
+    workdir, results = whole
+    steps = [entry for entry in _metrics(workdir) if "loss" in entry]
+    assert all(0 < entry["step_seconds"] < 100 for entry in steps)
+    machine = read_machine(workdir)
+    assert machine["versions"]["jax"] == jax.__version__
+    assert list(machine["stages"]) == list(results["stages"])
+    for stage in machine["stages"].values():
+        assert stage["evaluation_seconds"] > 0
+        assert stage["memory"]["host"] > 1e8  # no process with JAX takes less
 
 
 def test_a_finished_run_trains_no_further(whole, data):
@@ -155,10 +212,12 @@ def test_maps_that_reach_beyond_the_image_are_evaluated_on_the_image(data, tmp_p
     assert "val_mean_iou_stride_1" in names
 
 
-def test_some_predictions_evenly_spread_are_kept_as_palette_images(whole):
+def test_predictions_are_kept_as_palette_images(whole):
     workdir, _ = whole
-    files = sorted(p.name for p in (workdir / "predictions" / "joint").iterdir())
-    assert files == ["0000.png", "0004.png"]
+    files = sorted((workdir / "predictions" / "joint").glob("*.png"))
+    assert [path.name for path in files] == [f"{i:04d}.png" for i in range(8)]
+    with Image.open(files[0]) as picture:
+        assert picture.mode == "P"
 
 
 @pytest.mark.parametrize("hold", ["host", "device"])

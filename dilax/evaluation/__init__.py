@@ -1,7 +1,12 @@
 """Accuracy: confusion matrices, IoU, boundaries, tables."""
 
 from dilax.evaluation.boundary import BoundaryScores
-from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
+from dilax.evaluation.confusion import (
+    Scores,
+    add_to_confusion,
+    empty_confusion,
+    image_scores,
+)
 from dilax.evaluation.crf_grid import CRFGrid
 from dilax.evaluation.crf_search import CRFSearch, search_crf
 from dilax.evaluation.evaluate import evaluate
@@ -16,6 +21,7 @@ __all__ = [
     "boundary_table",
     "empty_confusion",
     "evaluate",
+    "image_scores",
     "search_crf",
     "stage_table",
 ]

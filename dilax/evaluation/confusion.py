@@ -45,6 +45,25 @@ def add_to_confusion(
     return jnp.stack([low, confusion[..., 1] + carry], -1)
 
 
+def image_scores(
+    classes: tuple[str, ...],
+    label: Integer[np.ndarray, "h w"],
+    prediction: Integer[np.ndarray, "h w"],
+    ignore_label: int = 255,
+) -> "Scores":
+    """The scores of one image by itself, counted on the host.
+
+    Example:
+        >>> label = np.array([[0, 0], [1, 255]])
+        >>> image_scores(("sea", "sky"), label, np.array([[0, 1], [1, 0]])).mean_iou
+        0.5
+    """
+    k, valid = len(classes), label != ignore_label
+    pairs = label[valid].astype(np.int64) * k + prediction[valid]
+    counts = np.bincount(pairs, minlength=k * k).reshape(k, k)
+    return Scores(classes, counts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Accuracy as the paper measures it (§4; Everingham et al. 2010), from counts.

@@ -25,7 +25,7 @@ def evaluate(
     predictor: Predictor,
     source: Sequence[dict],
     title: str = "evaluate",
-    on_prediction: Callable[[int, np.ndarray], None] | None = None,
+    on_prediction: Callable[[int, dict, np.ndarray], None] | None = None,
     boundaries: bool = False,
 ) -> Scores:
     """Predicts every image by the released protocol and counts its pixels.
@@ -34,7 +34,7 @@ def evaluate(
         predictor: network, parameters and data set.
         source: `{image, label, id}` samples.
         title: of the progress bar; "" shows none.
-        on_prediction: called with each image's index and (h, w) prediction.
+        on_prediction: called with each image's index, sample and (h, w) prediction.
         boundaries: measure trimap IoU and boundary F besides (`BoundaryScores`).
 
     Returns:
@@ -56,7 +56,7 @@ def evaluate(
                 if boundaries:
                     near = near.plus(sample["label"], prediction)
                 if on_prediction:
-                    on_prediction(next(index), prediction)
+                    on_prediction(next(index), sample, prediction)
                 bar.update()
     near = near.over_processes()
     scores = Scores.of(spec.classes, confusion, spec.categories).over_processes()

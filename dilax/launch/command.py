@@ -2,9 +2,10 @@
 
     python experiments/voc.py --config=NAME --workdir=DIR [--config.a.b=VALUE …]
 
-`train` trains, evaluates, writes tables and pictures, and resumes. `eval`, `predict`,
-`submit` and `export` read the configuration from the run's folder; `import_weights`
-makes such a folder of a released network's file.
+`train` trains, evaluates, writes tables, pictures and a page, and resumes. `eval`,
+`predict`, `submit`, `export` and `report` read the configuration from the run's folder;
+`compare` sets several runs on one page; `import_weights` makes such a folder of a
+released network's file.
 """
 
 import errno
@@ -124,7 +125,7 @@ def _guarded(
     try:
         if len(argv) > 1:
             raise ValueError(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
-        if not values.workdir:
+        if not values.workdir and values.mode != "compare":
             raise ValueError("--workdir: the folder of the run is missing")
         signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
         join_job(values)

@@ -1,12 +1,13 @@
 """The modes that take a trained run: each reads what it needs from the flags."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from dilax.evaluation import boundary_table, evaluate, stage_table
+from dilax.evaluation import Scores, boundary_table, evaluate, stage_table
 from dilax.inference import (
     Predictor,
     export_model,
@@ -17,6 +18,7 @@ from dilax.inference import (
     write_submission,
 )
 from dilax.ops.hosts import is_writer
+from dilax.report import write_comparison, write_page
 from dilax.training import (
     Config,
     from_json,
@@ -26,6 +28,9 @@ from dilax.training import (
     open_evaluation,
     write_text,
 )
+from dilax.training.kept import KeptPredictions
+from dilax.training.machine import record_stage
+from dilax.training.run import Run, read_results, write_results
 
 
 def _check_alone(mode: str) -> None:
@@ -38,7 +43,11 @@ def _evaluate(values: Any) -> None:
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
     name = values.stage or config.stages[-1].name
-    found = evaluate(predictor, source, boundaries=values.boundaries)
+    record = _Record(Run(config, workdir, spec, (), source), name)
+    keep = record.kept.add if _as_trained(values) else None
+    found = evaluate(predictor, source, "evaluate", keep, values.boundaries)
+    if _as_trained(values):
+        record.finish(found)
     if not is_writer():
         return
     scores = {name: found.as_dict()}
@@ -49,6 +58,35 @@ def _evaluate(values: Any) -> None:
     if values.output:
         text = json.dumps({"stages": scores}, indent=1) + "\n"
         write_text(Path(values.output).expanduser(), text)
+
+
+def _as_trained(values: Any) -> bool:
+    """Whether an evaluation is the one that training makes of a finished stage."""
+    plain = values.scales == ["1"] and not values.mirror and values.tiling == "tiles"
+    return plain and not values.split and values.which == "last"
+
+
+class _Record:
+    """What an evaluation leaves in the run's folder: for its page, above all."""
+
+    def __init__(self, run: Run, stage: str):
+        self._run, self._stage = run, stage
+        self.kept = KeptPredictions(run, run.config.stage(stage))
+        self._start = time.perf_counter()
+
+    def finish(self, found: Scores) -> None:
+        """Writes the scores, unless training did, what it took, and the page."""
+        seconds, folder = time.perf_counter() - self._start, self._run.workdir
+        self.kept.finish()
+        if not is_writer():
+            return
+        results = read_results(self._run)
+        if self._stage not in results["stages"]:
+            results["stages"][self._stage] = found.as_dict()
+            write_results(self._run, results)
+        record_stage(folder, self._stage, evaluation_seconds=seconds)
+        page = write_page(folder, data_dir=self._run.config.data.data_dir)
+        print(f"to look at, in a browser: {page}")
 
 
 def _submit(values: Any) -> None:
@@ -110,6 +148,22 @@ def _import_weights(values: Any) -> None:
     print(f"{report}\n\nfor --mode=eval, predict, submit and export: {values.workdir}")
 
 
+def _report(values: Any) -> None:
+    _check_alone("report")
+    path = write_page(values.workdir, data_dir=values.data_dir, measure=True)
+    print(f"the run to look at, in a browser: {path}")
+
+
+def _compare(values: Any) -> None:
+    _check_alone("compare")
+    if len(values.workdirs) < 2:
+        named = ",".join(values.workdirs)
+        raise ValueError(f"--workdirs={named}: name two runs or more, as in a,b,c")
+    output = values.output or "compare.html"
+    path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
+    print(f"{len(values.workdirs)} runs side by side, in a browser: {path}")
+
+
 def predictor_of(values: Any, batch_size: int) -> Predictor:
     try:
         scales = tuple(map(float, values.scales))
@@ -133,4 +187,6 @@ MODES = {
     "submit": _submit,
     "export": _export,
     "import_weights": _import_weights,
+    "report": _report,
+    "compare": _compare,
 }

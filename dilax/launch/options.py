@@ -27,18 +27,13 @@ def define_flags(configurations: Iterable[str], modes: Iterable[str]) -> None:
     )
     kinds = list(modes)
     flags.DEFINE_enum("mode", kinds[0], kinds, "What to do.")
-    flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
-    flags.DEFINE_string(
-        "data_dir",
-        "",
-        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
-        "for --config.data.dataset=folder, of the images and masks.",
-    )
+    _define_folders()
     flags.DEFINE_string(
         "output",
         None,
         "predict: folder of what is predicted [WORKDIR/predicted]; eval: file for the "
-        "figures, JSON; submit: the archive [WORKDIR/submission.tar or .zip]; export: "
+        "figures, JSON; compare: the page [compare.html]; submit: the archive "
+        "[WORKDIR/submission.tar or .zip]; export: "
         "a .zip that JAX runs without dilax, or .onnx [WORKDIR/network.zip].",
     )
     flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
@@ -75,6 +70,17 @@ def define_flags(configurations: Iterable[str], modes: Iterable[str]) -> None:
     _define_job_flags()
     for name in ("config", *_FLAGS):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _define_folders() -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run: train writes it.")
+    flags.DEFINE_list("workdirs", [], "compare: folders of runs to set side by side.")
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
+        "for --config.data.dataset=folder, of the images and masks.",
+    )
 
 
 def _define_job_flags() -> None:
@@ -135,7 +141,17 @@ def _define_prediction_flags() -> None:
 
 
 _FLAGS = (
-    *("mode", "workdir", "data_dir", "input", "output", "stage", "which", "split"),
+    *(
+        "mode",
+        "workdir",
+        "workdirs",
+        "data_dir",
+        "input",
+        "output",
+        "stage",
+        "which",
+        "split",
+    ),
     *("outputs", "frames", "overwrite", "max_pixels", "tiling", "scales", "mirror"),
     *("rows", "competition", "network", "estimate", "profile", "seeds", "boundaries"),
     *("distributed", "coordinator", "processes", "process_id", "join_timeout"),

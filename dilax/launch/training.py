@@ -12,7 +12,13 @@ from dilax.datasets import DatasetSpec
 from dilax.evaluation import stage_table
 from dilax.inference import save_image
 from dilax.ops.hosts import is_writer, wait_for_all
-from dilax.report import prediction_sheet, profile, seed_table
+from dilax.report import (
+    prediction_sheet,
+    profile,
+    seed_table,
+    watcher,
+    write_page,
+)
 from dilax.training import (
     Config,
     check_run,
@@ -60,7 +66,7 @@ def _seeds(texts: list[str]) -> list[int]:
 
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     _foretell(values, config, workdir)
-    results = train(config, workdir)
+    results = train(config, workdir, watcher(workdir))
     wait_for_all(f"trained {workdir}")
     if not is_writer():
         return results
@@ -68,6 +74,7 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
+    print(f"to look at, in a browser: {write_page(workdir, measure=True)}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
 

@@ -18,14 +18,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from dilax.inference.tiles import cut_tiles, plan_tiles
-from dilax.input import resize, scaled_size, subtract_mean
 from dilax.models import HDC50, DilatedNet, resnet_duc
-from dilax.ops import ReceptiveField, receptive_field
-from dilax.receptive_field.effective import EffectiveField, effective_field
+from dilax.ops import receptive_field
 from dilax.receptive_field.gridding import Gridding, gridding, suggest_rates
 from dilax.receptive_field.pictures import (
     heat_picture,
@@ -33,7 +29,7 @@ from dilax.receptive_field.pictures import (
     save_picture,
     stack_picture,
 )
-from dilax.training import load_checkpoint, open_evaluation
+from dilax.report import effective_told, measured_field, network_told
 from dilax.weights import RELEASED
 
 NETWORKS: dict[str, Callable[[], DilatedNet]] = {
@@ -83,12 +79,14 @@ def _answer(values: argparse.Namespace) -> str:
             save_picture(stack_picture(values.layers), values.picture)
         return "\n".join(_told(gridding(values.layers)))
     if values.network:
-        return "\n".join(_network_told(NETWORKS[values.network]()))
-    model, field = _measured(values)
+        return "\n".join(network_told(NETWORKS[values.network]()))
+    model, field = measured_field(
+        values.run, values.stage, values.images, values.data_dir
+    )
     if values.picture:
         save_picture(heat_picture(field), values.picture)
-    told = _network_told(model)
-    return "\n".join([*told, *_effective_told(field, model.receptive_field)])
+    told = [*network_told(model), effective_told(field, model.receptive_field)]
+    return "\n".join(told)
 
 
 def _told(found: Gridding) -> list[str]:
@@ -122,45 +120,6 @@ def _rates(layers: tuple[tuple[int, int], ...]) -> str:
 
 def _listed(numbers) -> str:
     return ", ".join(map(str, numbers))
-
-
-def _network_told(model: DilatedNet) -> list[str]:
-    parts = {"front end": model.front_end.receptive_field}
-    if model.context is not None:
-        parts["context module, in cells"] = receptive_field(model.context.rows)
-    parts["network"] = model.receptive_field
-    margins = {"front end": model.margin, "network": model.margin}
-    return [
-        f"{name}: {field.size} x {field.size}, stride {field.stride}, cell 0 is "
-        f"centred on {field.centre - margins.get(name, 0):g}"
-        for name, field in parts.items()
-    ]
-
-
-def _measured(values: argparse.Namespace) -> tuple[DilatedNet, EffectiveField]:
-    model, params, spec = load_checkpoint(values.run, values.stage)
-    _, _, source = open_evaluation(values.run, values.data_dir)
-    count = min(values.images, len(source))
-    if count < 1:
-        raise ValueError(f"--images={values.images}: must be 1 or more")
-    images = [source[i * len(source) // count]["image"] for i in range(count)]
-    size = scaled_size(images[0].shape, spec.scale)
-    grid = plan_tiles(size, None, model.margin, model.map_stride)
-    tiles = np.concatenate([cut_tiles(resize(i, size), grid) for i in images])
-
-    def network(x: jax.Array) -> jax.Array:
-        return model.apply({"params": params}, x)  # type: ignore[return-value]
-
-    return model, effective_field(network, np.asarray(subtract_mean(tiles, spec.mean)))
-
-
-def _effective_told(found: EffectiveField, theory: ReceptiveField) -> list[str]:
-    y, x = found.spread
-    return [
-        f"effective: spread (sigma) {y:.1f} rows, {x:.1f} columns; half of it lies "
-        f"within {found.side(0.5)} x {found.side(0.5)}, 95% within "
-        f"{found.side()} x {found.side()} of {theory.size} x {theory.size} pixels"
-    ]
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 def _panel(counts: Float[np.ndarray, "n n"], pixel: int) -> np.ndarray:
     picture = _coloured(_shares(counts))
     large = np.kron(picture, np.ones((pixel, pixel, 1), np.uint8))
-    large[::pixel] = large[:, ::pixel] = 225
+    lines = slice(None, None, pixel if pixel > 3 else len(large) - 1)
+    large[lines] = large[:, lines] = 225  # between pixels where there is room
     large[-1] = large[:, -1] = 225
     return large
 

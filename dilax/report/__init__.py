@@ -1,9 +1,11 @@
 """What a person looks at after a run."""
 
 from dilax.report.collected import Collected, collect
+from dilax.report.fields import effective_told, measured_field, network_told
 from dilax.report.figures import field_figure, picture_figure, save_figure
 from dilax.report.layer_table import layer_figures, layer_json, layer_table
 from dilax.report.layer_times import time_layers
+from dilax.report.page import watcher, write_comparison, write_page
 from dilax.report.paper import PAPER
 from dilax.report.paper_table import paper_figures, paper_table
 from dilax.report.profile import profile
@@ -18,10 +20,13 @@ __all__ = [
     "collect",
     "contact_sheet",
     "device_peak",
+    "effective_told",
     "field_figure",
     "layer_figures",
     "layer_json",
     "layer_table",
+    "measured_field",
+    "network_told",
     "paper_figures",
     "paper_table",
     "picture_figure",
@@ -32,4 +37,7 @@ __all__ = [
     "table3",
     "table3_figures",
     "time_layers",
+    "watcher",
+    "write_comparison",
+    "write_page",
 ]

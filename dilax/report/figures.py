@@ -1,7 +1,4 @@
-"""The paper's figures as matplotlib draws them: fields (Figure 1), rows of pictures.
-
-matplotlib is not a dependency: pip install 'dilax[figures]'.
-"""
+"""The paper's figures as matplotlib draws them: fields (Figure 1), rows of pictures."""
 
 from __future__ import annotations
 
@@ -128,14 +125,9 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
 
 def _figure(width: float, height: float, below: float = 0.0) -> Figure:
     """Of inches, with a share of its height below kept free."""
-    try:
-        from matplotlib.figure import Figure as Drawing
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise ValueError(
-            "figures are drawn by matplotlib, which is missing: "
-            "pip install 'dilax[figures]'"
-        ) from error
+    from matplotlib.figure import Figure as Drawing  # here: it takes a while
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     free = (0, below, 1, 1 - below)
     layout = ConstrainedLayoutEngine(
         w_pad=0.02, h_pad=0.02, wspace=0, hspace=0, rect=free

@@ -16,8 +16,10 @@ from dilax.training.config import (
 from dilax.training.estimate import Cost, estimate
 from dilax.training.imported import import_weights
 from dilax.training.interrupt import Interrupted
+from dilax.training.kept import predictions_folder
 from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.losses import LossConfig
+from dilax.training.machine import machine, peak_memory, read_machine, versions
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
 from dilax.training.predictors import load_predictor
@@ -52,9 +54,13 @@ __all__ = [
     "import_weights",
     "load_checkpoint",
     "load_predictor",
+    "machine",
     "open_evaluation",
+    "peak_memory",
     "picture_indices",
+    "predictions_folder",
     "quickstart",
+    "read_machine",
     "rnn_stage",
     "set_field",
     "slim",
@@ -62,6 +68,7 @@ __all__ = [
     "structured",
     "train",
     "validated",
+    "versions",
     "voc_paper",
     "voc_rnn",
     "with_crfs",

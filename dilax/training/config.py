@@ -246,6 +246,8 @@ class Config:
         log_every: steps between lines of `metrics.jsonl`.
         eval_batch_size: prediction tiles that run together.
         pictures: how many images of the evaluation split to show in `pictures.png`.
+        kept: how many predictions of the evaluation split each stage keeps at most,
+            evenly spread; `report.html` shows the worst and the best of them.
         init: weights that stages without `start` start from: a file as
             `dilax.read_weights` takes, or the folder of a run; `""` starts from random
             weights. What it lacks of `final` and of the context module stays random.
@@ -266,6 +268,7 @@ class Config:
     log_every: int = 20
     eval_batch_size: int = 1
     pictures: int = 6
+    kept: int = 200
     init: str | None = ""
     reset: tuple[str, ...] = ()
     needs_init: bool = False

@@ -6,7 +6,7 @@ uninterrupted run reaches: batches, dropout and order depend on the seed and the
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from dilax.evaluation import Scores, evaluate
-from dilax.inference import palette_image, save_image
 from dilax.models import DilatedNet
 from dilax.ops.hosts import gathered, is_writer
 from dilax.training.balance import stage_weights
@@ -24,12 +23,13 @@ from dilax.training.dense import find_dense
 from dilax.training.initial import params_from_init
 from dilax.training.inputs import stage_batches, stage_inputs
 from dilax.training.interrupt import Interrupted, Interrupts
+from dilax.training.kept import KeptPredictions
+from dilax.training.machine import record_stage
 from dilax.training.metrics import MetricWriter, progress, write_text
 from dilax.training.predictors import stage_predictor
 from dilax.training.run import (
     Run,
     open_run,
-    picture_indices,
     read_results,
     write_results,
 )
@@ -47,17 +47,21 @@ class NonFiniteLoss(ArithmeticError):
     """The loss or its gradient became infinite or NaN; the message names the step."""
 
 
-def train(config: Config, workdir: str | Path) -> dict[str, Any]:
+def train(
+    config: Config, workdir: str | Path, watch: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """Trains all stages of a recipe, evaluates each, and writes it all into a folder.
 
     Writes `config.json`, `spec.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-    `maps/`, `crf/`, `predictions/`, `results.json` and `results.md`; where it starts
-    from weights of a file, `init.txt` says what became of them. Called again with the
-    same configuration it goes on where it stopped.
+    `maps/`, `crf/`, `predictions/`, `machine.json`, `results.json` and `results.md`;
+    where it starts from weights of a file, `init.txt` says what became of them. Called
+    again with the same configuration it goes on where it stopped.
 
     Args:
         config: the run.
         workdir: its folder; it is made.
+        watch: called by the process that writes, whenever there is something new to
+            look at: after an evaluation, a checkpoint or a stage.
 
     Returns:
         The contents of `results.json`.
@@ -70,17 +74,25 @@ def train(config: Config, workdir: str | Path) -> dict[str, Any]:
     """
     run = open_run(config, Path(workdir).expanduser().resolve())
     results = read_results(run)
+    show = watch if is_writer() else None
     for stage in config.stages:
         if stage.name in results["stages"]:
             continue
-        model, params = train_stage(run, stage)
+        model, params = train_stage(run, stage, show)
+        start = time.perf_counter()
         scores = evaluate_stage(run, stage, model, params)
+        seconds = time.perf_counter() - start
         results["stages"][stage.name] = scores.as_dict()
         write_results(run, results)
+        record_stage(run.workdir, stage.name, evaluation_seconds=seconds)
+        if show:
+            show()
     return results
 
 
-def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
+def train_stage(
+    run: Run, stage: StageConfig, show: Callable[[], None] | None = None
+) -> tuple[DilatedNet, Params]:
     """Trains a stage from its start or last checkpoint; returns all parameters."""
     if stage.crf_kind == "dense":
         return find_dense(run, stage)
@@ -94,7 +106,8 @@ def train_stage(run: Run, stage: StageConfig) -> tuple[DilatedNet, Params]:
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
         if int(state.step) < stage.steps:
-            state = _run_steps(run, stage, model, placement, state, frozen, checkpoints)
+            reports = checkpoints, show
+            state = _run_steps(run, stage, model, placement, state, frozen, *reports)
     finally:
         checkpoints.close()
     return model, placement.local({**frozen, **state.averaged})
@@ -124,6 +137,7 @@ def _run_steps(
     state: TrainState,
     frozen: Params,
     checkpoints: Checkpoints,
+    show: Callable[[], None] | None,
 ) -> TrainState:
     """The loop: batches in, steps, reports, evaluations, checkpoints."""
     start = int(state.step)
@@ -150,6 +164,9 @@ def _run_steps(
                     trained = placement.local(state.averaged)
                     mean_iou = reporter.evaluation(number, *monitor(trained))
                 checkpoints.save(state, mean_iou)
+                if show:
+                    show()
+                reporter.begin_timing()
             if stop:
                 raise Interrupted(
                     stop,
@@ -178,7 +195,7 @@ class _Reporter:
         self._bar = progress(stage.name, stage.steps, start)
         self._last: tuple[int, dict] | None = None
         self._losses: list[float] = []
-        self._waited, self._since = 0.0, time.perf_counter()
+        self.begin_timing()
 
     def __enter__(self) -> "_Reporter":
         return self
@@ -186,6 +203,10 @@ class _Reporter:
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
         self._writer.close()
+
+    def begin_timing(self) -> None:
+        """Steps are timed from here: what came before was no training."""
+        self._waited, self._timed, self._since = 0.0, 0, time.perf_counter()
 
     def next_batch(self, batches: Iterator[Any], placement: Placement) -> Any:
         """A batch on its way to the devices; the wait for it is waiting for input."""
@@ -218,15 +239,17 @@ class _Reporter:
                 "optimizer.learning_rate or set optimizer.clip, in a new --workdir"
             )
         self._losses.append(values["loss"])
+        self._timed += 1
         rate = f"{values['learning_rate']:.1e}"
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", lr=rate, refresh=False)
         self._bar.update()
         if number % self._every == 0 or number == self._stage.steps:
             values["loss"] = sum(self._losses) / len(self._losses)
             self._losses = []
-            now = time.perf_counter()
-            values["input_wait"] = self._waited / (now - self._since)
-            self._waited, self._since = 0.0, now
+            seconds = time.perf_counter() - self._since
+            values["step_seconds"] = seconds / self._timed
+            values["input_wait"] = self._waited / seconds
+            self.begin_timing()
             self._writer.write(number, values)
 
     def evaluation(self, number: int, name: str, scores: Scores) -> float:
@@ -245,13 +268,7 @@ def evaluate_stage(
     predictor = stage_predictor(
         run.workdir, stage, model, params, run.spec, run.config.eval_batch_size
     )
-    folder = run.workdir / "predictions" / stage.name
-
-    chosen = picture_indices(run.config, len(run.val))
-
-    def keep(index: int, prediction: Any) -> None:
-        if index in chosen:
-            picture = palette_image(prediction, run.spec)
-            save_image(picture, folder / f"{index:04d}.png")
-
-    return evaluate(predictor, run.val, f"evaluate {stage.name}", keep)
+    kept = KeptPredictions(run, stage)
+    scores = evaluate(predictor, run.val, f"evaluate {stage.name}", kept.add)
+    kept.finish()
+    return scores

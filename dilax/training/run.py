@@ -120,8 +120,17 @@ def _open_extra(data: DataConfig, spec: DatasetSpec) -> Sequence[dict]:
 
 def picture_indices(config: Config, count: int) -> list[int]:
     """Which of `count` evaluation images to show: `config.pictures`, evenly spread."""
-    shown = min(config.pictures, count)
-    return [i * count // shown for i in range(shown)]
+    return _spread(config.pictures, count)
+
+
+def kept_indices(config: Config, count: int) -> set[int]:
+    """Of which of `count` evaluation images to keep predictions, the shown included."""
+    return {*_spread(config.kept, count), *picture_indices(config, count)}
+
+
+def _spread(wanted: int, count: int) -> list[int]:
+    wanted = min(wanted, count)
+    return [i * count // wanted for i in range(wanted)]
 
 
 def read_results(run: Run) -> dict[str, Any]:

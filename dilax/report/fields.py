@@ -1,0 +1,163 @@
+"""What cells of a trained network see: by its layers, and by gradients (Luo 2016)."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from dilax.inference import save_image
+from dilax.inference.tiles import cut_tiles, plan_tiles
+from dilax.input import resize, scaled_size, subtract_mean
+from dilax.models import DilatedNet
+from dilax.ops import ReceptiveField, receptive_field
+from dilax.receptive_field import (
+    EffectiveField,
+    effective_field,
+    heat_picture,
+    stack_picture,
+)
+from dilax.report.folder import RunFolder
+from dilax.training import load_checkpoint, open_evaluation, write_text
+from dilax.training.config import build_model
+
+_FILE = "receptive_field"
+
+
+def network_told(model: DilatedNet) -> list[str]:
+    """Size, stride and centre of the network's field and of its parts'.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> network_told(dilation8_camvid())[1]
+        'context module, in cells: 67 x 67, stride 1, cell 0 is centred on 0'
+    """
+    parts = {"front end": model.front_end.receptive_field}
+    if model.context is not None:
+        parts["context module, in cells"] = receptive_field(model.context.rows)
+    parts["network"] = model.receptive_field
+    margins = {"front end": model.margin, "network": model.margin}
+    return [
+        f"{name}: {field.size} x {field.size}, stride {field.stride}, cell 0 is "
+        f"centred on {field.centre - margins.get(name, 0):g}"
+        for name, field in parts.items()
+    ]
+
+
+def measured_field(
+    run: Path, stage: str = "", images: int = 4, data_dir: str = ""
+) -> tuple[DilatedNet, EffectiveField]:
+    """The network of a run's stage, and its effective field on evaluation images.
+
+    Args:
+        run: the folder.
+        stage: of the run; "" is the last.
+        images: evenly spread, on which gradients are taken.
+        data_dir: where the data lies now, if it moved.
+
+    Raises:
+        ValueError: if the run or its data cannot be read, or `images` is not positive.
+
+    Example:
+        >>> measured_field(Path("nowhere"))
+        Traceback (most recent call last):
+        ValueError: nowhere/config.json: not the folder of a run ...
+    """
+    model, params, spec = load_checkpoint(run, stage)
+    _, _, source = open_evaluation(run, data_dir)
+    count = min(images, len(source))
+    if count < 1:
+        raise ValueError(f"--images={images}: must be 1 or more")
+    chosen = [source[i * len(source) // count]["image"] for i in range(count)]
+    size = scaled_size(chosen[0].shape, spec.scale)
+    grid = plan_tiles(size, None, model.margin, model.map_stride)
+    tiles = np.concatenate([cut_tiles(resize(i, size), grid) for i in chosen])
+
+    def network(x: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x)  # type: ignore[return-value]
+
+    return model, effective_field(network, np.asarray(subtract_mean(tiles, spec.mean)))
+
+
+def effective_told(found: EffectiveField, theory: ReceptiveField) -> str:
+    """The effective field in a sentence, beside what the layers allow.
+
+    Example:
+        >>> found = EffectiveField(np.full((3, 3), 1 / 9), (1.0, 1.0), (0.8, 0.8))
+        >>> effective_told(found, receptive_field([(3, 1)])).split(", ")[-1]
+        '95% within 3 x 3 of 3 x 3 pixels'
+    """
+    y, x = found.spread
+    return (
+        f"effective: spread (sigma) {y:.1f} rows, {x:.1f} columns; half of it lies "
+        f"within {found.side(0.5)} x {found.side(0.5)}, 95% within "
+        f"{found.side()} x {found.side()} of {theory.size} x {theory.size} pixels"
+    )
+
+
+class FieldFacts(NamedTuple):
+    """What a page shows of a network's field.
+
+    Attributes:
+        told: sentences.
+        stack: picture of what a cell of the context module sees, layer by layer, as a
+            data URI; "" without a module.
+        heat: picture of the effective field; "" where it was not measured.
+    """
+
+    told: tuple[str, ...]
+    stack: str = ""
+    heat: str = ""
+
+
+def write_field(workdir: Path, stage: str, data_dir: str = "") -> None:
+    """Measures a stage's effective field into `receptive_field.png` and `.json`.
+
+    Raises:
+        ValueError: as `measured_field`.
+    """
+    model, field = measured_field(workdir, stage, images=2, data_dir=data_dir)
+    save_image(Image.fromarray(heat_picture(field)), workdir / f"{_FILE}.png")
+    record = {"stage": stage, "told": effective_told(field, model.receptive_field)}
+    write_text(workdir / f"{_FILE}.json", json.dumps(record) + "\n")
+
+
+def has_field(workdir: Path, stage: str) -> bool:
+    """Whether `write_field` was here for this stage."""
+    return _record(workdir).get("stage") == stage
+
+
+def field_facts(run: RunFolder) -> FieldFacts:
+    """The field of the network of a run's last stage, as far as it is known."""
+    stage = run.config.stages[-1]
+    model = build_model(run.config, stage, run.spec.num_classes)
+    told, stack, heat = network_told(model), "", ""
+    if model.context is not None:
+        rows = [(row[0], row[1]) for row in model.context.rows]
+        stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=3)))
+    if has_field(run.path, stage.name):
+        told.append(_record(run.path)["told"])
+        with Image.open(run.path / f"{_FILE}.png") as picture:
+            heat = picture_uri(picture.convert("RGB"))
+    return FieldFacts(tuple(told), stack, heat)
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """A picture as a data URI, in 256 colours.
+
+    Example:
+        >>> picture_uri(Image.new("RGB", (4, 4)))[:22]
+        'data:image/png;base64,'
+    """
+    buffer = io.BytesIO()
+    picture.quantize(256).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _record(workdir: Path) -> dict:
+    path = workdir / f"{_FILE}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}

@@ -1,0 +1,279 @@
+"""The page of a run: its figures, its pictures, and that it needs nothing else."""
+
+import base64
+import json
+import re
+import types
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_run import IMAGES, SIZE, labels_of, make_run, predicted
+
+from dilax.datasets import DATASETS
+from dilax.inference import palette_image, save_image
+from dilax.launch.modes import MODES
+from dilax.report import page, watcher, write_comparison, write_page
+from dilax.report.charts import run_charts
+from dilax.report.facts import parameters
+from dilax.report.folder import read_runs
+from dilax.report.gallery import Predictions, _image, chosen_indices, gallery
+from dilax.report.grids import iou_grid
+from dilax.report.paper_columns import paper_columns
+
+
+class _Elements(HTMLParser):
+    """The start tags of a page, with their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def values(self, *names):
+        return [a[n] for _, a in self.found for n in names if a.get(n)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("page") / "run")
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return write_page(run).read_text("utf-8")
+
+
+def _data(text):
+    found = re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found[1])
+
+
+def _ids(packed):
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
+
+
+def test_the_page_names_nothing_outside_itself(text):
+    elements = _Elements(text)
+    for value in elements.values("src", "href", "xlink:href"):
+        assert value.startswith(("#", "data:")), value
+    assert {tag for tag, _ in elements.found}.isdisjoint({"iframe", "object", "embed"})
+    assert "@import" not in text and "default-src 'none'" in text
+
+
+def test_ids_stand_once_and_what_is_named_is_there(text):
+    elements = _Elements(text)
+    ids = elements.values("id")
+    assert len(ids) == len(set(ids))
+    named = elements.values("aria-labelledby", "aria-describedby", "for")
+    assert {name for value in named for name in value.split()} <= set(ids)
+    anchors = {v[1:] for v in elements.values("href") if v.startswith("#")}
+    assert anchors <= set(ids)
+
+
+def test_every_section_is_there_with_its_name(text):
+    for anchor in ("curves", "iou", "images", "confusion", "field", "run"):
+        assert f'<section id="{anchor}"' in text
+
+
+def test_the_table_holds_the_figures_of_results_json(run, text):
+    results = json.loads((run / "results.json").read_text())["stages"]
+    [folder] = read_runs([run])
+    grid = iou_grid(results, [], folder.spec)
+    for row, name in zip(grid.rows, folder.spec.classes, strict=False):
+        wanted = [f"{100 * s['iou_per_class'][name]:.1f}" for s in results.values()]
+        assert (row.name, row.cells, row.best) == (name, wanted, 2)
+        assert all(f">{cell}</td>" in text for cell in wanted)
+    means = {row.name: row.cells[2] for row in grid.rows}
+    assert means["mean IoU"] == f"{100 * results['joint']['mean_iou']:.1f}"
+
+
+def test_shares_of_the_confusion_are_of_the_rows(run, text):
+    counts = json.loads((run / "results.json").read_text())["stages"]["joint"]
+    row = counts["confusion"][0]
+    for number in filter(None, row):
+        assert f">{100 * number / sum(row):.0f}</td>" in text
+
+
+def test_label_maps_travel_exactly(run, text):
+    data = _data(text)
+    assert len(data["images"]) == data["ranked"] == IMAGES
+    for image in data["images"]:
+        label = labels_of(run.parent / "run_data", image["index"])
+        assert (image["height"], image["width"]) == label.shape == SIZE
+        np.testing.assert_array_equal(_ids(image["truth"]), label.ravel())
+        for source, more in ((0, 2), (1, 1), (2, 0)):
+            found = _ids(image["predictions"][str(source)]["ids"])
+            guess = predicted(label, 4 * image["index"] + more)
+            np.testing.assert_array_equal(found, guess.ravel())
+
+
+def test_worst_and_best_come_in_turn_and_few_are_the_outermost(run):
+    [folder] = read_runs([run])
+    found = gallery([folder], shown=4)
+    assert [image["index"] for image in found["images"]] == [7, 0, 6, 1]
+    assert found["images"][1]["predictions"][2]["iou"] == 1.0
+
+
+def test_scores_that_evaluation_wrote_are_believed(tmp_path):
+    run = make_run(tmp_path / "run", stages=1)
+    path = run / "predictions" / "front_end" / "scores.json"
+    path.write_text(json.dumps({"3": 0.25, "5": 0.75, "6": None, "99": 1.0}))
+    found = gallery(read_runs([run]))
+    assert [image["index"] for image in found["images"]] == [3, 5]
+
+
+@pytest.mark.parametrize("shown", [1, 2, 3, 7, 20])
+def test_chosen_images_are_distinct_and_as_many_as_wanted(shown):
+    scores = {i: i / 10 for i in range(7)}
+    chosen = chosen_indices(scores, shown)
+    assert len(chosen) == len(set(chosen)) == min(shown, 7)
+    assert chosen[0] == 0 and (shown < 2 or chosen[1] == 6)
+
+
+def test_fifty_images_of_noise_stay_below_ten_megabytes(tmp_path):
+    rng = np.random.default_rng(0)
+    spec = DATASETS["cityscapes"]
+    blocks = rng.integers(19, size=(64, 128), dtype=np.uint8)
+    label = np.kron(blocks, np.ones((8, 8), np.uint8))
+    photo = rng.normal(128, 40, (*label.shape, 3)).clip(0, 255).astype(np.uint8)
+    save_image(palette_image(label, spec), tmp_path / "0000.png")
+    stage = Predictions("noise", tmp_path, {0: 1.0})
+    one = _image({"image": photo, "label": label}, 0, [stage] * 3, spec)
+    assert 50 * len(json.dumps(one)) < 9e6
+
+
+def test_charts_tell_their_content_and_take_the_colours_of_the_page(run):
+    charts = run_charts(read_runs([run]))
+    assert [c.title for c in charts] == [
+        "Training loss",
+        "Mean IoU, %",
+        "Learning rate",
+    ]
+    assert "front end goes from 1 to 0.25 over steps 1 to 4" in charts[0].told
+    assert "joint goes from 1 to 0.25 over steps 11 to 14" in charts[0].told
+    for chart in charts:
+        assert "<desc id=" in chart.svg and "var(--series-0)" in chart.svg
+        assert not re.search(r"#0[14780]0[0-9a-f]{3}", chart.svg)
+
+
+def test_a_run_without_a_stage_says_what_will_come(tmp_path):
+    run = make_run(tmp_path / "young", stages=0)
+    (run / "results.json").unlink()
+    (run / "metrics.jsonl").write_text(
+        '{"stage": "front_end", "step": 2, "loss": 1}\n{"st'
+    )
+    text = write_page(run).read_text("utf-8")
+    assert "0 of 3 stages are done; front end was at step 2 of 6" in text
+    assert "Predictions appear here when" in text
+    assert 'id="gallery-data"' not in text
+
+
+def test_data_that_is_gone_is_said_and_the_rest_stands(tmp_path):
+    run = make_run(tmp_path / "run", stages=1)
+    (tmp_path / "run_data").rename(tmp_path / "moved")
+    assert "The data could not be read" in write_page(run).read_text("utf-8")
+    again = write_page(run, data_dir=str(tmp_path / "moved")).read_text("utf-8")
+    assert len(_data(again)["images"]) == IMAGES
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path):
+    names = ("</script><b>", '"quote', "a & b")
+    run = make_run(tmp_path / "run", stages=1, classes=names)
+    text = write_page(run).read_text("utf-8")
+    assert "</script><b>" not in text and "&lt;/script&gt;&lt;b&gt;" in text
+    assert _data(text)["classes"] == list(names)
+
+
+def test_runs_stand_side_by_side_under_names_that_tell_them_apart(run, tmp_path):
+    other = make_run(tmp_path / "run", stages=2)
+    path = write_comparison([run, other], tmp_path / "both.html")
+    text = path.read_text("utf-8")
+    titles = [f"{p.parent.name}/run" for p in (run, other)]
+    for title in titles:
+        assert f"{title}: front end" in text
+    heads = [
+        row
+        for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
+        if "mean IoU, %" in row
+    ]
+    assert [t in heads[0] for t in titles] == [True, True]
+    # the other run's images are its own, and not those of the first
+    assert _data(text)["sources"] == [
+        f"{titles[0]}: {s}" for s in ("front end", "context", "joint")
+    ]
+
+
+def test_comparisons_refuse_what_cannot_stand_side_by_side(run, tmp_path):
+    other = make_run(tmp_path / "x", stages=1, classes=("a", "b", "c"))
+    with pytest.raises(
+        ValueError, match=r"x: has other classes than .*compare runs of"
+    ):
+        write_comparison([run, other], tmp_path / "both.html")
+    with pytest.raises(ValueError, match="is named twice; name each run once"):
+        write_comparison([run, run], tmp_path / "both.html")
+    with pytest.raises(ValueError, match=r"config.json: not the folder of a run"):
+        write_comparison([run, tmp_path], tmp_path / "both.html")
+    assert not (tmp_path / "both.html").exists()
+
+
+def test_the_modes_write_pages_and_name_a_missing_run(run, tmp_path, capsys):
+    values = types.SimpleNamespace(workdir=str(run), data_dir="", output=None)
+    MODES["report"](values)
+    assert str(run / "report.html") in capsys.readouterr().out
+    values.workdirs = [str(run)]
+    with pytest.raises(ValueError, match=r"--workdirs=.*name two runs or more"):
+        MODES["compare"](values)
+
+
+def test_a_watcher_rests_as_long_as_the_page_is_dear(monkeypatch, tmp_path):
+    now, written = [0.0], []
+
+    def write(workdir):
+        written.append(now[0])
+        now[0] += 2  # seconds, which the page takes
+
+    monkeypatch.setattr(page, "write_page", write)
+    monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
+    refresh = watcher(tmp_path)
+    for moment in (0, 10, 61, 62, 100):
+        now[0] = max(now[0], moment)
+        refresh()
+    assert written == [0, 62]
+
+
+def test_a_page_that_fails_does_not_end_the_run(tmp_path, caplog):
+    watcher(tmp_path / "nothing")()
+    assert "report.html: left out" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["camvid", "kitti", "cityscapes"])
+def test_the_paper_s_means_are_those_of_its_classes(name):
+    for row in paper_columns(name):
+        assert tuple(row.iou_per_class) == DATASETS[name].classes
+        assert np.mean([*row.iou_per_class.values()]) == pytest.approx(
+            row.mean_iou, abs=6e-4
+        )
+
+
+def test_table_3_leaves_room_for_a_background_that_is_plausible():
+    stages = [
+        n + e for e in ("", "_crf", "_crfrnn") for n in ("front_end", "basic", "large")
+    ]
+    rows = paper_columns("voc", stages)
+    assert len(rows) == 9
+    for row in rows:
+        assert len(row.iou_per_class) == 20 and "background" not in row.iou_per_class
+        background = 21 * row.mean_iou - sum(row.iou_per_class.values())
+        assert 0.90 < background < 0.96
+
+
+def test_parameters_are_those_of_the_last_stage(run):
+    [folder] = read_runs([run])
+    front_end = (9 * 3 + 1) * 6 + (6 + 1) * 8 + (8 + 1) * 3
+    context = 3 * (9 * 3 + 1) * 3 + (3 + 1) * 3  # and its layer of 1 × 1
+    assert parameters(folder) == front_end + context
