@@ -61,12 +61,14 @@ class PaperRow(NamedTuple):
         split: of the data set, on which it was measured.
         iou_per_class: 0..1 of each class that the paper gives.
         mean_iou: 0..1.
+        stage: of the recipe `structured` that it stands beside, if of any.
     """
 
     title: str
     split: str
     iou_per_class: dict[str, float]
     mean_iou: float
+    stage: str = ""
 
 
 def paper_rows(dataset: str, stages: Sequence[str] = ()) -> list[PaperRow]:
@@ -86,7 +88,8 @@ def paper_rows(dataset: str, stages: Sequence[str] = ()) -> list[PaperRow]:
         names = [name for name in _TABLE3 if name in stages]
         if len(names) < 2:  # another recipe, whose stages have other names
             names = ["front_end", "basic", "large"]
-        return [_row("voc", _title(name), "val", _TABLE3[name]) for name in names]
+        rows = [_row("voc", _title(name), "val", _TABLE3[name]) for name in names]
+        return [r._replace(stage=n) for n, r in zip(names, rows, strict=True)]
     return [
         _row(name, title, split, figures)
         for (name, split), (title, figures) in _OTHERS.items()
