@@ -272,6 +272,27 @@ def test_table_3_leaves_room_for_a_background_that_is_plausible():
         assert 0.90 < background < 0.96
 
 
+def test_the_paper_s_columns_stand_beside_ours_of_the_same_stage(run):
+    spec = DATASETS["voc"]
+    ours = dict.fromkeys(spec.classes, 0.5)
+    summary = {"mean_iou": 0.5, "pixel_accuracy": 0.5, "mean_accuracy": 0.5}
+    names = ["front_end", "large_crf"]
+    scores = {
+        name.replace("_", " "): {**summary, "mean_iou": best, "iou_per_class": ours}
+        for name, best in zip(names, (0.5, 0.9), strict=True)
+    }
+    grid = iou_grid(scores, paper_columns("voc", names), spec)
+    assert [(head.text.partition(",")[0], head.paper) for head in grid.heads] == [
+        *(("IoU", False), ("front end", False), ("Front end", True)),
+        *(("large crf", False), ("+ Large + CRF", True)),
+    ]
+    rows = {row.name: row for row in grid.rows}
+    assert rows["mean IoU"].cells == ["50.0", "69.8", "90.0", "73.3"]
+    assert rows["mean IoU"].best == 2
+    assert rows["background"].cells == ["50.0", "–", "50.0", "–"]
+    assert rows["tvmonitor"].cells == ["50.0", "66.3", "50.0", "66.7"]
+
+
 def test_parameters_are_those_of_the_last_stage(run):
     [folder] = read_runs([run])
     front_end = (9 * 3 + 1) * 6 + (6 + 1) * 8 + (8 + 1) * 3

@@ -74,7 +74,8 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
-    print(f"to look at, in a browser: {write_page(workdir, measure=True)}")
+    alone = jax.process_count() == 1  # several read a checkpoint together or not at all
+    print(f"to look at, in a browser: {write_page(workdir, measure=alone)}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
 

@@ -71,8 +71,30 @@ def iou_grid(
     for title in ("pixel_accuracy", "mean_accuracy"):
         rows.append(_mean(title.replace("_", " "), title, scores, [None] * len(papers)))
     rows[-3] = rows[-3]._replace(strong=True)
-    heads = [Head("IoU, %"), *map(Head, scores)]
-    return Grid([*heads, *(Head(paper.title, True) for paper in papers)], rows)
+    heads = [*map(Head, scores), *(Head(paper.title, True) for paper in papers)]
+    stages = [paper.stage.replace("_", " ") for paper in papers]
+    order = _beside([*scores], stages)
+    return Grid(
+        [Head("IoU, %"), *(heads[i] for i in order)],
+        [_ordered(row, order) for row in rows],
+    )
+
+
+def _beside(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
+    """Places of columns: each of theirs after ours of that stage, or at the end.
+
+    Example:
+        >>> _beside(["front end", "basic"], ["front end", "large"])
+        [0, 2, 1, 3]
+    """
+    places = [ours.index(s) if s in ours else len(ours) for s in theirs]
+    ranks = [(i, 0) for i in range(len(ours))] + [(place, 1) for place in places]
+    return sorted(range(len(ranks)), key=lambda i: ranks[i])
+
+
+def _ordered(row: Row, order: Sequence[int]) -> Row:
+    best = None if row.best is None else order.index(row.best)
+    return row._replace(cells=[row.cells[i] for i in order], best=best)
 
 
 def _mean(title: str, key: str, scores: Columns, theirs: Sequence) -> Row:

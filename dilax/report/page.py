@@ -145,7 +145,7 @@ def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
         "charts": run_charts(runs),
         "summary": summary_grid(runs),
         "iou": iou_grid(scores, papers, first.spec),
-        "papers": "; ".join(f"{p.title}: {p.split} images" for p in papers),
+        "papers": " and ".join(dict.fromkeys(paper.split for paper in papers)),
         "marked": bool(first.spec.context_classes),
         "gallery": pictures,
         "gallery_json": json.dumps(pictures).replace("<", "\\u003c"),

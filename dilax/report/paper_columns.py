@@ -26,12 +26,14 @@ class PaperColumn(NamedTuple):
         iou_per_class: 0..1 of each class that the paper gives; of VOC's, all but the
             background, which its mean counts.
         mean_iou: 0..1.
+        stage: of the recipe `structured` that it stands beside, if of any.
     """
 
     title: str
     split: str
     iou_per_class: dict[str, float]
     mean_iou: float
+    stage: str = ""
 
 
 def paper_columns(dataset: str, stages: Sequence[str] = ()) -> list[PaperColumn]:
@@ -58,7 +60,7 @@ def paper_columns(dataset: str, stages: Sequence[str] = ()) -> list[PaperColumn]
     names = [name for name in rows if name in stages]
     if len(names) < 2:  # another recipe, whose stages have other names
         names = ["front_end", "basic", "large"]
-    return [_column(3, rows[name], "val") for name in names]
+    return [_column(3, rows[name], "val")._replace(stage=name) for name in names]
 
 
 def _stage(system: System) -> str:
