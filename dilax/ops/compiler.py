@@ -60,5 +60,9 @@ def jit(fun: Callable, **kwargs: Any) -> Any:
 
     Returns:
         What `jax.jit` returns.
+
+    Example:
+        >>> jit(lambda x: 2 * x)(3).item()
+        6
     """
     return jax.jit(fun, compiler_options=compiler_options() or None, **kwargs)
