@@ -21,6 +21,10 @@ class Energy(NamedTuple):
         unary: Σ_i E_Q[U_i].
         pairwise: E_Q of the pairs' energies, every pair once, no pixel with itself.
         negative_entropy: Σ_i E_Q[log Q_i].
+
+    Example:
+        >>> Energy(jnp.array(3.0), jnp.array(1.0), jnp.array(-0.5)).kl.item()
+        3.5
     """
 
     unary: Float[Array, "*t"]

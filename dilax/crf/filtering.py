@@ -70,6 +70,12 @@ def build_filter(
         features: as for `gaussian_filter`.
         valid: points that take part; the others give nothing. None means all.
         method: as for `gaussian_filter`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> blur = build_filter(jnp.array([[0.0], [9.0]]), method="exact")
+        >>> blur(jnp.array([[1.0], [0.0]])).round(3).tolist()
+        [[1.0], [0.0]]
     """
     check_method(method)
     if method == "exact":

@@ -42,6 +42,13 @@ class ImageKernels:
         valid: pixels that are the image's, not padding; None means all.
         size: (h, w) of the image.
         padded: (h, w) with the padding, below and on the right.
+
+    Example:
+        >>> import numpy as np
+        >>> from dilax.crf import DenseCRF
+        >>> kernels = DenseCRF(method="exact").prepare(np.zeros((4, 5, 3), np.uint8))
+        >>> kernels.size
+        (4, 5)
     """
 
     spatial: Kernel

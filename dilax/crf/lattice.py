@@ -36,6 +36,11 @@ class LatticeFilter(NamedTuple):
         neighbours: of each point, on both sides, in each direction. The last point is
             always empty, and stands for those that there are not.
         runs: the entries sorted by point, which CPUs sum faster; or None.
+
+    Example:
+        >>> blur = build_lattice(jnp.zeros((3, 1)))
+        >>> blur(jnp.ones((3, 1))).shape
+        (3, 1)
     """
 
     weights: Float[Array, "d1 n"]
@@ -95,6 +100,11 @@ def with_lattice(
         features: as for `build_lattice`.
         valid: likewise.
         use: is traced once for each size.
+
+    Example:
+        >>> ones = jnp.ones((3, 1))
+        >>> with_lattice(jnp.zeros((3, 1)), None, lambda blur: blur(ones).shape)
+        (3, 1)
     """
     if not isinstance(features, jax.core.Tracer):
         return use(build_lattice(features, valid))

@@ -52,6 +52,18 @@ class ImageLabelFiles(Sequence):
     Raises:
         ValueError: naming up to ten files, if a header is wrong and they are not
             skipped, or if nothing is left.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from dilax.datasets.spec import DATASETS
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pair = Pair("a", Path(folder, "a.jpg"), Path(folder, "a.png"))
+        ...     Image.new("RGB", (4, 3)).save(pair.image)
+        ...     Image.new("L", (4, 3), 7).save(pair.label)
+        ...     source = ImageLabelFiles([pair], DATASETS["voc"])
+        ...     source[0]["image"].shape, int(source[0]["label"].max())
+        ((3, 4, 3), 7)
     """
 
     def __init__(
@@ -168,6 +180,15 @@ def list_images(path: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: if the path is missing or a folder without images.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (4, 3)).save(f"{folder}/b.png")
+        ...     Image.new("RGB", (4, 3)).save(f"{folder}/a.jpg")
+        ...     [path.name for path in list_images(Path(folder))]
+        ['a.jpg', 'b.png']
     """
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")

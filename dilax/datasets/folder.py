@@ -32,6 +32,10 @@ class Folder(NamedTuple):
         splits: the pairs of each split, in order of the images' paths or of the list.
             Of an image without a mask, the mask is a file that is not there.
         notes: what was found and decided, a sentence each.
+
+    Example:
+        >>> Folder({"train": [], "val": []}, ["no images yet"]).notes
+        ['no images yet']
     """
 
     splits: dict[str, list[Pair]]
@@ -52,6 +56,18 @@ def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Fol
     Raises:
         ValueError: if there are no images or no masks, if it is not clear which belong
             together, or if a list names files that are not there.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     names = ("images/train", "images/val", "labels/train", "labels/val")
+        ...     for part in names:
+        ...         Path(folder, part).mkdir(parents=True)
+        ...         Image.new("L", (4, 3)).save(Path(folder, part, "a.png"))
+        ...     splits = read_folder(folder).splits
+        >>> {split: len(pairs) for split, pairs in splits.items()}
+        {'train': 1, 'val': 1}
     """
     if not data_dir:
         raise ValueError("--data_dir: the folder of images and masks is missing")

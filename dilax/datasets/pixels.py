@@ -71,6 +71,14 @@ def read_pixels(
 
     Raises:
         ValueError: naming the file, if it is not an image or has other channels.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (4, 3), 9).save(f"{folder}/grey.png")
+        ...     read_pixels(Path(folder, "grey.png")).shape
+        (3, 4, 1)
     """
     if _is_tiff(path):
         pixels = _read_tiff(path)

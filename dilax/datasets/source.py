@@ -39,6 +39,11 @@ def open_source(
     Raises:
         ValueError: if the data set is unknown or not there, or its files are missing,
             empty or wrong.
+
+    Example:
+        >>> from dilax.datasets import DATASETS
+        >>> len(open_source("scenes", DATASETS["scenes"], "", "val"))
+        100
     """
     if dataset == "scenes":
         return Scenes(split, seed=seed)
@@ -57,7 +62,13 @@ def open_source(
 
 
 class Joined(Sequence):
-    """Two sources, one after the other, as one."""
+    """Two sources, one after the other, as one.
+
+    Example:
+        >>> from dilax.datasets import Scenes
+        >>> len(Joined(Scenes("train", count=3), Scenes("val", count=2)))
+        5
+    """
 
     def __init__(self, first: Sequence[dict], second: Sequence[dict]):
         self._parts = first, second
@@ -72,7 +83,13 @@ class Joined(Sequence):
 
 
 class Chosen(Sequence):
-    """Some samples of a source, by index, as a source."""
+    """Some samples of a source, by index, as a source.
+
+    Example:
+        >>> from dilax.datasets import Scenes
+        >>> [s["id"] for s in Chosen(Scenes("val", count=5, size=64), [4, 0])]
+        ['val_00004', 'val_00000']
+    """
 
     def __init__(self, source: Sequence[dict], indices: Sequence[int]):
         self._source, self._indices = source, indices

@@ -34,6 +34,11 @@ class DatasetSpec:
         void_colours: colours of unlabelled pixels where masks are colour images; the
             other colours of a mask are those of the palette.
         colour_masks: the masks of a folder are such colour images.
+
+    Example:
+        >>> voc = DATASETS["voc"]
+        >>> voc.num_classes, voc.classes[:3], voc.palette[1]
+        (21, ('background', 'aeroplane', 'bicycle'), (128, 0, 0))
     """
 
     name: str

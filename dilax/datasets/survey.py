@@ -34,6 +34,11 @@ class Survey(NamedTuple):
         spec: classes, palette, mean pixel, label map.
         notes: what was found and decided, a sentence each.
         sizes: (height, width) → how many images to train on have it.
+
+    Example:
+        >>> from dilax.datasets import DATASETS
+        >>> Survey(DATASETS["camvid"], [], {(360, 480): 367}).spec.num_classes
+        11
     """
 
     spec: DatasetSpec
@@ -74,6 +79,17 @@ def survey_folder(
 
     Raises:
         ValueError: naming the file, if something cannot be read or does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(4):
+        ...         for kind, grey in (("images", 90), ("labels", i % 2)):
+        ...             Path(folder, kind).mkdir(exist_ok=True)
+        ...             Image.new("L", (8, 8), grey).save(f"{folder}/{kind}/{i}.png")
+        ...     survey_folder(folder, classes="sky,tree").spec.classes
+        ('sky', 'tree')
     """
     splits, notes = read_folder(data_dir, images, labels)
     root = Path(data_dir).expanduser().resolve()

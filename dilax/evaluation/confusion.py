@@ -13,7 +13,12 @@ from dilax.ops.hosts import gathered
 
 
 def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
-    """A matrix of zeros on the device: 64-bit counts as (low, high) words."""
+    """A matrix of zeros on the device: 64-bit counts as (low, high) words.
+
+    Example:
+        >>> empty_confusion(3).shape
+        (3, 3, 2)
+    """
     return jnp.zeros((num_classes, num_classes, 2), jnp.uint32)
 
 
@@ -35,6 +40,12 @@ def add_to_confusion(
 
     Returns:
         The new matrix.
+
+    Example:
+        >>> label, prediction = jnp.array([0, 0, 1, 255]), jnp.array([0, 1, 1, 1])
+        >>> counts = add_to_confusion(empty_confusion(2), label, prediction)
+        >>> counts[..., 0].tolist()  # the low words
+        [[1, 1], [0, 1]]
     """
     k = confusion.shape[0]
     pair = label.astype(jnp.int32) * k + prediction.astype(jnp.int32)

@@ -40,6 +40,16 @@ def evaluate(
     Returns:
         The `Scores` over all pixels of all images that are not ignored. Several
         processes share the images, and all get these scores.
+
+    Example:
+        >>> from dilax.datasets import DATASETS, Scenes
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+        >>> spec = DATASETS["scenes"]
+        >>> model = DilatedNet(FrontEnd(8, (Layer("a", 3, 4),)))
+        >>> predictor = Predictor(model, init_params(model, seed=0), spec)
+        >>> scores = evaluate(predictor, Scenes("val", count=2, size=64), title="")
+        >>> scores.confusion.shape, 0 <= scores.mean_iou < 0.3
+        ((8, 8), True)
     """
     spec = predictor.spec
     own = own_share(range(len(source)))

@@ -23,6 +23,18 @@ def stage_table(
 
     Returns:
         The table; what has no IoU shows a dash. Stages without categories show none.
+
+    Example:
+        >>> means = {"mean_iou": 0.7, "pixel_accuracy": 0.8, "mean_accuracy": 0.75}
+        >>> scores = {"iou_per_class": {"sky": 0.9, "sea": 0.5}, **means}
+        >>> print(stage_table({"front_end": scores}))
+        | IoU, %         |   front end |
+        |----------------|-------------|
+        | sky            |        90.0 |
+        | sea            |        50.0 |
+        | **mean IoU**   |        70.0 |
+        | pixel accuracy |        80.0 |
+        | mean accuracy  |        75.0 |
     """
     rows = _class_rows(stages, marked) + _category_rows(stages)
     for title, key in _SUMMARY:

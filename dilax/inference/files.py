@@ -19,6 +19,12 @@ def palette_image(labels: np.ndarray, spec: DatasetSpec) -> Image.Image:
     Args:
         labels: train ids 0..k−1, or the ignore label.
         spec: palette and ignore label.
+
+    Example:
+        >>> from dilax.datasets import DATASETS
+        >>> picture = palette_image(np.array([[0, 15]]), DATASETS["voc"])
+        >>> picture.mode, picture.convert("RGB").getpixel((1, 0))
+        ('P', (192, 128, 128))
     """
     table = np.zeros((256, 3), np.uint8)
     table[: spec.num_classes] = spec.palette
@@ -60,6 +66,12 @@ def overlay(
         labels: (h, w) train ids.
         spec: palette.
         opacity: of the colours, 0..1.
+
+    Example:
+        >>> from dilax.datasets import DATASETS
+        >>> image, labels = np.full((2, 3, 3), 100, np.uint8), np.full((2, 3), 15)
+        >>> overlay(image, labels, DATASETS["voc"], opacity=0.5).getpixel((0, 0))
+        (146, 114, 114)
     """
     bands = overlay_bands(image, labels, spec, opacity)
     return Image.fromarray(np.concatenate(list(bands)))
@@ -69,6 +81,10 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     """(h, w, c) uint8 or uint16 → (h, w, 3) uint8 to look at: the first 3 channels.
 
     The largest value of 16 bits becomes 255, as sensors seldom fill them.
+
+    Example:
+        >>> as_rgb(np.full((2, 2, 1), 7, np.uint8)).shape
+        (2, 2, 3)
     """
     if image.dtype != np.uint8:
         image = (image * (255 / max(1, image.max()))).astype(np.uint8)
@@ -81,6 +97,13 @@ def save_image(image: Image.Image, path: Path) -> None:
     Raises:
         ValueError: if the suffix names no format that can be written.
         OSError: naming the file or its folder, if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_image(Image.new("L", (4, 3)), Path(folder, "new", "a.png"))
+        ...     Path(folder, "new", "a.png").exists()
+        True
     """
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:

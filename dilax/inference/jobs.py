@@ -40,7 +40,20 @@ class Job(NamedTuple):
 def predict_files(
     predictor: Predictor, source: str | Path, output: Path, **options
 ) -> list[str]:
-    """What `predict_photos` could not read; everything else is written."""
+    """What `predict_photos` could not read; everything else is written.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from dilax.datasets import DATASETS
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4),)))
+        >>> predictor = Predictor(model, init_params(model, seed=0), DATASETS["voc"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (9, 7)).save(f"{folder}/cat.jpg")
+        ...     predict_files(predictor, folder, Path(folder, "labels"))
+        []
+    """
     return predict_photos(predictor, source, output, **options).problems
 
 
@@ -71,6 +84,19 @@ def predict_photos(
             before stays.
 
     Several processes share the images.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from dilax.datasets import DATASETS
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4),)))
+        >>> predictor = Predictor(model, init_params(model, seed=0), DATASETS["voc"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (9, 7)).save(f"{folder}/cat.jpg")
+        ...     outcome = predict_photos(predictor, folder, Path(folder, "labels"))
+        ...     sorted(path.name for path in Path(folder, "labels").iterdir())
+        ['cat.png', 'cat_overlay.png']
     """
     check_outputs(outputs, list(OUTPUTS))
     jobs = own_share(plan_jobs(find_photos(source, output), output, outputs))

@@ -31,6 +31,10 @@ class Outcome(NamedTuple):
         written: images that were predicted.
         skipped: images whose files were there already.
         problems: what could not be read, one message each.
+
+    Example:
+        >>> Outcome(written=2, skipped=1, problems=[]).written
+        2
     """
 
     written: int

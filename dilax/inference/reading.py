@@ -89,6 +89,13 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
     Raises:
         ValueError: naming the file, if it is not an image, is truncated, or has another
             number of channels.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 3), 9).save(file, "png")
+        >>> read_photo(file.getvalue(), "a grey image").shape
+        (3, 4, 3)
     """
     if channels != 3:
         if isinstance(file, bytes):

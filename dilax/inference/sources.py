@@ -27,7 +27,12 @@ class Photo(NamedTuple):
 
 
 def is_video(source: str | Path) -> bool:
-    """Whether the source is named as videos are."""
+    """Whether the source is named as videos are.
+
+    Example:
+        >>> is_video("film.mp4"), is_video("photos")
+        (True, False)
+    """
     return Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 

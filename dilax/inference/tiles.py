@@ -15,6 +15,10 @@ class TileGrid:
         margin: pixels of surroundings on each side of a tile.
         rows: tiles from top to bottom.
         columns: tiles from left to right.
+
+    Example:
+        >>> len(TileGrid((900, 900), margin=186, rows=2, columns=1))
+        2
     """
 
     tile: tuple[int, int]
@@ -91,6 +95,11 @@ def plan_tiles(
 
     Raises:
         ValueError: if a tile is not larger than its margins.
+
+    Example:
+        >>> grid = plan_tiles((500, 300), (900, 900), margin=186, stride=8)
+        >>> grid.rows, grid.columns, grid.tile
+        (1, 1, (900, 900))
     """
     if tile is None:
         step = 4 * stride
@@ -106,11 +115,23 @@ def plan_tiles(
 
 
 def cut_tiles(image: np.ndarray, grid: TileGrid) -> np.ndarray:
-    """All tiles of an image: (rows · columns, tile height, tile width, c)."""
+    """All tiles of an image: (rows · columns, tile height, tile width, c).
+
+    Example:
+        >>> grid = plan_tiles((16, 40), (32, 32), margin=4, stride=8)
+        >>> cut_tiles(np.zeros((16, 40, 3), np.uint8), grid).shape
+        (2, 32, 32, 3)
+    """
     return np.stack(list(grid.cut(image)))
 
 
 def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
-    """(rows · columns, h, w, k) outputs side by side: (rows·h, columns·w, k)."""
+    """(rows · columns, h, w, k) outputs side by side: (rows·h, columns·w, k).
+
+    Example:
+        >>> grid = plan_tiles((16, 40), (32, 32), margin=4, stride=8)
+        >>> join_tiles(np.zeros((len(grid), 3, 3, 21)), grid).shape
+        (3, 6, 21)
+    """
     assert len(tiles) == len(grid)
     return np.concatenate(list(grid.bands(iter(tiles))))

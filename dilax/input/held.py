@@ -31,6 +31,11 @@ def hold(source: Sequence[dict], title: str = "decode") -> list[dict]:
 
     Raises:
         ValueError: if they do not fit in half of the machine's memory.
+
+    Example:
+        >>> from dilax.datasets import Scenes
+        >>> len(hold(Scenes("val", count=2, size=64), title=""))
+        2
     """
     first = source[0]
     need = len(source) * sum(first[name].nbytes for name in ("image", "label"))

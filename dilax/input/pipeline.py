@@ -34,6 +34,10 @@ class Augmentation:
         mirror: flip left to right with probability ½, as the release does.
         scales: (least, most) factor of a random resize; (1, 1) is none.
         colour: strength of random brightness, contrast and saturation; 0 is none.
+
+    Example:
+        >>> Augmentation(scales=(0.75, 1.5)).mirror
+        True
     """
 
     mirror: bool = True
@@ -51,6 +55,10 @@ class Reading:
         hold: `""` decodes an image each time; `"host"` keeps all decoded in main
             memory, `"device"` in the accelerator's, where they are also cropped and
             mirrored (that needs images of one size and no other augmentation).
+
+    Example:
+        >>> Reading(hold="host").threads
+        4
     """
 
     threads: int = 4
@@ -66,6 +74,14 @@ class ImageExample:
         geometry: crop, margin and label stride.
         augmentation: random changes.
         scale: factor by which images are resized before anything else.
+
+    Example:
+        >>> from dilax.input.transforms import CropGeometry
+        >>> example = ImageExample(CropGeometry((20, 20), 2, stride=8), Augmentation())
+        >>> image, label = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
+        >>> drawn = example({"image": image, "label": label}, np.random.default_rng(0))
+        >>> drawn["image"].shape, drawn["label"].shape
+        ((20, 20, 3), (2, 2))
     """
 
     geometry: CropGeometry
@@ -105,6 +121,13 @@ class MapExample:
         label_stride: image pixels from one label to the next.
         ignore_label: written where there is no label.
         augmentation: maps are mirrored only.
+
+    Example:
+        >>> example = MapExample((2, 3), 8, 8, 255, Augmentation())
+        >>> maps, label = np.zeros((4, 5, 21), np.float32), np.zeros((32, 40), np.uint8)
+        >>> drawn = example({"image": maps, "label": label}, np.random.default_rng(0))
+        >>> drawn["image"].shape, drawn["label"].shape
+        ((2, 3, 21), (2, 3))
     """
 
     cells: tuple[int, int]
@@ -182,6 +205,15 @@ def training_batches(
 
     Raises:
         ValueError: if the shards do not divide the batch.
+
+    Example:
+        >>> from dilax.datasets import Scenes
+        >>> from dilax.input.transforms import CropGeometry
+        >>> example = ImageExample(CropGeometry((36, 36), 2, stride=8), Augmentation())
+        >>> scenes = Scenes("train", count=4, size=64)
+        >>> batch = next(iter(training_batches(scenes, example, 2, seed=0)))
+        >>> batch["image"].shape, batch["label"].shape
+        ((2, 36, 36, 3), (2, 4, 4))
     """
     import grain  # here, as it takes a second to import orbax
 
@@ -226,6 +258,11 @@ def in_order(
         source: random-access samples of any sizes.
         batch_size: samples a list.
         threads: reader threads.
+
+    Example:
+        >>> from dilax.datasets import Scenes
+        >>> [len(group) for group in in_order(Scenes("val", count=5, size=64), 2)]
+        [2, 2, 1]
     """
     import grain
 

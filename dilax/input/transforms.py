@@ -21,6 +21,10 @@ class CropGeometry:
         ignore_label: written where the crop has no label.
         halves: crops stand at the left or the right end of the image, not between
             (A.3 trains jointly on halves of images).
+
+    Example:
+        >>> CropGeometry((628, 628), margin=186, stride=8).inner
+        (256, 256)
     """
 
     crop: tuple[int, int]
@@ -46,6 +50,9 @@ def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
 
     Raises:
         ValueError: unless crop − 2·margin is a positive multiple of stride.
+
+    Example:
+        >>> check_crop(628, margin=186, stride=8, flag="crop")  # 256 + 2 * 186
     """
     inner = crop - 2 * margin
     if inner <= 0 or inner % stride:
@@ -65,13 +72,23 @@ def subtract_mean(image, mean):
     Args:
         image: channels in the order of the file.
         mean: in the reversed order, such as (B, G, R).
+
+    Example:
+        >>> pixel = np.array([[[10, 20, 30]]], np.uint8)
+        >>> subtract_mean(pixel, (1.0, 2.0, 3.0)).tolist()
+        [[[29.0, 18.0, 7.0]]]
     """
     scale = np.float32(1 / 257 if image.dtype == np.uint16 else 1)
     return image[..., ::-1].astype(np.float32) * scale - np.asarray(mean, np.float32)
 
 
 def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int):
-    """Pads (h, w, …) by reflection, edge pixel not repeated, bouncing where needed."""
+    """Pads (h, w, …) by reflection, edge pixel not repeated, bouncing where needed.
+
+    Example:
+        >>> reflect_pad(np.array([[1, 2, 3]]), 0, 0, 2, 3).tolist()
+        [[3, 2, 1, 2, 3, 2, 1, 2]]
+    """
     widths = ((top, bottom), (left, right)) + ((0, 0),) * (image.ndim - 2)
     return np.pad(image, widths, mode="reflect")
 
@@ -82,6 +99,10 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Args:
         image: image, uint8 or uint16, or label, uint8.
         size: (height, width) of the result in pixels.
+
+    Example:
+        >>> resize(np.array([[1, 2]], np.uint8), (2, 4)).tolist()
+        [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -101,12 +122,23 @@ def _resized(array: np.ndarray, size, method: Image.Resampling) -> np.ndarray:
 
 
 def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
-    """(height, width) of an image of `shape` resized by `scale`, at least 1×1."""
+    """(height, width) of an image of `shape` resized by `scale`, at least 1×1.
+
+    Example:
+        >>> scaled_size((375, 500, 3), 0.5)
+        (188, 250)
+    """
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def rescale(image: np.ndarray, label: np.ndarray, scale: float):
-    """Image and label resized by the same factor."""
+    """Image and label resized by the same factor.
+
+    Example:
+        >>> image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+        >>> [half.shape for half in rescale(image, label, 0.5)]
+        [(2, 3, 3), (2, 3)]
+    """
     size = scaled_size(image.shape, scale)
     return resize(image, size), resize(label, size)
 

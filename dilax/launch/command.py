@@ -87,6 +87,11 @@ def overridden(config: Config, overrides: list[str]) -> Config:
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
+
+    Example:
+        >>> from dilax.training import quickstart
+        >>> overridden(quickstart(), ["--config.seed=3"]).seed
+        3
     """
     config = validated(config)  # a copy whose stages share nothing
     for override in overrides:

@@ -25,6 +25,10 @@ class Work(NamedTuple):
         flops: of the products, two a multiply-add; what runs one number at a time
             (biases, ReLU, pools, normalisation, upsampling) is not counted.
         bytes: read and written where each array passes between memory and chip once.
+
+    Example:
+        >>> Work(4, 2) + Work(1, 1)
+        Work(flops=5, bytes=3)
     """
 
     flops: int
@@ -49,6 +53,11 @@ class LayerCost:
         kernel_gradient: runs where the layer is trained; of biases and scales too.
         kept: bytes of what it reads that the gradients need later; what dropout drew,
             and which values ReLU let pass, is small beside it.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> network_cost(dilation8_camvid(), (1, 900, 900, 3)).layers[0].parameters
+        1792
     """
 
     call: LayerCall
@@ -71,7 +80,13 @@ class LayerCost:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """Of a network on one batch: its layers in order, and their sums."""
+    """Of a network on one batch: its layers in order, and their sums.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> network_cost(dilation8_camvid(), (1, 900, 900, 3)).parameters
+        134313443
+    """
 
     layers: tuple[LayerCost, ...]
 

@@ -42,6 +42,17 @@ class DilatedNet(nn.Module):
             training on full-resolution labels. Otherwise the predictor upsamples the
             probabilities, top-left aligned.
 
+    Example:
+        >>> import jax
+        >>> from dilax.models.context import BASIC
+        >>> from dilax.models.front_end import Layer
+        >>> front_end = FrontEnd(5, (Layer("a", 3, 8), Layer("pool1", 2)))
+        >>> model = DilatedNet(front_end, ContextModule(5, BASIC[:3]), upsample=True)
+        >>> x = jnp.zeros((1, 16 + 2 * model.margin, 24 + 2 * model.margin, 3))
+        >>> params = model.init(jax.random.key(0), x)["params"]
+        >>> sorted(params), model.apply({"params": params}, x).shape
+        (['context', 'front_end'], (1, 16, 24, 5))
+
     Source: paper §3-§5 and Appendix A; of DUC, Wang et al. (2018), §3.1.
     """
 
@@ -132,6 +143,11 @@ def dilation8_voc(num_classes: int = 21, **options: Any) -> DilatedNet:
     Returns:
         A `DilatedNet` with the layer names of the release.
 
+    Example:
+        >>> model = dilation8_voc()
+        >>> model.margin, model.output_stride, model.context.receptive_field.size
+        (186, 8, 67)
+
     Source: released `dilation8_pascal_voc`; paper Table 1 (Large) and Table 4.
     """
     return _net(
@@ -142,6 +158,10 @@ def dilation8_voc(num_classes: int = 21, **options: Any) -> DilatedNet:
 def dilation8_camvid(num_classes: int = 11, **options: Any) -> DilatedNet:
     """Dilation8 of CamVid: VGG-16 front end and Basic context. Args as `dilation8_voc`.
 
+    Example:
+        >>> dilation8_camvid().num_classes, len(dilation8_camvid().context.layers)
+        (11, 7)
+
     Source: released `dilation8_camvid`; paper A.1 and Table 5.
     """
     return _net(num_classes, "final", options, layers=BASIC)
@@ -149,6 +169,10 @@ def dilation8_camvid(num_classes: int = 11, **options: Any) -> DilatedNet:
 
 def dilation7_kitti(num_classes: int = 11, **options: Any) -> DilatedNet:
     """Dilation7 of KITTI: the context module lacks Layer 6. Args as `dilation8_voc`.
+
+    Example:
+        >>> dilation7_kitti().context.receptive_field.size
+        35
 
     Source: released `dilation7_kitti`; paper A.2 and Table 6.
     """
@@ -159,6 +183,10 @@ def dilation10_cityscapes(num_classes: int = 19, **options: Any) -> DilatedNet:
     """Dilation10 of Cityscapes: dilations up to 64, upsampled inside by `ctx_upsample`.
 
     The upsampling is fixed and has no parameters here. Args as `dilation8_voc`.
+
+    Example:
+        >>> dilation10_cityscapes().context.receptive_field.size
+        259
 
     Source: released `dilation10_cityscapes`; paper A.3 and Tables 7 and 8.
     """

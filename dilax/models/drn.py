@@ -29,6 +29,10 @@ class Level(NamedTuple):
         stride: of the first block.
         dilation: of the 3×3 convolutions.
         residual: whether inputs are added.
+
+    Example:
+        >>> DRN_D_22[0].channels, Level("bottleneck", 64, 3).outputs
+        (16, 256)
     """
 
     kind: Literal["conv", "basic", "bottleneck"]
@@ -86,6 +90,10 @@ class DRN(nn.Module):
         batch_norm: as of a `ResNet`: `"running"` or `"frozen"`.
         remat: rematerialisation: gradients compute each block's maps again.
         dtype: of the computation; parameters are float32.
+
+    Example:
+        >>> DRN(21).output_stride, DRN(21).receptive_field.stride
+        (8, 8)
 
     Source: §2 to §5 of the paper; the authors' `drn` in PyTorch.
     """

@@ -36,6 +36,10 @@ class FCN8s(FrontEnd):
     pool3, and that to the image's size. Enlarging is bilinear and fixed; the first
     convolution is padded by 100, fc6 not at all, and what is too much is cut off.
 
+    Example:
+        >>> FCN8s(21).output_stride
+        1
+
     Source: §4 of the paper; the released `voc-fcn8s`.
     """
 

@@ -35,6 +35,10 @@ class Layer(NamedTuple):
         channels: output maps; 0 marks a max pool, whose stride is its kernel.
         dilation: distance between taps in cells.
         dropout: rate of the dropout that follows; it marks the head (fc6, fc7).
+
+    Example:
+        >>> Layer("fc6", 7, 4096, dilation=4, dropout=0.5).dilation
+        4
     """
 
     name: str
@@ -61,6 +65,10 @@ class Pool(NamedTuple):
         kernel: side of the window, an odd number.
         stride: distance between windows in cells.
         average: take the windows' average, at stride 1, instead of their maximum.
+
+    Example:
+        >>> Pool("pool4", 3).stride
+        1
     """
 
     name: str
@@ -100,6 +108,10 @@ class Branch(NamedTuple):
         stride: cells from one of its scores to the next.
         channels: of both layers.
         dropout: rate of the dropout after each of them.
+
+    Example:
+        >>> Branch("pool1", 4).channels
+        128
     """
 
     after: str
@@ -172,6 +184,14 @@ class FrontEnd(nn.Module):
             from what the first one gave, so that only one such block's are held.
         dtype: of the computation; parameters are float32.
         branches: scores from early layers, added to the last ones.
+
+    Example:
+        >>> front_end = FrontEnd(21)
+        >>> front_end.receptive_field, front_end.margin
+        (ReceptiveField(size=380, stride=8, padding=0), 186)
+        >>> slim = FrontEnd(21, VGG16, width_multiplier=0.125)
+        >>> slim.receptive_field == front_end.receptive_field
+        True
 
     Source: paper §4; the released network definition.
     """

@@ -36,6 +36,11 @@ class LayerCall:
         output: shape and dtype of what it gives.
         pad: cells that the network puts around the input first.
         border: what they hold.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> layer_calls(dilation8_camvid(), (1, 900, 900, 3))[0].name
+        'conv1_1'
     """
 
     module: str
@@ -156,6 +161,13 @@ def undilated_twin(call: LayerCall) -> LayerCall:
 
     Raises:
         ValueError: for a layer that is no convolution.
+
+    Example:
+        >>> from dilax.models import dilation8_camvid
+        >>> calls = layer_calls(dilation8_camvid(), (1, 900, 900, 3))
+        >>> [fc6] = [call for call in calls if call.name == "fc6"]
+        >>> fc6.dilation, undilated_twin(fc6).dilation
+        (4, 1)
     """
     if not isinstance(call.layer, DilatedConv):
         raise ValueError(f"call={call.name!r}: is no convolution")

@@ -19,6 +19,10 @@ def row_mesh(rows: int) -> Mesh:
 
     Raises:
         ValueError: if there are not so many.
+
+    Example:
+        >>> row_mesh(1).size
+        1
     """
     devices = jax.local_devices()
     if not 1 <= rows <= len(devices):

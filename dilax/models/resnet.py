@@ -35,6 +35,10 @@ class Block(NamedTuple):
         channels: of the 3×3 convolution; the block gives four times as many.
         stride: of the 3×3 convolution.
         dilation: of the 3×3 convolution.
+
+    Example:
+        >>> RESNET101[0]
+        3
     """
 
     name: str

@@ -27,6 +27,10 @@ class SegNet(FrontEnd):
     Attributes:
         batch_norm: as of a `ResNet`: `"running"` or `"frozen"`.
 
+    Example:
+        >>> SegNet(11).output_stride
+        1
+
     Source: §3 of the paper; the released `segnet_train`.
     """
 

@@ -65,5 +65,9 @@ def jit(fun: Callable, once: bool = False, **kwargs: Any) -> Any:
 
     Returns:
         What `jax.jit` returns.
+
+    Example:
+        >>> jit(lambda x: 2 * x)(3).item()
+        6
     """
     return jax.jit(fun, compiler_options=compiler_options(None, once) or None, **kwargs)

@@ -34,6 +34,10 @@ def max_pool(
     Returns:
         Without stride and padding ⌈h / size⌉ rows and ⌈w / size⌉ columns; with them
         ⌊(h + 2·padding − size) / stride⌋ + 1.
+
+    Example:
+        >>> max_pool(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, ..., 0].tolist()
+        [[4.0, 5.0], [7.0, 8.0]]
     """
     if stride or padding:
         refuse_shards(f"a pool of stride={stride} and padding={padding}")

@@ -16,6 +16,10 @@ class ReceptiveField(NamedTuple):
         stride: the distance between neighbouring output cells (the output stride).
         padding: pixels of the square of cell 0 that lie before the image, where layers
             pad inside.
+
+    Example:
+        >>> ReceptiveField(size=15, stride=1).centre, ReceptiveField(373, 8).margin
+        (7.0, 183)
     """
 
     size: int

@@ -22,6 +22,11 @@ class EffectiveField(NamedTuple):
         heat: (h, w) share of each pixel in the sum of squared gradients; sums to 1.
         centre: (y, x), the heat's mean, in pixels.
         spread: (σ_y, σ_x), its standard deviation, in pixels.
+
+    Example:
+        >>> field = EffectiveField(np.eye(3) / 3, (1.0, 1.0), (0.8, 0.8))
+        >>> field.side(0.3), field.side(0.95)
+        (1, 3)
     """
 
     heat: Float[np.ndarray, "h w"]

@@ -27,6 +27,11 @@ class Gridding(NamedTuple):
         counts: (size,) ways in which the cell reaches each pixel along an axis; exact
             up to 2⁵³.
         distances: M_1 … M_n of HDC's rule.
+
+    Example:
+        >>> found = gridding([2, 2, 2])
+        >>> found.size, found.unseen, found.has_holes, found.rule_holds
+        (13, 120, True, True)
     """
 
     layers: Layers

@@ -71,7 +71,12 @@ def stack_picture(
 
 
 def heat_picture(field: EffectiveField) -> UInt[np.ndarray, "h w 3"]:
-    """The heat map, its lines through the centre in blue; roots, as heat falls fast."""
+    """The heat map, its lines through the centre in blue; roots, as heat falls fast.
+
+    Example:
+        >>> heat_picture(EffectiveField(np.eye(3) / 3, (1.0, 1.0), (0.8, 0.8))).shape
+        (3, 3, 3)
+    """
     shares = np.sqrt(field.heat / field.heat.max())
     picture = _coloured(shares)
     y, x = (round(c) for c in field.centre)
@@ -80,7 +85,15 @@ def heat_picture(field: EffectiveField) -> UInt[np.ndarray, "h w 3"]:
 
 
 def save_picture(picture: UInt[np.ndarray, "h w 3"], path: str) -> None:
-    """Writes a picture in the format that the file's name ends in."""
+    """Writes a picture in the format that the file's name ends in.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_picture(stack_picture([1, 2, 4]), f"{folder}/figure1.png")
+        ...     Image.open(f"{folder}/figure1.png").mode
+        'RGB'
+    """
     Image.fromarray(picture).save(path)
 
 

@@ -28,6 +28,12 @@ def prediction_sheet(
         predictions: stage name → palette PNGs of its predictions, one a row.
         spec: palette and class names.
         height: of a row in pixels.
+
+    Example:
+        >>> from dilax.datasets import DATASETS, Scenes
+        >>> samples = list(Scenes("val", count=2, size=64))
+        >>> prediction_sheet(samples, {}, DATASETS["scenes"], height=64).mode
+        'RGB'
     """
     rows = []
     for i, sample in enumerate(samples):
@@ -51,6 +57,12 @@ def contact_sheet(
         spec: palette and class names.
         columns: pairs in a row.
         height: of a row in pixels.
+
+    Example:
+        >>> from dilax.datasets import DATASETS, Scenes
+        >>> scenes = Scenes("val", count=2, size=64)
+        >>> contact_sheet(scenes, DATASETS["scenes"], height=64).mode
+        'RGB'
     """
     panels = [
         _fit(panel, height)

@@ -200,6 +200,19 @@ def load_checkpoint(
     Raises:
         ValueError: naming the file, if the folder is not a run's, the stage is unknown
             or untrained, or the checkpoint belongs to another model.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training.loop import train
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> config.stages = config.stages[:1]
+        >>> config.stages[0].steps = 1
+        >>> with tempfile.TemporaryDirectory() as workdir:
+        ...     results = train(config, workdir)
+        ...     model, params, spec = load_checkpoint(workdir)
+        >>> model.num_classes, list(params), spec.name
+        (8, ['front_end'], 'scenes')
     """
     root = Path(workdir).expanduser()
     config = from_json(Config, root / "config.json")

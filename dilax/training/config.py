@@ -45,6 +45,10 @@ class OptimizerConfig:
         for_batch: the batch that the learning rate is meant for: another `batch_size`
             scales it, in proportion for SGD (Goyal et al. 2017), by the square root
             for Adam (Krizhevsky 2014); 0 takes the rate as it is.
+
+    Example:
+        >>> OptimizerConfig("adam", 2e-3, warmup=50).schedule
+        'step'
     """
 
     name: Literal["sgd", "adam"] = "sgd"
@@ -84,6 +88,10 @@ class CRFConfig:
         search_images: of the split, evenly spread, to search on.
         grid: what the search tries; the weights and bandwidths given above count for
             nothing then.
+
+    Example:
+        >>> CRFConfig("rnn", bilateral_sigma_xy=160.0).train_steps
+        5
     """
 
     kind: Literal["dense", "rnn"] = "dense"
@@ -136,6 +144,10 @@ class StageConfig:
             the network alone.
         model: the stage's network where it is not the run's, as ablations compare
             several.
+
+    Example:
+        >>> StageConfig("front_end", "front_end", steps=60_000, batch_size=14).crf_kind
+        ''
     """
 
     name: str
@@ -190,6 +202,10 @@ class DataConfig:
             that the mean weight of a training pixel is 1; 0 weighs all alike.
         skip_unreadable: leave out, and name, files that cannot be read.
         seed: of the rendered scenes.
+
+    Example:
+        >>> DataConfig("camvid", scale=0.5).val
+        'val'
     """
 
     dataset: Literal[
@@ -221,6 +237,10 @@ class MeshConfig:
         model: devices over which the channels of fc6 and fc7 are spread.
         shard_params: spread parameters and the optimizer's state over `data`, too,
             instead of a copy on each: less memory, more talk.
+
+    Example:
+        >>> MeshConfig(rows=8).data
+        0
     """
 
     data: int = 0
@@ -255,6 +275,11 @@ class Config:
             classes: beginnings of names or globs, such as `("final", "ctx")`.
         needs_init: the recipe is meant to start from ImageNet weights: refuse to start
             without, unless `init` is None (`--config.init=none`).
+
+    Example:
+        >>> stages = (StageConfig("front_end", "front_end"),)
+        >>> Config("mine", DataConfig("scenes"), ModelConfig(), stages).stage().crop
+        (500, 500)
     """
 
     name: str
@@ -286,7 +311,13 @@ class Config:
 
 
 def build_spec(config: Config) -> DatasetSpec:
-    """The data set's facts, with the configuration's tile and scale."""
+    """The data set's facts, with the configuration's tile and scale.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> build_spec(quickstart()).num_classes
+        8
+    """
     data = config.data
     if data.dataset == "folder":
         spec = survey_folder(
@@ -321,6 +352,15 @@ def validated(config: Config) -> Config:
     Raises:
         ValueError: naming the fields whose value is of another type, or none of the
             words that are allowed.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> config.seed = "one"
+        >>> validated(config)
+        Traceback (most recent call last):
+            ...
+        ValueError: 'one' is not a whole number @ --config.seed
     """
     return _structure(Config, dataclasses.asdict(config), "--config")
 
@@ -335,6 +375,15 @@ def from_json(kind: type, path: Path) -> Any:
 
     Raises:
         ValueError: naming the file, if it is missing or of another version or kind.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training.recipes import quickstart
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "config.json")
+        ...     length = path.write_text(to_json(quickstart()))
+        ...     from_json(Config, path) == quickstart()
+        True
     """
     try:
         data = json.loads(path.read_text("utf-8"))

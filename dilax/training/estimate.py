@@ -23,6 +23,10 @@ class Cost(NamedTuple):
         seconds: that a step takes.
         steps: of the stage.
         flops: operations of a step in the network.
+
+    Example:
+        >>> Cost(memory=2 * 2**30, seconds=90.0, steps=100, flops=10**12).steps
+        100
     """
 
     memory: int
@@ -51,6 +55,14 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
 
     Raises:
         ValueError: for a configuration that cannot train.
+
+    Example:
+        >>> from dilax.training.config import build_spec
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> config.stages = config.stages[:1]
+        >>> estimate(config, build_spec(config))["front_end"].steps
+        250
     """
     check_config(config)
     return {stage.name: _cost(config, spec, stage) for stage in image_stages(config)}

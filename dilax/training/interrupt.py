@@ -6,7 +6,13 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved; `signum` is the signal."""
+    """The run was asked to stop and has saved; `signum` is the signal.
+
+    Example:
+        >>> import signal
+        >>> Interrupted(signal.SIGINT, "stopped and saved").signum == signal.SIGINT
+        True
+    """
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)

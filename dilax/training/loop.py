@@ -44,7 +44,14 @@ from dilax.training.structured import Params, init_stage
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient became infinite or NaN; the message names the step."""
+    """The loss or its gradient became infinite or NaN; the message names the step.
+
+    Example:
+        >>> raise NonFiniteLoss("stage 'joint', step 7: loss nan")
+        Traceback (most recent call last):
+            ...
+        dilax.training.loop.NonFiniteLoss: stage 'joint', step 7: loss nan
+    """
 
 
 def train(
@@ -71,6 +78,18 @@ def train(
             a folder that holds another run.
         NonFiniteLoss: naming the step.
         Interrupted: after SIGINT or SIGTERM, when the state is saved.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training import load_checkpoint, quickstart
+        >>> config = quickstart()
+        >>> config.stages = config.stages[:1]
+        >>> config.stages[0].steps = 1
+        >>> with tempfile.TemporaryDirectory() as workdir:
+        ...     results = train(config, workdir)
+        ...     model, params, spec = load_checkpoint(workdir)
+        >>> results["images"], list(results["stages"]), model.num_classes
+        (100, ['front_end'], 8)
     """
     run = open_run(config, Path(workdir).expanduser().resolve())
     results = read_results(run)

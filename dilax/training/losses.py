@@ -25,6 +25,10 @@ class LossConfig:
         gamma: of `"focal"`: how much less a pixel counts that is nearly certain.
         threshold: of `"ohem"`: probabilities of the true class below it are hard.
         least: of `"ohem"`: share of an image's pixels that is hard in any case.
+
+    Example:
+        >>> LossConfig("focal", balance="median").gamma
+        2.0
     """
 
     name: Literal["cross_entropy", "focal", "ohem", "lovasz", "dice"] = "cross_entropy"

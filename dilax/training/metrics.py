@@ -17,6 +17,13 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing: under another name first, then renamed.
 
     Of several processes only the first one writes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "notes.txt"), "whole or not at all")
+        ...     Path(folder, "notes.txt").read_text()
+        'whole or not at all'
     """
     if not is_writer():
         return

@@ -34,6 +34,10 @@ class ModelConfig:
         blocks: a table of these makes a `ResNet` of the front end, and leaves `layers`,
             `head_channels` and `norm` out of account.
         batch_norm: of a network that has any, in the stages that train it.
+
+    Example:
+        >>> ModelConfig(width_multiplier=0.125, padding="same").network
+        'front_end'
     """
 
     network: Literal["front_end", Named] = "front_end"

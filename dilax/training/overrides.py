@@ -22,6 +22,13 @@ def set_field(config: Config, path: str, text: str) -> None:
 
     Raises:
         ValueError: naming the field that is not there, and those that are.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> set_field(config, "stages.joint.steps", "50")
+        >>> config.stage("joint").steps
+        50
     """
     *parents, last = re.findall(r"[^.\[\]]+", path)
     owners: list[Any] = [config]

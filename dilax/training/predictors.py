@@ -31,6 +31,20 @@ def load_predictor(
 
     Raises:
         ValueError: as `load_checkpoint`, or if the stage's dense CRF was not found yet.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from dilax.training.loop import train
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> config.stages = config.stages[:1]
+        >>> config.stages[0].steps = 1
+        >>> with tempfile.TemporaryDirectory() as workdir:
+        ...     results = train(config, workdir)
+        ...     predictor = load_predictor(workdir)
+        >>> predictor(np.zeros((40, 50, 3), np.uint8)).shape
+        (40, 50)
     """
     root = Path(workdir).expanduser()
     config = from_json(Config, root / "config.json")

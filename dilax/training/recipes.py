@@ -36,7 +36,12 @@ TINY = (
 
 
 def slim_adam(learning_rate: float, warmup: int = 50) -> OptimizerConfig:
-    """Adam with warm-up and cosine decay, which trains slim networks from scratch."""
+    """Adam with warm-up and cosine decay, which trains slim networks from scratch.
+
+    Example:
+        >>> slim_adam(1e-3).schedule
+        'cosine'
+    """
     return OptimizerConfig(
         "adam",
         learning_rate,
@@ -64,6 +69,11 @@ def slim(
         crop: (height, width) in pixels of the network's input, multiples of 8.
         steps: of the front end, of each context stage, of the joint stage.
         evaluate_every: steps of the front end between evaluations; 0 never.
+
+    Example:
+        >>> config = slim(DataConfig("scenes"), crop=(240, 240), steps=(2500, 600, 500))
+        >>> [stage.name for stage in config.stages]
+        ['front_end', 'context', 'control', 'joint']
     """
     images = Augmentation(scales=(0.75, 1.5), colour=0.2)
     front_end = StageConfig(
@@ -117,7 +127,12 @@ def slim(
 
 
 def quickstart() -> Config:
-    """Embedded scenes: what dilation is for, in minutes."""
+    """Embedded scenes: what dilation is for, in minutes.
+
+    Example:
+        >>> {stage.name: stage.steps for stage in quickstart().stages}
+        {'front_end': 250, 'context': 500, 'control': 500, 'joint': 100}
+    """
     context = StageConfig(
         "context",
         "context",
@@ -172,6 +187,11 @@ def with_crfs(
         network: the stage whose network they stand on; they are named after it.
         dense: the dense CRF.
         rnn: steps, crops, optimizer and CRF of the other.
+
+    Example:
+        >>> stages = with_crfs(quickstart().stage("joint"), CRFConfig(), voc_rnn())
+        >>> [stage.name for stage in stages]
+        ['joint_crf', 'joint_crfrnn']
     """
     stands: Any = {"trains": "crf", "start": network.name, "context": network.context}
     return (
@@ -192,6 +212,11 @@ def structured(config: Config, dense: CRFConfig, rnn: StageConfig) -> Config:
             goes.
         dense: the dense CRFs.
         rnn: steps, crops, optimizer and CRF of the CRF-RNNs.
+
+    Example:
+        >>> config = structured(quickstart(), CRFConfig(), voc_rnn())
+        >>> [stage.name for stage in config.stages][:4]
+        ['front_end', 'front_end_crf', 'front_end_crfrnn', 'basic']
     """
     first = next(i for i, stage in enumerate(config.stages) if stage.context)
     *before, front_end = config.stages[:first]
@@ -223,6 +248,10 @@ def rnn_stage(
         crop: (height, width) in pixels of the network's input.
         learning_rate: of Adam.
         **fields: of the stage's `CRFConfig`.
+
+    Example:
+        >>> rnn_stage(40, 2, (278, 278), bilateral_sigma_xy=30.0).crf.bilateral_sigma_xy
+        30.0
     """
     return StageConfig(
         "crfrnn",
@@ -237,7 +266,12 @@ def rnn_stage(
 
 
 def voc_paper() -> Config:
-    """VOC at full width (§4, §5); steps of all but the front end are ours."""
+    """VOC at full width (§4, §5); steps of all but the front end are ours.
+
+    Example:
+        >>> voc_paper().stage("joint").optimizer.learning_rate
+        1e-05
+    """
     joint = StageConfig(
         "joint",
         "all",
@@ -288,5 +322,10 @@ def voc_paper() -> Config:
 
 
 def voc_rnn() -> StageConfig:
-    """A CRF-RNN of VOC at full width: whole images, one a step; the steps are ours."""
+    """A CRF-RNN of VOC at full width: whole images, one a step; the steps are ours.
+
+    Example:
+        >>> voc_rnn().crop
+        (884, 884)
+    """
     return rnn_stage(5000, batch_size=1, crop=(884, 884), learning_rate=1e-3)

@@ -57,7 +57,14 @@ def open_run(config: Config, workdir: Path) -> Run:
 
 
 def check_run(config: Config, workdir: Path) -> Run:
-    """Checks the configuration and opens the data; nothing is written."""
+    """Checks the configuration and opens the data; nothing is written.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> run = check_run(quickstart(), Path("not/made/yet"))
+        >>> len(run.train), len(run.val)
+        (400, 100)
+    """
     check_config(config)
     check_init(config)
     data = config.data
@@ -87,6 +94,17 @@ def open_evaluation(
         workdir: the run's folder.
         data_dir: where the data lies now, if it moved.
         split: to open; "" is the one that the run evaluates on.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "config.json"), to_json(config))
+        ...     write_text(Path(folder, "spec.json"), to_json(build_spec(config)))
+        ...     _, spec, images = open_evaluation(Path(folder))
+        >>> spec.name, len(images)
+        ('scenes', 100)
     """
     config = from_json(Config, workdir / "config.json")
     spec = from_json(DatasetSpec, workdir / "spec.json")
@@ -119,7 +137,13 @@ def _open_extra(data: DataConfig, spec: DatasetSpec) -> Sequence[dict]:
 
 
 def picture_indices(config: Config, count: int) -> list[int]:
-    """Which of `count` evaluation images to show: `config.pictures`, evenly spread."""
+    """Which of `count` evaluation images to show: `config.pictures`, evenly spread.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> picture_indices(quickstart(), 100)
+        [0, 16, 33, 50, 66, 83]
+    """
     return _spread(config.pictures, count)
 
 

@@ -140,6 +140,14 @@ def save_weights(
 
     Raises:
         ValueError: for another suffix, or parameters that are not float32.
+
+    Example:
+        >>> import tempfile
+        >>> params = {"front_end": {"a": {"kernel": np.ones((3, 3, 3, 4), np.float32)}}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(params, path := Path(folder, "net.safetensors"))
+        ...     read_safetensors(path).tensors["front_end/a/kernel"].shape
+        (3, 3, 3, 4)
     """
     path = Path(path).expanduser()
     arrays = {

@@ -24,6 +24,10 @@ class Inputs:
         mean: (B, G, R); in general a number a channel, in the order of ours.
         deviation: likewise; empty for no division.
         rgb: whether the first kernel's channels are R, G, B.
+
+    Example:
+        >>> CAFFE.rgb, TORCHVISION.rgb
+        (False, True)
     """
 
     mean: tuple[float, ...]

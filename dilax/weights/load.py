@@ -36,6 +36,16 @@ def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
     Raises:
         ValueError: naming the file, if it is missing, of another kind, or broken. No
             file can make this run code or reserve memory for more than it holds.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> from dilax.weights import save_weights
+        >>> model = DilatedNet(FrontEnd(5, (Layer("conv1", 3, 4),)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(init_params(model, seed=1), f"{folder}/net.npz")
+        ...     sorted(read_weights(f"{folder}/net.npz").tensors)[:1]
+        ['front_end/conv1/bias']
     """
     path = Path(path).expanduser()
     if path.suffix not in _READERS:
@@ -85,6 +95,18 @@ def load_weights(
     Raises:
         ValueError: naming the layers that are missing, of another shape (with both), or
             not finite; or the file, if it cannot be read.
+
+    Example:
+        >>> import contextlib, io, tempfile
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> from dilax.weights import save_weights
+        >>> model = DilatedNet(FrontEnd(5, (Layer("conv1", 3, 4),)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(init_params(model, seed=1), f"{folder}/net.npz")
+        ...     with contextlib.redirect_stdout(io.StringIO()):  # its report
+        ...         params = load_weights(f"{folder}/net.npz", model)
+        >>> params["front_end"]["conv1"]["kernel"].shape
+        (3, 3, 3, 4)
     """
     weights = read_weights(path, inputs)
     initial = param_shapes(model, channels := len(mean) if mean else 3)

@@ -106,7 +106,12 @@ def chosen(
 
 
 def matches_layer(pattern: str, name: str) -> bool:
-    """Whether a pattern, as `chosen` takes it, names a parameter."""
+    """Whether a pattern, as `chosen` takes it, names a parameter.
+
+    Example:
+        >>> matches_layer("ctx", "context/ctx_conv1_1/kernel")
+        True
+    """
     return any(
         fnmatch.fnmatchcase(form, f"{pattern}*")
         for form in (name, name.partition("/")[2])

@@ -105,7 +105,12 @@ def from_keras(path: str) -> str:
 
 
 class Released(NamedTuple):
-    """A released network: how it is built, and the data set that it is for."""
+    """A released network: how it is built, and the data set that it is for.
+
+    Example:
+        >>> RELEASED["dilation8_pascal_voc"].dataset
+        'voc'
+    """
 
     build: Callable[..., DilatedNet]
     dataset: str

@@ -13,6 +13,10 @@ class Row(NamedTuple):
         layer: its name in the file; empty for one that the file lacks.
         shape: of its arrays in the file.
         where: the layer that it became, with its kernel's shape, or what else happened.
+
+    Example:
+        >>> Row("conv1_1", "64 x 3 x 3 x 3", "front_end/conv1_1").layer
+        'conv1_1'
     """
 
     layer: str
@@ -32,6 +36,11 @@ class Report:
         reset: of those that were to keep the initialisation.
         left_over: names of the file's arrays that no parameter takes.
         notes: what was done to the values.
+
+    Example:
+        >>> rows = (Row("conv1", "(3, 3, 3, 4)", "conv1"),)
+        >>> str(Report("net.npz", rows, ("conv1/kernel",))).splitlines()[0]
+        'net.npz'
     """
 
     title: str

@@ -35,6 +35,10 @@ class Stored(NamedTuple):
         axes: of kernels, `"hwio"` (Keras, ours) or `"oihw"` (Caffe, PyTorch). It also
             says how a dense layer numbers its inputs: (H·W·C, out) or (out, C·H·W).
         read: reads the values, of any dtype.
+
+    Example:
+        >>> Stored((4,), "hwio", lambda: np.zeros(4)).read().shape
+        (4,)
     """
 
     shape: Shape
@@ -89,6 +93,11 @@ class Weights:
         tensors: `"conv1_1/kernel"` → array.
         inputs: how the network of the file takes its images; None where neither the
             kind of the file nor its names say so.
+
+    Example:
+        >>> stored = Stored((4,), "hwio", lambda: np.zeros(4))
+        >>> Weights(Path("net.npz"), "npz", {"a": stored}).kind
+        'npz'
     """
 
     path: Path

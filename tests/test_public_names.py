@@ -1,0 +1,73 @@
+"""Every public name is documented, with an example that runs."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dilax
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ["dilax"] + [f"dilax.{m.name}" for m in pkgutil.iter_modules(dilax.__path__)]
+ROOMS = [r for r in ROOMS if r == "dilax" or (ROOT / r.replace(".", "/")).is_dir()]
+
+# Still without one. Most need a trained run, a test server's files, a video, several
+# devices, or another module's results; their tests show how they are called.
+WITHOUT = {
+    *("export_model", "export_onnx", "write_submission", "predict_video"),
+    *("layer_figures", "layer_json", "layer_table", "time_layers", "profile"),
+    *("table3", "table3_figures", "boundary_table"),
+    *("check_weights", "place_weights", "sources", "import_weights"),
+    *("apply_over_rows", "held_batches", "keep_compiled", "run"),
+}
+
+
+def _public(room):
+    """Its functions and classes."""
+    module = importlib.import_module(room)
+    found = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+    # A name for a type, such as dict[str, Array], has no docstring of its own.
+    found = {n: v for n, v in found.items() if hasattr(v, "__module__")}
+    return {
+        n: v for n, v in found.items() if inspect.isclass(v) or inspect.isroutine(v)
+    }
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_has_an_example(room):
+    parser = doctest.DocTestParser()
+    lacking = {
+        name
+        for name, value in _public(room).items()
+        if not parser.get_examples(inspect.getdoc(value) or "")
+    }
+    assert lacking <= WITHOUT
+
+
+def test_what_is_still_without_one_lacks_it():
+    parser = doctest.DocTestParser()
+    for name, value in {n: v for r in ROOMS for n, v in _public(r).items()}.items():
+        if name in WITHOUT:
+            assert not parser.get_examples(inspect.getdoc(value) or ""), name
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])
+def test_every_room_has_a_page_with_all_its_names(room):
+    page = (ROOT / "docs" / "api" / f"{room.split('.')[1]}.md").read_text()
+    assert f"::: {room}\n" in page
+    for name, value in _public(room).items():
+        # The room's page leaves out what a module of the room has the name of.
+        same = (ROOT / room.replace(".", "/") / f"{name}.py").exists()
+        assert not same or f"::: {value.__module__}.{name}\n" in page
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == dilax.__version__ == citation["version"]
+    assert citation["references"][0]["year"] == 2016
