@@ -1,6 +1,7 @@
 """What several test modules share."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -18,6 +19,13 @@ def pytest_configure(config):
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the longest tests first, so that no process is left with one."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    several = "test_many_devices.py", "test_training_hosts.py"
+    items.sort(key=lambda item: (item.path.name not in several, -slow[item.path]))
 
 
 @pytest.fixture(scope="session")

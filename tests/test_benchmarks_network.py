@@ -15,6 +15,7 @@ def network(request):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["eager", "dilax"])
 def test_both_sides_give_the_same_probabilities(network, side):
     case = network.Case("forward", 1 / 32, "float32", 396, 2)
@@ -27,6 +28,7 @@ def test_both_sides_give_the_same_probabilities(network, side):
     np.testing.assert_allclose(cells, jax.nn.softmax(logits), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["step", "joint"])
 def test_both_sides_take_the_same_losses_without_dropout(network, monkeypatch, what):
     def no_dropout(*args, **kwargs):

@@ -31,6 +31,7 @@ def test_direct_yields_only_to_what_is_clearly_faster(seconds, chosen):
     assert tune.fastest(seconds) == chosen
 
 
+@pytest.mark.slow
 def test_every_way_of_a_pass_gives_an_array_of_the_same_shape():
     shape = tune.Shape(3, 4, 5, 2, 6)
     sizes = {"forward": (2, 6, 6, 5), "input": (2, 10, 10, 4), "kernel": (3, 3, 4, 5)}

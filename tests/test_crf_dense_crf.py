@@ -72,7 +72,8 @@ def test_compatibilities_are_energies_of_a_label_beside_another():
     )
 
 
-@pytest.mark.parametrize("method", ["exact", "auto", "lattice"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["exact", "lattice"])
 def test_padding_jit_and_batches_change_nothing(method):
     probabilities, image = _draw(9, SIDE + 2)
     crf = DenseCRF(**SMALL | {"method": method})
@@ -124,6 +125,7 @@ def test_prepared_images_serve_other_weights():
     )
 
 
+@pytest.mark.slow
 def test_gradients_pass_finite_differences():
     probabilities, image = _draw(3, 4)
     with jax.enable_x64(True):

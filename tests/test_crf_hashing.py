@@ -38,6 +38,7 @@ def test_keys_that_share_a_word_stay_apart():
     assert table.numbers.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_is_left_out_has_no_number_and_is_not_found():
     kinds, keys = drawn(500, 100)
     table = number_keys(jnp.asarray(keys), jnp.arange(500) < 40)

@@ -99,6 +99,7 @@ def test_transposed_filter_is_the_gradient():
         np.testing.assert_allclose(rows, matrix, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [None, 480])
 def test_gradient_by_features_passes_finite_differences(room):
     with jax.enable_x64(True):
@@ -115,6 +116,7 @@ def test_gradient_by_features_passes_finite_differences(room):
         check_grads(loss, (features,), order=1, modes=["rev"], eps=1e-7, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_places_that_are_not_valid_give_and_get_nothing():
     features, values = cloud(100, 5)
     features, values = (jnp.asarray(x, jnp.float32) for x in (features, values))
@@ -135,6 +137,7 @@ def test_points_without_room_are_left_out_and_disturb_no_others():
     assert (found[5:] == 0).all()
 
 
+@pytest.mark.slow
 def test_batches_are_filtered_as_one_by_one():
     features = jnp.asarray(np.stack([cloud(60, 3, seed=s)[0] for s in (0, 1)]))
     values = jnp.asarray(np.stack([cloud(60, 3, seed=s)[1] for s in (0, 1)]))

@@ -29,6 +29,7 @@ def _scene(classes=3):
     return draw_probabilities(24, 31, classes, cell=4), draw_image(24, 31)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [REFERENCE, DEEPLAB], ids=["authors", "deeplab"])
 def test_by_the_lattice_photographs_come_out_as_from_pydensecrf(
     densecrf, real_data, settings

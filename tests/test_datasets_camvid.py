@@ -362,6 +362,7 @@ def test_a_variant_opens_its_own_archives_only(few, tmp_path):
         prepare_original(source, tmp_path)
 
 
+@pytest.mark.slow
 def test_real_camvid_is_prepared_pixel_for_pixel(tmp_path, real_data):
     source = real_data / "CamVid"
     prepare("camvid", source, tmp_path)

@@ -287,6 +287,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_as_many_images_as_are_published_need_no_partial(whole, tmp_path):
     prepare("voc", whole, tmp_path, verify=False)
     for split, count in (("train", 1464), ("val", 1449), ("train_aug", 10582)):
@@ -339,6 +340,7 @@ def test_the_published_lists_give_the_published_train_aug(real_data, tmp_path):
     assert {split: len(listed) for split, listed in ids.items()} == dict(SPEC.splits)
 
 
+@pytest.mark.slow
 def test_real_images_and_labels_are_those_in_the_files(real_data, tmp_path):
     source = real_data / "VOCdevkit"
     prepare("voc", source, tmp_path, partial=True)

@@ -62,6 +62,7 @@ def _mean_iou(crf=None):
 # What is found.
 
 
+@pytest.mark.slow
 def test_the_search_finds_a_crf_that_is_better_than_none(searched):
     found, _, _ = searched
     assert found.improves
@@ -69,6 +70,7 @@ def test_the_search_finds_a_crf_that_is_better_than_none(searched):
     assert found.mean_iou == max(p["mean_iou"] for p in found.points)
 
 
+@pytest.mark.slow
 def test_every_point_has_the_figure_of_its_own_crf(searched):
     found, _, _ = searched
     assert found.without == pytest.approx(_mean_iou(), abs=1e-9)

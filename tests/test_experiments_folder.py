@@ -208,6 +208,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write, notes", KINDS.values(), ids=KINDS)
 def test_any_kind_is_described_trained_on_evaluated_and_predicted(
     tmp_path, capsys, write, notes
@@ -267,6 +268,7 @@ def test_it_says_what_it_chose_and_will_take_before_it_trains_and_goes_on(tmp_pa
         "  context: 2 of 8 32x24",
         "  control: 2 of 8 32x24",
         "  joint: 2 of 4 32x24",
+        "compiling each stage, to tell what it will take …",
         r"on \d+ x .+, training alone:",
         rf"  front_end: 3 steps of {COST}",
         rf"  joint: 2 steps of {COST}",

@@ -88,6 +88,7 @@ def _seams(probabilities, starts, inner, axis):
     return steps[across].mean() / np.delete(steps, across).mean()
 
 
+@pytest.mark.slow
 def test_blending_leaves_no_seams_in_a_photograph(real_data):
     """A random slim network whose context module's zeros show at tiles' borders."""
     image = resize(read_pixels(real_data / "images" / "dog.jpg"), (466, 700))
@@ -157,6 +158,7 @@ print(json.dumps({"rows": rows, "more": after - before, "whole": need}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_a_large_image_is_blended_in_memory_that_the_whole_would_break():
     done = subprocess.run(

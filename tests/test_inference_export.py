@@ -40,6 +40,7 @@ def _softmax(logits):
 # What the networks give.
 
 
+@pytest.mark.slow
 @each_network
 def test_one_file_gives_what_the_network_gives_at_any_size_and_batch(tmp_path, name):
     model, params, spec, path = write(tmp_path, name)

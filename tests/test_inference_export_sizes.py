@@ -50,6 +50,7 @@ def test_the_smallest_size_gives_that_many_cells(tmp_path, name):
     np.testing.assert_allclose(logits, direct(model, params, spec, x), 1e-4, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENLARGING)
 def test_networks_that_enlarge_inside_take_any_batch_and_size(tmp_path, name):
     model, params, spec, path = write(tmp_path, name)

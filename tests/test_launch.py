@@ -112,6 +112,7 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
         overridden(voc.quickstart(), [override])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -158,6 +159,7 @@ def trained(tmp_path_factory):
     return root, done.stdout
 
 
+@pytest.mark.slow
 def test_train_says_first_what_it_will_take(trained):
     _, printed = trained
     lines = printed[: printed.index("mean IoU")].splitlines()
@@ -233,6 +235,7 @@ def test_predict_writes_label_maps_and_overlays_and_names_what_failed(trained):
         assert labels.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
 
 
+@pytest.mark.slow
 def test_predict_keeps_sub_folders_and_goes_on_where_it_was(trained):
     root, _ = trained
     for name in ("a", "x/y/b"):

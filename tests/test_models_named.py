@@ -212,6 +212,7 @@ def test_logits_agree_with_a_twin_in_pytorch(name, torch):
 # Behaviour.
 
 
+@pytest.mark.slow
 @one_of_each_kind
 def test_rematerialisation_changes_neither_logits_nor_parameters(name):
     plain, again = slim(name), slim(name, remat=True)
@@ -230,6 +231,7 @@ def test_rematerialisation_changes_neither_logits_nor_parameters(name):
     )
 
 
+@pytest.mark.slow
 @each_network
 def test_a_context_module_plugs_onto_each(name):
     alone = slim(name)
@@ -241,6 +243,7 @@ def test_a_context_module_plugs_onto_each(name):
     np.testing.assert_allclose(got, np.maximum(maps, 0), atol=1e-4 * np.abs(maps).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["segnet", "drn_d_22"])
 @pytest.mark.parametrize("remat", [False, True])
 def test_batch_statistics_move_a_tenth_of_the_way_where_they_may(name, remat):

@@ -93,8 +93,10 @@ def test_maps_are_an_eighth_of_the_image_rounded_up(size):
     assert out_shape(model.clone(upsample=True), *size, 3)[1] == 8 * cells[0]
 
 
-@pytest.mark.parametrize("stem", ["deep", "plain"])
-@pytest.mark.parametrize("blocks", [HDC50, FEW], ids=["hdc50", "few"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stem, blocks", [("deep", HDC50), ("plain", FEW)], ids=["hdc50", "few"]
+)
 def test_features_are_those_of_pytorch_from_the_same_weights(
     torch, tmp_path, stem, blocks
 ):
@@ -151,6 +153,7 @@ def test_the_whole_backbone_is_that_of_pytorch_at_full_width(torch, tmp_path):
     close(_features(model, params, (rgb - np.float32(mean))[..., ::-1] * 255), expected)
 
 
+@pytest.mark.slow
 def test_another_mean_pixel_goes_into_the_first_normalisation(torch, tmp_path):
     """Where no tap of the first layers lies outside the image."""
     model = ResNet(2, FEW[:1], final_rates=(), width_multiplier=1 / 8)
@@ -198,6 +201,7 @@ def test_frozen_normalisation_trains_as_it_predicts_and_no_gradient_meets_statis
     assert grads["scale"].all() and grads["bias"].all()
 
 
+@pytest.mark.slow
 def test_cell_i_is_centred_on_pixel_8i():
     """A mirrored image gives mirrored maps where cells stand at both ends."""
     model = DilatedNet(ResNet(2, FEW, padding="reflect", **SLIM))
@@ -209,6 +213,7 @@ def test_cell_i_is_centred_on_pixel_8i():
     close(apply(model, params, x[:, :, ::-1]), y[:, :, ::-1])
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_give_the_same():
     model = ResNet(2, FEW, **SLIM)
     x = image(32, 32)
@@ -252,6 +257,7 @@ def test_a_duc_head_fits_the_paper_s_front_end_and_context_module(context, rates
         np.testing.assert_allclose(y, scores, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_duc_leaves_coarse_is_upsampled():
     model = DilatedNet(ResNet(3, FEW, duc=4, **SLIM), upsample=True)
     x = image(32, 40)
@@ -306,6 +312,7 @@ def test_the_layers_cost_what_xla_counts(monkeypatch):
     assert cost.forward.flops == pytest.approx(counted, rel=0.02)
 
 
+@pytest.mark.slow
 def test_every_layer_by_itself_gives_what_the_network_computes_there():
     model = DilatedNet(ResNet(2, FEW, duc=2, **SLIM), upsample=True)
     calls = layer_calls(model, (1, 48, 40, 3))

@@ -32,6 +32,7 @@ def _run(**environment):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, folder",
     [("XDG_CACHE_HOME", "dilax/compiled"), ("JAX_COMPILATION_CACHE_DIR", "")],

@@ -220,6 +220,7 @@ def test_the_command_tells_about_networks(capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_run(capsys, tmp_path):
     config = tiny_config(write_images(tmp_path / "data"))
     config.stages = config.stages[:1]

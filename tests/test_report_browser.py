@@ -132,7 +132,8 @@ def test_another_stage_is_shown_and_ranked_by_its_own_scores(page):
     page.select_option("#right-source", label="front end")
     after = page.locator("figcaption strong").all_inner_texts()
     assert before[1] == "100.0 %" and after[1] != "100.0 %"
-    assert _card(page, 0).locator(".tag.right").inner_text() == "Prediction, front end"
+    tag = _card(page, 0).locator(".tag.right")
+    tag.filter(has_text="Prediction, front end").wait_for()  # drawn a moment later
     _choose(page, "right", "error")
     assert _pixel(page, 0, "right", 1, 3, "error all") == WRONG  # two rows of it are
     assert _pixel(page, 0, "right", 2, 3, "error all") == RIGHT

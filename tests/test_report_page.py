@@ -284,7 +284,7 @@ def test_the_paper_s_columns_stand_beside_ours_of_the_same_stage(run):
     grid = iou_grid(scores, paper_columns("voc", names), spec)
     assert [(head.text.partition(",")[0], head.paper) for head in grid.heads] == [
         *(("IoU", False), ("front end", False), ("Front end", True)),
-        *(("large crf", False), ("+ Large + CRF", True)),
+        *(("large crf", False), ("Front + Large + CRF", True)),
     ]
     rows = {row.name: row for row in grid.rows}
     assert rows["mean IoU"].cells == ["50.0", "69.8", "90.0", "73.3"]

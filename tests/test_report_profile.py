@@ -18,6 +18,7 @@ def profiled(tmp_path_factory):
     return root, profile(config, spec, root / "profile", steps=2, repeats=1)
 
 
+@pytest.mark.slow
 def test_stages_on_images_are_profiled(profiled):
     root, tables = profiled
     assert [*tables] == ["front_end", "joint"]

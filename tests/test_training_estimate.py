@@ -25,6 +25,7 @@ def costs(tmp_path_factory):
     return estimate(config, spec), estimate(large, spec)
 
 
+@pytest.mark.slow
 def test_stages_on_images_are_measured_and_those_on_maps_are_not(costs):
     small, _ = costs
     assert {name: cost.steps for name, cost in small.items()} == {
@@ -85,6 +86,7 @@ print(len(before), len(steps() - before))
 """
 
 
+@pytest.mark.slow
 def test_training_does_not_compile_again_what_was_compiled_to_estimate(tmp_path):
     """Two stages train on images; the third, on maps, is not estimated."""
     (tmp_path / "run.py").write_text(PROGRAM)

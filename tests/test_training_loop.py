@@ -51,6 +51,7 @@ def _metrics(workdir):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_results_hold_every_stage_in_order(whole):
     workdir, results = whole
     assert json.loads((workdir / "results.json").read_text()) == results
@@ -133,6 +134,7 @@ def test_a_finished_run_trains_no_further(whole, data):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_call_reaches_the_same_end(
     number, whole, data, tmp_path, monkeypatch
@@ -200,6 +202,7 @@ def test_moved_data_is_no_other_run(whole, data, tmp_path):
     assert dilax.train(tiny_config(moved), whole[0]) == whole[1]
 
 
+@pytest.mark.slow
 def test_maps_that_reach_beyond_the_image_are_evaluated_on_the_image(data, tmp_path):
     config = tiny_config(data)
     config.model.upsample = True
@@ -220,6 +223,7 @@ def test_predictions_are_kept_as_palette_images(whole):
         assert picture.mode == "P"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hold", ["host", "device"])
 def test_images_held_in_memory_train_the_same_parameters(data, whole, tmp_path, hold):
     config = tiny_config(data)

@@ -80,6 +80,7 @@ def _batch():
     return {"image": images, "label": (images[:, ::2, ::2, 0] > 99).astype(np.uint8)}
 
 
+@pytest.mark.slow
 def test_a_step_moves_running_statistics_a_tenth_of_the_way_to_the_batch_s():
     before, after, _ = _step()
     image = jnp.asarray(_batch()["image"], jnp.float32)[..., ::-1]
@@ -114,6 +115,7 @@ def test_a_frozen_resnet_under_a_trained_context_module_keeps_its_statistics():
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_accumulated_parts_move_statistics_by_their_mean():
     stage = dataclasses.replace(STAGE, accumulate=2, optimizer=optimizer(0.0))
     _, after, _ = _step(stage)
@@ -132,6 +134,7 @@ def test_the_loss_falls():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer_name", ["sgd", "adam"])
 def test_no_optimizer_moves_statistics(optimizer_name):
     """What a step leaves of them is what their own rule says, whatever the rate."""
@@ -172,6 +175,7 @@ def test_it_resumes_evaluates_and_predicts_as_all_networks_do(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+@pytest.mark.slow
 def test_predictions_are_of_scores_at_every_second_pixel():
     """Whole, by tiles whose ends are the image's, and blended from one tile."""
     config = Config("c", DataConfig(), MODEL, (STAGE,))

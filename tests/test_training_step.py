@@ -51,6 +51,7 @@ DEEP = tuple(row._replace(channels=row.channels // 16) for row in VGG16)
 NO_DROPOUT = tuple(row._replace(dropout=0.0) for row in TABLE)
 
 
+@pytest.mark.slow
 def test_a_step_in_bfloat16_is_that_in_float32_to_its_rounding():
     before, after, metrics = _step(_stage())
     _, half, rounded = _step(_stage(), dtype="bfloat16")
@@ -71,6 +72,7 @@ def test_the_optimizer_s_state_is_float32_in_bfloat16():
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_rematerialisation_changes_no_step(accumulate):
     _, plain, _ = _step(_stage(accumulate=accumulate), steps=2)
@@ -109,6 +111,7 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch(parts):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trains", "moves"),
     [
@@ -197,6 +200,7 @@ def test_a_step_agrees_with_pytorch():
         np.testing.assert_allclose(after[module][name]["bias"], bias, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_are_held_one_after_the_other():
     """On a CPU the compiler would run all at once; nothing would be saved."""
 

@@ -85,6 +85,7 @@ def image(request):
     return rng.uniform(-120, 140, (1, height, width, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 @each_release
 def test_released_networks_give_the_probabilities_that_opencv_gives(
     release, image, tmp_path
