@@ -56,6 +56,14 @@ def boundary_table(
             `boundaries`; a stage without them shows dashes.
         widths: of the bands, in pixels to either side of a boundary.
         style: a format of `tabulate`.
+
+    Example:
+        >>> scores = {"trimap_iou": {"1": 0.5, "4": 0.75}, "boundary_f": 0.625}
+        >>> print(boundary_table({"front_end": scores}, widths=(1, 4), style="plain"))
+        boundaries, %           front end
+        mean IoU within 1 px         50.0
+        mean IoU within 4 px         75.0
+        boundary F                   62.5
     """
     columns = stages.values()
     rows: list[list] = [

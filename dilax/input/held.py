@@ -66,6 +66,15 @@ def held_batches(
     Raises:
         ValueError: if the images differ in size, do not fit in the device's memory, or
             are to be augmented in other ways.
+
+    Example:
+        >>> from dilax.input import Augmentation, CropGeometry
+        >>> image, label = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+        >>> source = [{"image": image, "label": label, "id": "a"}]
+        >>> geometry = CropGeometry((4, 4), 0, stride=1)
+        >>> example = ImageExample(geometry, Augmentation())
+        >>> next(held_batches(source, example, 2, seed=0))["image"].shape
+        (2, 4, 4, 3)
     """
     changes = example.augmentation
     if changes.colour or tuple(changes.scales) != (1.0, 1.0):

@@ -51,6 +51,13 @@ def apply_over_rows(
 
     Raises:
         ValueError: if sizes of maps leave open which rows mean something.
+
+    Example:
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> params, x = init_params(net, 0), jax.numpy.zeros((1, 8, 9, 3))
+        >>> jax.jit(lambda p: apply_over_rows(net, p, x, row_mesh(1)))(params).shape
+        (1, 6, 7, 2)
     """
     shards = RowShards(mesh)
     with row_shards(shards):

@@ -16,6 +16,10 @@ def keep_compiled() -> Path:
     Returns:
         The folder.
 
+    Example:
+        >>> keep_compiled().is_absolute()
+        True
+
     Source: JAX's persistent compilation cache.
     """
     settings: Any = jax.config  # whose type does not list them

@@ -90,6 +90,14 @@ def layer_figures(
 
     Raises:
         ValueError: if there are not as many times as layers.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> cost = network_cost(net, (1, 9, 9, 3))
+        >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
+        >>> [(row.layer, row.output) for row in figures]
+        [('front_end/conv1', (1, 7, 7, 4)), ('front_end/final', (1, 7, 7, 2))]
     """
     if times is None:
         nothing = PassTimes(None, None, None)
@@ -117,7 +125,16 @@ def _figures(layer: LayerCost, peak: Peak, time: LayerTime) -> LayerFigures:
 
 
 def layer_json(figures: Sequence[LayerFigures]) -> list[dict[str, Any]]:
-    """The figures as plain data, rates and shares of the roofline with them."""
+    """The figures as plain data, rates and shares of the roofline with them.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> cost = network_cost(net, (1, 9, 9, 3))
+        >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
+        >>> layer_json(figures)[0]["passes"]["forward"]["flops"]  # 49 cells of 4 × 27
+        10584
+    """
     return [
         row._asdict()
         | {
@@ -141,6 +158,14 @@ def layer_table(figures: Sequence[LayerFigures], style: str = "github") -> str:
     Args:
         figures: of `layer_figures`.
         style: a format of `tabulate`.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> cost = network_cost(net, (1, 9, 9, 3))
+        >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
+        >>> layer_table(figures, "plain").splitlines()[1].split()[:2]
+        ['front_end/conv1', '1×7×7×4']
     """
     modules = dict.fromkeys(_module(row) for row in figures if "/" in row.layer)
     sums = [_sum(m, [r for r in figures if _module(r) == m]) for m in modules]

@@ -66,6 +66,14 @@ def time_layers(
 
     Raises:
         ValueError: for less than one repeat.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> layers = network_cost(net, (1, 9, 9, 3)).layers
+        >>> [time, _] = time_layers(layers, Peak("a chip", 1e9, 1e9), repeats=1)
+        >>> time.seconds.forward > 0, time.seconds.input_gradient
+        (True, None)
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: must be 1 or more")

@@ -38,6 +38,15 @@ def check_weights(
     Raises:
         ValueError: naming what is missing or misshapen, a fixed layer with other
             values than ours, or a pattern that no layer matches.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dilax.weights.stored import Stored
+        >>> stored = Stored((1, 1, 3, 2), "hwio", lambda: np.ones((1, 1, 3, 2)))
+        >>> weights = Weights(Path("net.npz"), "npz", {"final/kernel": stored})
+        >>> shapes = {"front_end/final/kernel": (1, 1, 3, 2)}
+        >>> check_weights(weights, shapes).loaded
+        ('front_end/final/kernel',)
     """
     anew = chosen(reset, shapes, "reset")
     allowed = chosen(allow_missing, shapes, "allow_missing")
@@ -123,6 +132,14 @@ def sources(weights: Weights, names: Collection[str]) -> dict[str, str]:
 
     It has the parameter's name, or the name without the module where that is no other
     parameter's too.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dilax.weights.stored import Stored
+        >>> stored = Stored((1, 1, 3, 2), "hwio", lambda: np.ones((1, 1, 3, 2)))
+        >>> weights = Weights(Path("net.npz"), "npz", {"final/kernel": stored})
+        >>> sources(weights, ["front_end/final/kernel", "front_end/final/bias"])
+        {'front_end/final/kernel': 'final/kernel'}
     """
     short = collections.Counter(name.partition("/")[2] for name in names)
     found = {}
