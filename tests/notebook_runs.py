@@ -29,7 +29,7 @@ def execute(name: str, folder: Path, **parameters: Any) -> Any:
     lines = (f"{key} = {value!r}" for key, value in parameters.items())
     cell.source = "\n".join([cell.source, *lines])
     resources = {"metadata": {"path": str(folder)}}
-    client = nbclient.NotebookClient(notebook, timeout=600, resources=resources)
+    client = nbclient.NotebookClient(notebook, timeout=300, resources=resources)
     return client.execute()
 
 

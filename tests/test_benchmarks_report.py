@@ -108,8 +108,13 @@ def _run_bare(command, folder):
     return done.stdout
 
 
+FIRST, *OTHERS = [p for p in GPU if "network" in p.command][:3]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [p for p in GPU if "network" in p.command][:3])
+@pytest.mark.parametrize(
+    "part", [FIRST, *(pytest.param(p, marks=pytest.mark.full) for p in OTHERS)]
+)
 def test_a_bare_machine_compares_networks(part, tmp_path):
     command = benchmarks.arguments(part, str(tmp_path), "")
     small = ["--widths=0.03125", "--sizes=396", "--crop=396", "--against="]

@@ -30,7 +30,11 @@ def _scene(classes=3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [REFERENCE, DEEPLAB], ids=["authors", "deeplab"])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(REFERENCE, id="authors", marks=pytest.mark.full), DEEPLAB],
+    ids=[None, "deeplab"],
+)
 def test_by_the_lattice_photographs_come_out_as_from_pydensecrf(
     densecrf, real_data, settings
 ):

@@ -287,6 +287,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_as_many_images_as_are_published_need_no_partial(whole, tmp_path):
     prepare("voc", whole, tmp_path, verify=False)

@@ -105,6 +105,7 @@ def test_on_scenes_it_takes_dilation_to_tell_the_towers_apart(tmp_path):
     assert means["context"] > means["front_end"] + 0.13
 
 
+@pytest.mark.full
 def test_table_3_over_two_seeds_is_printed_stored_and_not_trained_again(tmp_path):
     data = write_images(tmp_path / "data")
     small = {"steps": 2, "batch_size": 2, "crop": "(20,20)"}

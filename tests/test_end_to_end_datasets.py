@@ -198,6 +198,7 @@ def test_small_trains_on_the_prepared_set(name, home, tmp_path):
         assert np.sum(stage["confusion"]) == _labelled(home, config) > 1000
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["camvid"])
 def test_hdc_trains_on_the_prepared_set(name, home, tmp_path):
     config = getattr(hdc, name)()

@@ -322,6 +322,7 @@ def _disguise(source, root):
     return val
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_disguised_camvid_trains_without_editing_anything(real_data, tmp_path):
     val = _disguise(real_data / "CamVid", tmp_path / "mine")

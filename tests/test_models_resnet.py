@@ -135,6 +135,7 @@ def _features(model, params, x):
     return np.asarray(jax.jit(run)(params, jnp.asarray(x)))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_whole_backbone_is_that_of_pytorch_at_full_width(torch, tmp_path):
     model = ResNet(2, HDC101)
@@ -213,6 +214,7 @@ def test_cell_i_is_centred_on_pixel_8i():
     close(apply(model, params, x[:, :, ::-1]), y[:, :, ::-1])
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_rematerialised_blocks_give_the_same():
     model = ResNet(2, FEW, **SLIM)

@@ -49,6 +49,7 @@ def _losses(workdir):
 
 
 # One of each kind: compiling all would take CI a quarter of an hour.
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fcn8s", "drn_d_22"])
 def test_a_network_trains_on_scenes_evaluates_and_predicts(name, tmp_path):

@@ -85,6 +85,7 @@ def test_rematerialisation_changes_no_step(accumulate):
     )
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_rematerialisation_saves_memory():
     def memory(remat):
