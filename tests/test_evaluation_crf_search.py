@@ -11,6 +11,8 @@ from dilax.datasets import DatasetSpec, scenes
 from dilax.evaluation import CRFGrid, Scores, search_crf
 from dilax.inference import Predictor
 
+pytestmark = pytest.mark.slow
+
 SPEC = DatasetSpec("scenes", scenes.CLASSES, scenes.PALETTE, (0.0, 0.0, 0.0))
 GRID = CRFGrid((1.0, 4.0), (10.0, 40.0), (6.0, 12.0))
 SOURCE = scenes.Scenes("val", 3, 64)
@@ -62,7 +64,6 @@ def _mean_iou(crf=None):
 # What is found.
 
 
-@pytest.mark.slow
 def test_the_search_finds_a_crf_that_is_better_than_none(searched):
     found, _, _ = searched
     assert found.improves
@@ -70,7 +71,6 @@ def test_the_search_finds_a_crf_that_is_better_than_none(searched):
     assert found.mean_iou == max(p["mean_iou"] for p in found.points)
 
 
-@pytest.mark.slow
 def test_every_point_has_the_figure_of_its_own_crf(searched):
     found, _, _ = searched
     assert found.without == pytest.approx(_mean_iou(), abs=1e-9)

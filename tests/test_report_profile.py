@@ -8,6 +8,8 @@ from tiny_run import tiny_config, write_images
 from dilax.report import profile
 from dilax.training import check_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
@@ -18,7 +20,6 @@ def profiled(tmp_path_factory):
     return root, profile(config, spec, root / "profile", steps=2, repeats=1)
 
 
-@pytest.mark.slow
 def test_stages_on_images_are_profiled(profiled):
     root, tables = profiled
     assert [*tables] == ["front_end", "joint"]

@@ -35,6 +35,8 @@ from dilax.training.step import (
 )
 from dilax.training.structured import build_rnn, init_stage
 
+pytestmark = pytest.mark.slow
+
 RNN = CRFConfig(
     "rnn",
     spatial_sigma=1.0,
@@ -93,7 +95,6 @@ def _unequal(a, b):
 # What trains.
 
 
-@pytest.mark.slow
 def test_a_frozen_network_stays_and_its_crf_trains(whole):
     before, after = (_params(whole[0], name) for name in ("front_end", "rnn"))
     assert not any(_unequal(before["front_end"], after["front_end"]))
@@ -146,7 +147,6 @@ def _loss(stage, model, params, image, label):
     return float(step(init_state(trained, stage), frozen, batch)[1]["loss"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("upsample", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -200,7 +200,6 @@ def test_a_checkpoint_is_the_network_alone(whole):
     )
 
 
-@pytest.mark.slow
 def test_cut_off_in_its_crf_stage_a_run_ends_where_it_would_have(
     whole, data, tmp_path, monkeypatch
 ):

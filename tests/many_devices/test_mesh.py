@@ -125,12 +125,11 @@ def test_a_network_that_pads_and_upsamples_inside_is_the_same():
 
 
 @pytest.mark.parametrize("name", ["focal", "ohem", "lovasz", "dice"])
-@pytest.mark.parametrize("mesh", ["data", "data and rows"])
-def test_every_loss_is_that_of_one_device(name, mesh):
+def test_every_loss_is_that_of_one_device(name):
     """Rows that fill up a map are ignored, and images' pixels found over devices."""
     fields = {"loss": LossConfig(name, gamma=1.0, threshold=0.4), "ema": 0.5}
     one, losses, first = _train(MeshConfig(data=1), _batch(), **fields)
-    many, ours, place = _train(MESHES[mesh], _batch(), **fields)
+    many, ours, place = _train(MESHES["data and rows"], _batch(), **fields)
     np.testing.assert_allclose(ours, losses, rtol=1e-5)
     _assert_same(_whole(many.params, place), _whole(one.params, first))
     _assert_same(_whole(many.ema, place), _whole(one.ema, first))
@@ -138,11 +137,9 @@ def test_every_loss_is_that_of_one_device(name, mesh):
     assert moved > 0
 
 
-@pytest.mark.parametrize("name", ["segnet", "drn_d_22", "deeplab_msc"])
-def test_batches_are_normalised_over_all_devices(name):
-    model = ModelConfig(name, width_multiplier=1 / 16, head_channels=16)
-    stride = 1 if name == "segnet" else 8
-    batch = _batch(inner=32, margin=0, stride=stride)
+def test_batches_are_normalised_over_all_devices():
+    model = ModelConfig("drn_d_22", width_multiplier=1 / 16)
+    batch = _batch(inner=32, margin=0, stride=8)
     batch["label"] = np.random.default_rng(1).integers(0, 3, batch["label"].shape)
     batch["label"] = batch["label"].astype(np.uint8)
     one, losses, first = _train(MeshConfig(data=1), batch, model=model)
@@ -151,7 +148,7 @@ def test_batches_are_normalised_over_all_devices(name):
     kinds = _statistics(_whole(one.params, first))
     for path, value in _statistics(_whole(many.params, place)).items():
         np.testing.assert_allclose(value, kinds[path], rtol=1e-3, atol=1e-4)
-    assert bool(kinds) == (name != "deeplab_msc")
+    assert kinds
 
 
 def _statistics(params):
