@@ -103,7 +103,6 @@ def test_two_processes_keep_the_average_of_one_and_its_loss(data, tmp_path):
     _assert_same_run(tmp_path / "two", tmp_path / "alone")
 
 
-@pytest.mark.full
 def test_a_job_whose_processes_die_goes_on_and_ends_the_same(data, alone, tmp_path):
     saved = tmp_path / "checkpoints" / "front_end" / "2"
     job = _start_two(data, tmp_path)
