@@ -16,13 +16,6 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ["dilax"] + [f"dilax.{m.name}" for m in pkgutil.iter_modules(dilax.__path__)]
 ROOMS = [r for r in ROOMS if r == "dilax" or (ROOT / r.replace(".", "/")).is_dir()]
 
-# Still without one: they need a trained run, a server's images, a video or a file of
-# weights; their tests show how they are called.
-WITHOUT = {
-    *("export_model", "export_onnx", "write_submission", "predict_video"),
-    *("place_weights", "import_weights", "profile", "run"),
-}
-
 
 def _public(room):
     """Its functions and classes."""
@@ -43,14 +36,7 @@ def test_every_public_name_has_an_example(room):
         for name, value in _public(room).items()
         if not parser.get_examples(inspect.getdoc(value) or "")
     }
-    assert lacking <= WITHOUT
-
-
-def test_what_is_still_without_one_lacks_it():
-    parser = doctest.DocTestParser()
-    for name, value in {n: v for r in ROOMS for n, v in _public(r).items()}.items():
-        if name in WITHOUT:
-            assert not parser.get_examples(inspect.getdoc(value) or ""), name
+    assert not lacking
 
 
 @pytest.mark.parametrize("room", ROOMS[1:])

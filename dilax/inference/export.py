@@ -83,6 +83,18 @@ def export_model(
         ValueError: if the path is no `.zip`, an argument is not among what is allowed,
             or the data set's classes are not as many as the network's.
         OSError: naming the file, if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.datasets import DATASETS
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
+        >>> params = init_params(model, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "net.zip")
+        ...     path = export_model(model, params, DATASETS["voc"], path)
+        ...     sorted(zipfile.ZipFile(path).namelist())[:2]
+        ['README.md', 'about.json']
     """
     path = Path(path)
     check_arguments(model, spec, path, ".zip", output, pixels)

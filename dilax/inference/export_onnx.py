@@ -60,6 +60,18 @@ def export_onnx(
     Raises:
         ValueError: as `export_model`, or if the converter is not installed.
         OSError: naming the file, if it cannot be written.
+
+    Example:
+        >>> import importlib.util, tempfile
+        >>> from dilax.datasets import DATASETS
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
+        >>> params = init_params(model, seed=0)
+        >>> if importlib.util.find_spec("jax2onnx"):  # pip install 'dilax[onnx]'
+        ...     with tempfile.TemporaryDirectory() as folder:
+        ...         path = Path(folder, "net.onnx")
+        ...         path = export_onnx(model, params, DATASETS["voc"], path)
+        ...         assert path.stat().st_size > 0
     """
     path = Path(path)
     check_arguments(model, spec, path, ".onnx", output, pixels)

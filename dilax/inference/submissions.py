@@ -61,6 +61,21 @@ def write_submission(
         ValueError: if an argument is not among what is allowed, the classes are not the
             server's, there are no images, or an id is used twice or is no file name.
         OSError: naming the archive, if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from dilax.datasets import DATASETS
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
+        >>> predictor = Predictor(model, init_params(model, seed=0), DATASETS["voc"])
+        >>> image, label = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+        >>> test = [{"image": image, "label": label, "id": "2008_000006"}]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "voc.tar")
+        ...     path = write_submission(predictor, test, "voc", path, title="")
+        ...     tarfile.open(path).getnames()
+        ['results/VOC2012/Segmentation/comp5_test_cls/2008_000006.png']
     """
     path = Path(path)
     _check_arguments(kind, competition, path)

@@ -71,6 +71,22 @@ def predict_video(
         ValueError: if PyAV is missing, the file is no video that it reads, its frames
             are too large, or there is no such output.
         OSError: naming what cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import av, numpy as np
+        >>> from dilax.datasets import DATASETS
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
+        >>> predictor = Predictor(model, init_params(model, seed=0), DATASETS["voc"])
+        >>> black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with av.open(f"{folder}/drive.mkv", "w") as video:
+        ...         stream = video.add_stream("ffv1", 10, width=16, height=16)
+        ...         video.mux(stream.encode(black.reformat(format="bgr0")))
+        ...         video.mux(stream.encode())
+        ...     predict_video(predictor, Path(folder, "drive.mkv"), Path(folder))
+        Outcome(written=1, skipped=0, problems=[])
     """
     check_outputs(outputs, list(OUTPUTS if frames else VIDEO_OUTPUTS))
     if len(predictor.spec.mean) != 3:

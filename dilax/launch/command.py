@@ -52,6 +52,17 @@ def run(
 
     Exits with 0; with 1 and one message for wrong flags, data or files; with 130 or 143
     after Ctrl-C or SIGTERM, when the state is saved.
+
+    Example:
+        >>> import subprocess
+        >>> script = (
+        ...     "from dilax.launch import run; from dilax.training import quickstart; "
+        ...     "run({'quickstart': quickstart}, 'Scenes, a thousand steps.')"
+        ... )
+        >>> command = [sys.executable, "-c", script, "--help"]
+        >>> done = subprocess.run(command, capture_output=True, text=True)
+        >>> "Scenes, a thousand steps." in done.stdout
+        True
     """
     sys.modules["__main__"].__doc__ = document
     modes = {**MODES, **(modes or {})}

@@ -38,6 +38,17 @@ def profile(
 
     Returns:
         The tables by stage.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training import build_spec, quickstart
+        >>> config = quickstart()
+        >>> config.stages = config.stages[:1]
+        >>> config.stages[0].crop, config.stages[0].batch_size = (38, 38), 1
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     spec = build_spec(config)
+        ...     list(profile(config, spec, Path(folder), steps=1, repeats=1))
+        ['front_end']
     """
     return {
         stage.name: _profile_stage(config, spec, stage, folder, steps, repeats)

@@ -54,6 +54,20 @@ def import_weights(
     Raises:
         ValueError: for another network, a folder that holds a run, or weights that
             cannot be read or do not fit; then nothing is written.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.models import dilation8_camvid, init_params
+        >>> from dilax.training import load_checkpoint
+        >>> from dilax.weights import save_weights
+        >>> slim = {"width_multiplier": 1 / 64, "head_channels": 8}
+        >>> params = init_params(dilation8_camvid(**slim), seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(params, file := f"{folder}/net.npz")
+        ...     report = import_weights(file, "dilation8_camvid", folder, **slim)
+        ...     model, params, spec = load_checkpoint(folder)
+        >>> spec.name, len(report.loaded)
+        ('CamVid', 48)
     """
     workdir = Path(workdir).expanduser().resolve()
     if network not in RELEASED:

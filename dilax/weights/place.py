@@ -44,6 +44,22 @@ def place_weights(
 
     Raises:
         ValueError: as `check_weights`, and naming layers whose values are not finite.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> from dilax.weights.stored import Stored
+        >>> model = DilatedNet(FrontEnd(2, (Layer("a", 3, 4),)))
+        >>> stored = Stored((1, 1, 4, 2), "hwio", lambda: np.ones((1, 1, 4, 2)))
+        >>> weights = Weights(Path("net.npz"), "npz", {"final/kernel": stored})
+        >>> params, report = place_weights(
+        ...     weights,
+        ...     model,
+        ...     init_params(model, seed=0),
+        ...     allow_missing=["a", "final/bias"],
+        ... )
+        >>> report.loaded, float(params["front_end"]["final"]["kernel"].sum())
+        (('front_end/final/kernel',), 8.0)
     """
     shapes = flat_shapes(initial)
     report = check_weights(weights, shapes, allow_missing=allow_missing, reset=reset)
