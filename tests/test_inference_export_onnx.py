@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exported import NETWORKS, SMALL, direct, images, params_of, spec_of
+from exported import ENLARGING, NETWORKS, SMALL, direct, images, params_of, spec_of
 from networks import close
 
 from dilax.inference.export_onnx import export_onnx
@@ -26,7 +26,7 @@ def onnxruntime():
 
 
 def _export(tmp_path, name, output="logits", pixels="uint8"):
-    model = NETWORKS[name]
+    model = (NETWORKS | ENLARGING)[name]
     params, spec = params_of(model), spec_of(name)
     path = tmp_path / "network.onnx"
     assert export_onnx(model, params, spec, path, output, pixels) == path
@@ -38,7 +38,7 @@ def _run(onnxruntime, path, x):
     return result
 
 
-@pytest.mark.parametrize("name", ["voc", "cityscapes", *SMALL])
+@pytest.mark.parametrize("name", ["voc", "cityscapes", *SMALL, *ENLARGING])
 def test_one_file_takes_any_size_and_batch(tmp_path, onnxruntime, name):
     model, params, spec, path = _export(tmp_path, name)
     for shape in ((1, 2, 3), (2, 5, 2)):
