@@ -52,6 +52,7 @@ def plot(results: list[dict[str, Any]], path: str) -> None:
     names = [f"{r['title']}, width {r['width']:g}, {r['dtype']}" for r in results]
     axes.set_yticks([n + 0.5 for n in range(len(results))], names)
     axes.invert_yaxis()
+    axes.margins(x=0.1)  # for the labels
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("time of dilax, in times of PyTorch")
     axes.legend()
