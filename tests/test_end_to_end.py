@@ -50,6 +50,7 @@ def _parameters(workdir):
     return jax.tree.leaves(dilax.load_checkpoint(workdir)[1])
 
 
+@pytest.mark.full
 def test_killed_at_many_moments_it_ends_where_an_uninterrupted_run_ends(tmp_path):
     config = tiny_config(write_images(tmp_path / "data"))
     dilax.train(config, tmp_path / "whole")

@@ -32,9 +32,8 @@ from dilax.ops.choice import DIRECT
 
 NAMES = get_args(Named)
 each_network = pytest.mark.parametrize("name", NAMES)
-one_of_each_kind = pytest.mark.parametrize(
-    "name", ["fcn8s", "deeplab_msc", "segnet", "drn_d_22"]
-)
+KINDS = "fcn8s", "deeplab_msc", "segnet", "drn_d_22"
+one_of_each_kind = pytest.mark.parametrize("name", KINDS)
 
 
 def slim(name, classes=5, **options):
@@ -232,7 +231,9 @@ def test_rematerialisation_changes_neither_logits_nor_parameters(name):
 
 
 @pytest.mark.slow
-@each_network
+@pytest.mark.parametrize(
+    "name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.full) for n in NAMES]
+)
 def test_a_context_module_plugs_onto_each(name):
     alone = slim(name)
     model = alone.clone(context=ContextModule(5, BASIC, sigma=0.0))
