@@ -17,12 +17,24 @@ def pytest_configure(config):
     folder = str(config.cache.mkdir("compiled"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of processes that tests start
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-    # Machine code that is made in two thirds of the time and is slower; what is
-    # computed, and how XLA rewrites it, is the same.
-    level = "--xla_backend_optimization_level=0"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {level}".strip()
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    _compile_quickly()
+
+
+def _compile_quickly():
+    """Has XLA make machine code in two thirds of the time, which is slower.
+
+    How it rewrites programs stays the same. Processes that tests start are not told:
+    some of them train for long.
+    """
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_backend_optimization_level=0"
+    jax.devices()  # which reads it
+    if before is None:
+        del os.environ["XLA_FLAGS"]
+    else:
+        os.environ["XLA_FLAGS"] = before
 
 
 def pytest_collection_modifyitems(items):

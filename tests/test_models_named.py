@@ -33,6 +33,7 @@ from dilax.ops.choice import DIRECT
 NAMES = get_args(Named)
 each_network = pytest.mark.parametrize("name", NAMES)
 KINDS = "fcn8s", "deeplab_msc", "segnet", "drn_d_22"
+OTHERS = [name for name in NAMES if name not in KINDS]
 one_of_each_kind = pytest.mark.parametrize("name", KINDS)
 
 
@@ -232,7 +233,8 @@ def test_rematerialisation_changes_neither_logits_nor_parameters(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.full) for n in NAMES]
+    "name",
+    [n if n in KINDS else pytest.param(n, marks=pytest.mark.full) for n in NAMES],
 )
 def test_a_context_module_plugs_onto_each(name):
     alone = slim(name)
