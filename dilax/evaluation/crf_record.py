@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.evaluation.confusion import Scores
 from dilax.evaluation.crf_grid import Point
-from dilax.inference.submissions import whole_or_not_at_all
 
 
 @dataclasses.dataclass

@@ -22,8 +22,8 @@ from flax import traverse_util
 from jax import export, lax
 
 from dilax.datasets import DatasetSpec
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.inference.export_readme import readme
-from dilax.inference.submissions import whole_or_not_at_all
 from dilax.models import DilatedNet
 from dilax.ops import upsample_bilinear
 from dilax.ops.compiler import compiler_options

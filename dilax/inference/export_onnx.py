@@ -15,6 +15,7 @@ import numpy as np
 from jax import export, lax
 
 from dilax.datasets import DatasetSpec
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.inference.export import (
     Output,
     Pixels,
@@ -25,7 +26,6 @@ from dilax.inference.export import (
     network_function,
     sizes_taken,
 )
-from dilax.inference.submissions import whole_or_not_at_all
 from dilax.models import DilatedNet
 
 _OPSET = 18

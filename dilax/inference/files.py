@@ -1,7 +1,5 @@
 """Label maps as pictures: palette PNGs, colours, overlays; image files."""
 
-import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dilax.datasets import DatasetSpec
+from dilax.datasets.writing import whole_or_not_at_all
 
 _ROWS = 256
 
@@ -108,13 +107,5 @@ def save_image(image: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise ValueError(f"{path}: {path.suffix!r} names no image format; take .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_or_not_at_all(path) as partial:
         image.save(partial, format=kind)
-        os.replace(partial, path)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.inference.predictor import Predictor
-from dilax.inference.submissions import whole_or_not_at_all
 
 _ROOM = 100_000_000  # pixels in memory: read, in work, and not yet written
 _AHEAD = 4

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dilax.inference.submissions import whole_or_not_at_all
+from dilax.datasets.writing import whole_or_not_at_all
 
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG, but for its length
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -8,7 +8,6 @@ in a flat zip, its name beginning with CITY_XXXXXX_YYYYYY (cityscapesScripts'
 
 import contextlib
 import io
-import os
 import re
 import tarfile
 import zipfile
@@ -21,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dilax.datasets import DATASETS, DatasetSpec
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.inference.files import palette_image
 from dilax.inference.predictor import Predictor
 from dilax.input import in_order
@@ -152,23 +152,6 @@ def _entry(
     png = io.BytesIO()
     image.save(png, "PNG")
     return name, png.getvalue()
-
-
-@contextlib.contextmanager
-def whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    """A temporary name, which becomes `path` if all goes well and goes if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        if error.filename or not error.errno:
-            raise
-        reason = f"cannot be written ({error.strerror})"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

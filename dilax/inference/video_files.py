@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dilax.inference.submissions import whole_or_not_at_all
+from dilax.datasets.writing import whole_or_not_at_all
 
 
 class Encoding(NamedTuple):

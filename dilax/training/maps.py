@@ -4,7 +4,6 @@ A context stage trains on these instead of running the front end in each step.
 """
 
 import errno
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from flax import serialization
 
 from dilax.datasets import Chosen
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.inference import Predictor
 from dilax.input import in_order, resize, scaled_size
 from dilax.ops.hosts import own_share, wait_for_all
@@ -121,11 +121,5 @@ def _write(path: Path, maps: np.ndarray, label: np.ndarray) -> None:
     # Not NumPy's format: it parses its header as Python, and Python 3.11 fails at
     # random when several threads parse.
     content = serialization.msgpack_serialize({"maps": maps, "label": label})
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_or_not_at_all(path) as partial:
+        partial.write_bytes(content)

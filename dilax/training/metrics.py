@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.ops.hosts import is_writer
 
 
@@ -27,16 +27,8 @@ def write_text(path: Path, text: str) -> None:
     """
     if not is_writer():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_or_not_at_all(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 class MetricWriter:

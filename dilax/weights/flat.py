@@ -6,7 +6,6 @@ HWIO. Other names are taken for PyTorch's, `features.0.weight`, whose kernels ar
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from dilax.datasets.writing import whole_or_not_at_all
 from dilax.weights.inputs import Inputs
 from dilax.weights.names import from_torch, torch_inputs
 from dilax.weights.stored import Shape, Stored, Weights, from_buffer
@@ -159,15 +159,8 @@ def save_weights(
             raise ValueError(f"save_weights: {name} is {array.dtype}, not float32")
     if path.suffix not in _WRITERS:
         raise ValueError(f"save_weights: {path} ends in none of .safetensors, .npz")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            _WRITERS[path.suffix](file, arrays, mean)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_or_not_at_all(path) as partial, partial.open("wb") as file:
+        _WRITERS[path.suffix](file, arrays, mean)
 
 
 def _write_safetensors(file: IO[bytes], arrays: dict[str, np.ndarray], mean) -> None:

@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all, whatever stops their writing."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, which becomes the file when all went well.
+
+    Its folder is made. What was written is on disk before the file is renamed, and gone
+    after a failure, which leaves what was there before.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "new", "notes.txt")
+        ...     with whole_or_not_at_all(path) as partial:
+        ...         length = partial.write_text("all of it")
+        ...     [p.name for p in path.parent.iterdir()]
+        ['notes.txt']
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename not in (None, str(partial), str(path.parent)):
+            raise
+        reason = f"cannot be written ({error.strerror or error})"
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
