@@ -22,7 +22,7 @@ from dilax.models import (
 )
 from dilax.ops import dilated_conv, identity_init
 from dilax.receptive_field import effective_field, gridding
-from dilax.training import load_checkpoint, load_predictor, train
+from dilax.training import load_checkpoint, load_predictor, pretrained, train
 from dilax.weights import load_weights, save_weights
 
 # Its arithmetic is the function of that name; the room of that name was loaded above,
@@ -53,6 +53,7 @@ __all__ = [
     "load_checkpoint",
     "load_predictor",
     "load_weights",
+    "pretrained",
     "receptive_field",
     "resnet_duc",
     "save_weights",

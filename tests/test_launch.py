@@ -126,6 +126,8 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
         (["--mode=eval", "--workdir=x"], "config.json: not the folder of a run"),
         (["--seeds=0,one", "--workdir=x"], "--seeds=0,one: must be whole numbers"),
         (["--seeds=1,1", "--workdir=x"], "--seeds=1,1: must be whole numbers, each on"),
+        (["--weights=town", "--mode=predict", "--input=x"], "pretrained 'town': "),
+        (["--weights=camvid", "--workdir=x"], "in the place of --workdir"),
     ],
 )
 def test_wrong_flags_end_in_one_message_and_leave_nothing(flags, message, tmp_path):

@@ -10,6 +10,7 @@ from tiny_run import tiny_config, write_images
 import dilax
 from dilax.datasets import DatasetSpec, colour_map
 from dilax.models import init_params
+from dilax.training import pack
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import build_model, to_json
 from dilax.training.loop import open_run, train_stage
@@ -184,3 +185,47 @@ def test_folder_without_a_finished_checkpoint_is_named(trained, tmp_path):
     (copy / "checkpoints" / "joint").mkdir()
     with pytest.raises(ValueError, match="holds no finished checkpoint; train first"):
         dilax.load_checkpoint(copy)
+
+
+@pytest.mark.parametrize("stage", ["front_end", "context", "joint"])
+def test_a_packed_stage_is_the_same_network_alone(trained, tmp_path, stage):
+    workdir, _, _ = trained
+    folder = pack(workdir, tmp_path / "packed", stage)
+    model, params, spec = dilax.load_checkpoint(folder)
+    run_model, run_params, run_spec = dilax.load_checkpoint(workdir, stage)
+    assert (model, spec) == (run_model, run_spec)
+    assert jax.tree.structure(params) == jax.tree.structure(run_params)
+    assert _equal(params, run_params)
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    labels = dilax.load_predictor(folder)(image)
+    assert np.array_equal(labels, dilax.load_predictor(workdir, stage)(image))
+
+
+def test_a_packed_network_tells_of_no_folder_and_is_not_written_over(trained, tmp_path):
+    workdir, config, _ = trained
+    folder = pack(workdir, tmp_path / "packed")
+    texts = [p.read_text() for p in folder.glob("*.json")]
+    assert len(texts) == 2
+    assert not any(str(config.data.data_dir) in text for text in texts)
+    before = (folder / "weights.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="packed: holds a network"):
+        pack(workdir, folder, "front_end")
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
+def test_training_starts_from_a_packed_network(trained, tmp_path):
+    workdir, config, _ = trained
+    folder = pack(workdir, tmp_path / "packed", "front_end")
+    stage = dataclasses.replace(
+        config.stages[0], optimizer=dataclasses.replace(config.stages[0].optimizer)
+    )
+    stage.steps, stage.optimizer.learning_rate = 1, 0.0
+    again = dataclasses.replace(config, stages=(stage,), init=str(folder))
+    dilax.train(again, tmp_path / "again")
+    _, params, _ = dilax.load_checkpoint(tmp_path / "again")
+    assert _equal(params, dilax.load_checkpoint(workdir, "front_end")[1])
+
+
+def test_a_network_that_there_is_not_is_named_beside_those_that_there_are():
+    with pytest.raises(ValueError, match=r"pretrained 'kamvid': .*pretrained has "):
+        dilax.pretrained("kamvid")

@@ -80,7 +80,9 @@ def test_what_is_there_is_kept_and_what_is_missing_is_computed(prepared):
     first = [s["image"] for s in store_maps(predictor, source, folder, "maps")]
     (folder / "000002.msgpack").unlink()
     (folder / "000005.msgpack").unlink()
-    (folder / ".000005.msgpack.partial").write_bytes(b"cut off when the machine went down")
+    (folder / ".000005.msgpack.partial").write_bytes(
+        b"cut off when the machine went down"
+    )
     zeros = jax.tree.map(np.zeros_like, predictor.params)
     second = store_maps(predictor.with_params(zeros), source, folder, "maps")
     for i, before in enumerate(first):

@@ -24,7 +24,14 @@ from dilax.launch.modes import MODES
 from dilax.launch.options import define_flags
 from dilax.launch.training import Summarize, train_runs
 from dilax.ops import keep_compiled
-from dilax.training import Config, Interrupted, NonFiniteLoss, set_field, validated
+from dilax.training import (
+    Config,
+    Interrupted,
+    NonFiniteLoss,
+    pretrained_folder,
+    set_field,
+    validated,
+)
 
 Configurations = Mapping[str, Callable[[], Config]]
 Adapt = Callable[[Config, Any], None]
@@ -141,6 +148,8 @@ def _guarded(
     try:
         if len(argv) > 1:
             raise ValueError(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
+        if values.weights:
+            _take_pretrained(values)
         if not values.workdir and values.mode != "compare":
             raise ValueError("--workdir: the folder of the run is missing")
         signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
@@ -183,6 +192,16 @@ def _guarded(
             "a smaller crop or batch" if values.mode == "train" else "--tiling=blend"
         )
         _fail(f"out of memory; {small} needs less ({error})")
+
+
+def _take_pretrained(values: Any) -> None:
+    """Sets the folder of the network that `--weights` names."""
+    if values.mode not in ("predict", "eval", "export") or values.workdir:
+        raise ValueError(
+            f"--weights={values.weights}: a network to predict, eval or export in the "
+            "place of --workdir; to train from it, --config.init names its folder"
+        )
+    values.workdir = str(pretrained_folder(values.weights))
 
 
 def _os_problem(error: OSError) -> str:

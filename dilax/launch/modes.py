@@ -26,6 +26,7 @@ from dilax.training import (
     load_checkpoint,
     load_predictor,
     open_evaluation,
+    pack,
     write_text,
 )
 from dilax.training.kept import KeptPredictions
@@ -43,10 +44,11 @@ def _evaluate(values: Any) -> None:
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
     name = values.stage or config.stages[-1].name
-    record = _Record(Run(config, workdir, spec, (), source), name)
-    keep = record.kept.add if _as_trained(values) else None
+    run = Run(config, workdir, spec, (), source)
+    record = _Record(run, name) if _as_trained(values) else None
+    keep = record.kept.add if record else None
     found = evaluate(predictor, source, "evaluate", keep, values.boundaries)
-    if _as_trained(values):
+    if record:
         record.finish(found)
     if not is_writer():
         return
@@ -63,7 +65,8 @@ def _evaluate(values: Any) -> None:
 def _as_trained(values: Any) -> bool:
     """Whether an evaluation is the one that training makes of a finished stage."""
     plain = values.scales == ["1"] and not values.mirror and values.tiling == "tiles"
-    return plain and not values.split and values.which == "last"
+    own = not values.weights and not values.split
+    return plain and own and values.which == "last"
 
 
 class _Record:
@@ -107,7 +110,8 @@ def _submit(values: Any) -> None:
 def _predict(values: Any) -> None:
     if not values.input:
         raise ValueError("--input: what to predict is missing, such as an image")
-    output = Path(values.output or Path(values.workdir) / "predicted").expanduser()
+    folder = "" if values.weights else values.workdir
+    output = Path(values.output or Path(folder) / "predicted").expanduser()
     options = {
         "outputs": values.outputs,
         "overwrite": values.overwrite,
@@ -131,9 +135,13 @@ def _predict(values: Any) -> None:
 def _export(values: Any) -> None:
     _check_alone("export")
     path = Path(values.output or Path(values.workdir) / "network.zip").expanduser()
-    write = export_onnx if path.suffix == ".onnx" else export_model
-    loaded = load_checkpoint(values.workdir, values.stage, values.which)
-    print(f"the network, and how to run it: {write(*loaded, path)}")
+    if path.suffix:
+        write = export_onnx if path.suffix == ".onnx" else export_model
+        loaded = load_checkpoint(values.workdir, values.stage, values.which)
+        print(f"the network, and how to run it: {write(*loaded, path)}")
+    else:
+        pack(values.workdir, path, values.stage, values.which)
+        print(f"the network, to load and to predict with as a run: {path}")
     config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
     stage = config.stage(values.stage)
     if stage.crf:

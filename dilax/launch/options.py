@@ -34,7 +34,14 @@ def define_flags(configurations: Iterable[str], modes: Iterable[str]) -> None:
         "predict: folder of what is predicted [WORKDIR/predicted]; eval: file for the "
         "figures, JSON; compare: the page [compare.html]; submit: the archive "
         "[WORKDIR/submission.tar or .zip]; export: "
-        "a .zip that JAX runs without dilax, or .onnx [WORKDIR/network.zip].",
+        "a .zip that JAX runs without dilax, .onnx, or a folder that loads as a run "
+        "does [WORKDIR/network.zip].",
+    )
+    flags.DEFINE_string(
+        "weights",
+        "",
+        "predict, eval, export: a network that comes with the repository, such as "
+        "camvid, in place of --workdir.",
     )
     flags.DEFINE_string("stage", "", "All but train: stage to load [the last].")
     flags.DEFINE_enum(
@@ -148,6 +155,7 @@ _FLAGS = (
         "data_dir",
         "input",
         "output",
+        "weights",
         "stage",
         "which",
         "split",

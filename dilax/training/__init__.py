@@ -22,6 +22,7 @@ from dilax.training.losses import LossConfig
 from dilax.training.machine import machine, peak_memory, read_machine, versions
 from dilax.training.metrics import write_text
 from dilax.training.overrides import set_field
+from dilax.training.packed import pack, pretrained, pretrained_folder
 from dilax.training.predictors import load_predictor
 from dilax.training.recipes import (
     quickstart,
@@ -56,9 +57,12 @@ __all__ = [
     "load_predictor",
     "machine",
     "open_evaluation",
+    "pack",
     "peak_memory",
     "picture_indices",
     "predictions_folder",
+    "pretrained",
+    "pretrained_folder",
     "quickstart",
     "read_machine",
     "rnn_stage",

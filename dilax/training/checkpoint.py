@@ -22,11 +22,15 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from dilax.datasets import DatasetSpec
-from dilax.models import DilatedNet
+from dilax.models import DilatedNet, param_shapes
 from dilax.ops.hosts import is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model, from_json
 from dilax.training.step import TrainState, split_params
 from dilax.training.structured import Params, stage_shapes
+from dilax.weights import place_weights, read_weights
+
+# All parameters of a run's only stage, in place of its checkpoints (`pack`).
+PACKED = "weights.safetensors"
 
 
 def _mean_iou(metrics: dict) -> float:
@@ -135,6 +139,10 @@ def stage_params(
         ValueError: if a checkpoint is missing or belongs to another model.
     """
     stage = config.stage(name)
+    if (packed := workdir / PACKED).is_file():
+        model = build_model(config, stage, spec.num_classes)
+        shapes = param_shapes(model, len(spec.mean))
+        return place_weights(read_weights(packed), model, shapes, mean=spec.mean)[0]
     frozen: Params = {}
     if stage.start and stage.trains != "all":
         frozen = stage_params(workdir, config, stage.start, spec)
