@@ -10,6 +10,7 @@ from crf_scenes import draw_image, gaussian_sums
 from dilax import CRFRNN, DenseCRF
 from dilax.ops import jit
 
+pytestmark = pytest.mark.slow  # together
 SIZES = dict(spatial_sigma=1.5, bilateral_sigma_xy=4.0, bilateral_sigma_rgb=20.0)
 NAMES = ["spatial_weights", "bilateral_weights", "compatibility"]
 

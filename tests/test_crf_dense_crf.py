@@ -10,6 +10,7 @@ from dilax import DenseCRF
 from dilax.crf import dense_crf
 from dilax.crf.image_kernels import SIDE, compiled
 
+pytestmark = pytest.mark.slow  # together
 SMALL = dict(
     spatial_sigma=1.5,
     bilateral_sigma_xy=4.0,

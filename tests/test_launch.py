@@ -173,6 +173,7 @@ def test_train_says_first_what_it_will_take(trained):
     ]
 
 
+@pytest.mark.slow
 def test_profile_traces_the_steps_and_tells_the_time_of_layers(trained):
     root, printed = trained
     folder = root / "my run ö" / "profile"
@@ -185,6 +186,7 @@ def test_profile_traces_the_steps_and_tells_the_time_of_layers(trained):
         assert all(f"| {row['layer']} " in table for row in record["layers"])
 
 
+@pytest.mark.slow
 def test_train_prints_the_table_and_writes_the_pictures(trained):
     root, printed = trained
     for part in ("front end", "context", "control", "joint", "mean IoU", "dark"):
@@ -194,6 +196,7 @@ def test_train_prints_the_table_and_writes_the_pictures(trained):
     assert (root / "my run ö" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_train_leaves_a_page_with_what_each_image_scored(trained):
     root, printed = trained
     page = root / "my run ö" / "report.html"
@@ -203,6 +206,7 @@ def test_train_leaves_a_page_with_what_each_image_scored(trained):
     assert "effective: spread" in text and 'id="gallery-data"' in text
 
 
+@pytest.mark.slow
 def test_eval_gives_the_figures_of_training_in_a_new_process(trained):
     root, printed = trained
     flags = ["--mode=eval", "--workdir=my run ö", "--stage=joint", "--boundaries"]
@@ -216,6 +220,7 @@ def test_eval_gives_the_figures_of_training_in_a_new_process(trained):
     assert got.split("|")[2].strip() == wanted.split("|")[5].strip()
 
 
+@pytest.mark.slow
 def test_predict_writes_label_maps_and_overlays_and_names_what_failed(trained):
     root, _ = trained
     photos = root / "photos"
@@ -267,6 +272,7 @@ def test_predict_keeps_sub_folders_and_goes_on_where_it_was(trained):
     assert "1 were there already; --overwrite predicts them anew" in again.stdout
 
 
+@pytest.mark.slow
 def test_predict_reads_standard_input_and_refuses_a_bomb(trained):
     root, _ = trained
     Image.fromarray(np.full((40, 30), 20, np.uint8)).save(root / "grey.png")
@@ -285,6 +291,7 @@ def test_predict_reads_standard_input_and_refuses_a_bomb(trained):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_predict_says_in_one_message_what_cannot_be_written(trained):
     root, _ = trained
     Image.fromarray(np.full((4, 3), 20, np.uint8)).save(root / "one.png")
@@ -301,6 +308,7 @@ def test_scales_are_numbers():
         modes.predictor_of(values, 1)
 
 
+@pytest.mark.slow
 def test_overrides_are_refused_where_the_run_decides(trained):
     root, _ = trained
     done = _run("--mode=eval", "--workdir=my run ö", "--config.seed=1", cwd=root)

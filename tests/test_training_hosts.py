@@ -120,6 +120,7 @@ def test_a_job_whose_processes_die_goes_on_and_ends_the_same(data, alone, tmp_pa
     _assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.full
 def test_a_signal_to_one_process_saves_and_ends_all(data, alone, tmp_path):
     job = _start_two(data, tmp_path, "--config.log_every=1")
     _wait_for((tmp_path / "metrics.jsonl").exists, job)
