@@ -44,6 +44,7 @@ def test_the_doctor_finds_this_machine_well():
     for part in ("jax ", "nowhere: not there", "devices", "all is well"):
         assert part in done.stdout
     assert done.stdout.count("\nok ") == 4
+    assert "WARNING" not in done.stderr
 
 
 def test_what_fails_is_named_and_the_rest_goes_on(capsys):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from PIL import Image
 from tabulate import tabulate
 
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m dilax doctor", description=__doc__)
     parser.add_argument("--data_dir", type=Path, help="of prepared data sets")
     values = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # orbax warns of what is no matter here
     print(f"{tabulate(_told(values.data_dir), tablefmt='plain')}\n")
     with tempfile.TemporaryDirectory(prefix="dilax-doctor") as folder:
         return run_checks(checks(Path(folder)))
