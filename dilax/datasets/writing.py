@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_or_not_at_all(path: Path) -> Iterator[Path]:
+def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary name beside a file, which becomes the file when all went well.
 
-    Its folder is made. What was written is on disk before the file is renamed, and gone
-    after a failure, which leaves what was there before.
+    Its folder is made. What was written is gone after a failure, which leaves what was
+    there before.
 
     Args:
         path: the file.
+        durable: it shall outlive a power cut: wait until it is on disk, then rename.
 
     Raises:
         OSError: naming the file, if it cannot be written.
@@ -33,8 +34,9 @@ def whole_or_not_at_all(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         if error.filename not in (None, str(partial), str(path.parent)):

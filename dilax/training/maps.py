@@ -121,5 +121,5 @@ def _write(path: Path, maps: np.ndarray, label: np.ndarray) -> None:
     # Not NumPy's format: it parses its header as Python, and Python 3.11 fails at
     # random when several threads parse.
     content = serialization.msgpack_serialize({"maps": maps, "label": label})
-    with whole_or_not_at_all(path) as partial:
+    with whole_or_not_at_all(path, durable=True) as partial:
         partial.write_bytes(content)

@@ -27,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
     """
     if not is_writer():
         return
-    with whole_or_not_at_all(path) as partial:
+    with whole_or_not_at_all(path, durable=True) as partial:
         partial.write_text(text, "utf-8")
 
 

@@ -66,7 +66,6 @@ def pack(
     )
     data = dataclasses.replace(config.data, data_dir="")
     config = dataclasses.replace(config, stages=(alone,), data=data, init="", reset=())
-    folder.mkdir(parents=True, exist_ok=True)
     save_weights(params, folder / PACKED, mean=spec.mean)
     write_text(folder / "spec.json", to_json(spec))
     write_text(folder / "config.json", to_json(config))

@@ -159,7 +159,7 @@ def save_weights(
             raise ValueError(f"save_weights: {name} is {array.dtype}, not float32")
     if path.suffix not in _WRITERS:
         raise ValueError(f"save_weights: {path} ends in none of .safetensors, .npz")
-    with whole_or_not_at_all(path) as partial, partial.open("wb") as file:
+    with whole_or_not_at_all(path, durable=True) as partial, partial.open("wb") as file:
         _WRITERS[path.suffix](file, arrays, mean)
 
 
