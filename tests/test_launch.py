@@ -302,6 +302,20 @@ def test_predict_says_in_one_message_what_cannot_be_written(trained):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("output", "weights", "wanted"),
+    [
+        (None, "", "run/network.zip"),
+        (None, "camvid", "network.zip"),  # never in the folder of a network of ours
+        ("mine.zip", "camvid", "mine.zip"),
+        ("mine.zip", "", "mine.zip"),
+    ],
+)
+def test_what_is_written_lies_in_the_run_s_folder_or_here(output, weights, wanted):
+    values = types.SimpleNamespace(output=output, weights=weights, workdir="run")
+    assert modes.output_of(values, "network.zip") == Path(wanted)
+
+
 def test_scales_are_numbers():
     values = types.SimpleNamespace(scales=["1", "big"])
     with pytest.raises(ValueError, match="--scales=1,big: could not convert"):

@@ -101,7 +101,7 @@ def _submit(values: Any) -> None:
     if kind not in ("voc", "cityscapes"):
         raise ValueError(f"--mode=submit: no server scores {spec.name}")
     suffix = ".zip" if kind == "cityscapes" else ".tar"
-    path = Path(values.output or workdir / f"submission{suffix}").expanduser()
+    path = output_of(values, f"submission{suffix}")
     predictor = predictor_of(values, config.eval_batch_size)
     write_submission(predictor, source, kind, path, values.competition)
     print(f"{len(source)} images of {split} for the server of {spec.name}: {path}")
@@ -110,8 +110,7 @@ def _submit(values: Any) -> None:
 def _predict(values: Any) -> None:
     if not values.input:
         raise ValueError("--input: what to predict is missing, such as an image")
-    folder = "" if values.weights else values.workdir
-    output = Path(values.output or Path(folder) / "predicted").expanduser()
+    output = output_of(values, "predicted")
     options = {
         "outputs": values.outputs,
         "overwrite": values.overwrite,
@@ -134,7 +133,7 @@ def _predict(values: Any) -> None:
 
 def _export(values: Any) -> None:
     _check_alone("export")
-    path = Path(values.output or Path(values.workdir) / "network.zip").expanduser()
+    path = output_of(values, "network.zip")
     if path.suffix:
         write = export_onnx if path.suffix == ".onnx" else export_model
         loaded = load_checkpoint(values.workdir, values.stage, values.which)
@@ -170,6 +169,12 @@ def _compare(values: Any) -> None:
     output = values.output or "compare.html"
     path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
     print(f"{len(values.workdirs)} runs side by side, in a browser: {path}")
+
+
+def output_of(values: Any, name: str) -> Path:
+    """--output; or that name in the run's folder, or here if there is no run."""
+    folder = Path("" if values.weights else values.workdir)
+    return Path(values.output or folder / name).expanduser()
 
 
 def predictor_of(values: Any, batch_size: int) -> Predictor:
