@@ -54,52 +54,23 @@ def scratch() -> Config:
     images many; weights of rare classes are for the mean over classes; the average of
     the parameters takes the noise of small batches away.
     """
-    front_end = StageConfig(
-        "front_end",
-        "front_end",
-        steps=8000,
-        batch_size=4,
-        crop=(240, 320),
-        optimizer=slim_adam(3e-3, warmup=200),
-        ema=0.999,
-        augmentation=Augmentation(scales=(0.6, 1.6), colour=0.3),
-        evaluate_every=2000,
-        checkpoint_every=250,
-    )
-    basic = StageConfig(
-        "basic",
-        "context",
-        "maps",
-        start="front_end",
-        context=BASIC,
-        steps=1000,
-        batch_size=8,
-        crop=(360, 480),
-        optimizer=slim_adam(2e-3),
-    )
+    data = DataConfig("camvid", class_weight_power=0.5)
+    config = slim(data, crop=(240, 320), steps=(8000, 1000, 1500))
+    front_end, basic, control, joint = config.stages
+    for stage in (front_end, joint):
+        stage.ema, stage.checkpoint_every = 0.999, 250
+        stage.augmentation = Augmentation(scales=(0.6, 1.6), colour=0.3)
+    front_end.optimizer, front_end.evaluate_every = slim_adam(3e-3, warmup=200), 2000
+    basic.name, joint.start, control.name = "basic", "basic", "basic_control"
+    basic.crop = control.crop = (360, 480)
     large = dataclasses.replace(basic, name="large", context=LARGE)
-    controls = (
-        dataclasses.replace(s, name=f"{s.name}_control", context=undilated(s.context))
-        for s in (basic, large)
+    large_control = dataclasses.replace(
+        control, name="large_control", context=undilated(LARGE)
     )
-    joint = dataclasses.replace(
-        front_end,
-        name="joint",
-        trains="all",
-        start="basic",
-        context=BASIC,
-        steps=1500,
-        optimizer=slim_adam(3e-4),
-        evaluate_every=0,
-    )
-    return Config(
-        name="scratch",
-        data=DataConfig("camvid", class_weight_power=0.5),
-        model=ModelConfig("drn_d_22", width_multiplier=0.25, upsample=True),
-        stages=(front_end, basic, large, *controls, joint),
-        reading=Reading(hold="host"),
-        eval_batch_size=2,
-    )
+    config.name, config.reading = "scratch", Reading(hold="host")
+    config.model = ModelConfig("drn_d_22", width_multiplier=0.25, upsample=True)
+    config.stages = (front_end, basic, large, control, large_control, joint)
+    return config
 
 
 def paper() -> Config:
