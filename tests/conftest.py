@@ -28,13 +28,9 @@ def _compile_quickly():
     How it rewrites programs stays the same. Processes that tests start are not told:
     some of them train for long.
     """
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_backend_optimization_level=0"
-    jax.devices()  # which reads it
-    if before is None:
-        del os.environ["XLA_FLAGS"]
-    else:
-        os.environ["XLA_FLAGS"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0", prepend=" ")
+        jax.devices()  # which reads it
 
 
 def pytest_collection_modifyitems(items):

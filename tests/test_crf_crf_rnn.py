@@ -10,7 +10,7 @@ from crf_scenes import draw_image, gaussian_sums
 from dilax import CRFRNN, DenseCRF
 from dilax.ops import jit
 
-pytestmark = pytest.mark.slow  # together
+pytestmark = pytest.mark.slow
 SIZES = dict(spatial_sigma=1.5, bilateral_sigma_xy=4.0, bilateral_sigma_rgb=20.0)
 NAMES = ["spatial_weights", "bilateral_weights", "compatibility"]
 
@@ -88,7 +88,6 @@ def test_before_training_it_is_the_dense_crf_normalised_after():
     np.testing.assert_allclose(out[0], marginals, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "auto"])
 def test_gradients_pass_finite_differences(x64, method):
     logits, images, params = _draw()
@@ -125,7 +124,6 @@ def test_no_gradient_reaches_the_image():
     assert not np.asarray(jax.grad(total)(np.float32(images))).any()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "auto"])
 def test_jit_prepared_images_and_types_of_images_change_nothing(method):
     logits, images, params = _draw()

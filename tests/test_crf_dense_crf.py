@@ -10,7 +10,7 @@ from dilax import DenseCRF
 from dilax.crf import dense_crf
 from dilax.crf.image_kernels import SIDE, compiled
 
-pytestmark = pytest.mark.slow  # together
+pytestmark = pytest.mark.slow
 SMALL = dict(
     spatial_sigma=1.5,
     bilateral_sigma_xy=4.0,
@@ -73,7 +73,6 @@ def test_compatibilities_are_energies_of_a_label_beside_another():
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "lattice"])
 def test_padding_jit_and_batches_change_nothing(method):
     probabilities, image = _draw(9, SIDE + 2)
@@ -126,7 +125,6 @@ def test_prepared_images_serve_other_weights():
     )
 
 
-@pytest.mark.slow
 def test_gradients_pass_finite_differences():
     probabilities, image = _draw(3, 4)
     with jax.enable_x64(True):
