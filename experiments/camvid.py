@@ -14,20 +14,17 @@ paper   A.1 at full width: front end 20K steps, then joint. Table 5 reports 65.3
         (--variant=original when preparing).
 
 scratch From random weights at full resolution: a slim dilated residual network, whose
-        last layers undo what its dilations leave, as the front end; Basic and Large
-        context on its maps, each with its undilated control; and the front end with
-        Basic jointly.
+        last layers undo what its dilations leave, as the front end; Basic context and
+        its undilated control on the maps of whole images; and both modules jointly.
 
 The public validation images lie within a drive that is also trained on, so accuracy on
 them flatters. --config.data.train=train_drives --config.data.val=val_drives keeps the
 drives apart.
 """
 
-import dataclasses
-
 from dilax.input import Augmentation, Reading
 from dilax.launch import run
-from dilax.models import BASIC, LARGE, undilated
+from dilax.models import BASIC
 from dilax.training import (
     Config,
     DataConfig,
@@ -55,21 +52,16 @@ def scratch() -> Config:
     the parameters takes the noise of small batches away.
     """
     data = DataConfig("camvid", class_weight_power=0.5)
-    config = slim(data, crop=(240, 320), steps=(8000, 1000, 1500))
-    front_end, basic, control, joint = config.stages
+    config = slim(data, crop=(240, 320), steps=(8000, 500, 1500))
+    front_end, context, control, joint = config.stages
     for stage in (front_end, joint):
         stage.ema, stage.checkpoint_every = 0.999, 250
         stage.augmentation = Augmentation(scales=(0.6, 1.6), colour=0.3)
     front_end.optimizer, front_end.evaluate_every = slim_adam(3e-3, warmup=200), 2000
-    basic.name, joint.start, control.name = "basic", "basic", "basic_control"
-    basic.crop = control.crop = (360, 480)
-    large = dataclasses.replace(basic, name="large", context=LARGE)
-    large_control = dataclasses.replace(
-        control, name="large_control", context=undilated(LARGE)
-    )
+    for stage in (context, control):
+        stage.crop, stage.batch_size = (360, 480), 2
     config.name, config.reading = "scratch", Reading(hold="host")
     config.model = ModelConfig("drn_d_22", width_multiplier=0.25, upsample=True)
-    config.stages = (front_end, basic, large, control, large_control, joint)
     return config
 
 

@@ -12,6 +12,11 @@ besides), writes it to table3.md and table3.json, and resumes like every command
 
 scenes      Embedded scenes, some minutes on two cores; needs no data.
 camvid      CamVid as in camvid.py --config=small.
+camvid_scratch
+            CamVid as in camvid.py --config=scratch, whose front end sees all of the
+            image, with undilated controls of both modules, and trimap IoU.
+camvid_narrow
+            The same with the quickstart's front end, which sees 30 pixels.
 voc         VOC as in voc.py --config=small.
 kitti       KITTI as in kitti.py --config=small.
 cityscapes  Cityscapes as in cityscapes.py --config=small.
@@ -32,15 +37,19 @@ from dilax.training import (
     Config,
     CRFConfig,
     DataConfig,
+    ModelConfig,
     StageConfig,
     quickstart,
     rnn_stage,
     slim,
+    slim_adam,
     structured,
     voc_paper,
     voc_rnn,
     write_text,
 )
+from dilax.training.recipes import TINY
+from experiments import camvid as camvid_recipes
 
 
 def scenes() -> Config:
@@ -61,6 +70,32 @@ def scenes_rnn() -> StageConfig:
 def camvid() -> Config:
     """As camvid.py --config=small."""
     return _small(DataConfig("camvid", scale=0.5), (176, 240), (6000, 800, 1500))
+
+
+def camvid_scratch() -> Config:
+    """As camvid.py --config=scratch, shorter, with the undilated controls."""
+    config = camvid_recipes.scratch()
+    config.stage("front_end").steps = 3000
+    return _controlled(config)
+
+
+def camvid_narrow() -> Config:
+    """The same, on a front end that sees 30 pixels."""
+    config = camvid_recipes.scratch()
+    config.model = ModelConfig(layers=TINY, padding="same", upsample=True)
+    front_end = config.stage("front_end")
+    front_end.steps, front_end.optimizer = 1500, slim_adam(2e-3)
+    return _controlled(config)
+
+
+def _controlled(config: Config) -> Config:
+    """Both modules with and without dilation; trimap IoU besides mean IoU."""
+    grid = CRFGrid((1.0, 2.0, 4.0), (30.0, 60.0), (6.0, 12.0))
+    dense = CRFConfig(grid=grid, search_images=10)
+    rnn = rnn_stage(60, 2, (240, 320), bilateral_sigma_rgb=10.0)
+    config = structured(config, dense, rnn, controls=True)
+    config.boundaries = True
+    return config
 
 
 def voc() -> Config:
@@ -105,6 +140,8 @@ def summarize(runs: Sequence[Mapping], workdir: Path) -> str:
 CONFIGURATIONS = {
     "scenes": scenes,
     "camvid": camvid,
+    "camvid_scratch": camvid_scratch,
+    "camvid_narrow": camvid_narrow,
     "voc": voc,
     "kitti": kitti,
     "cityscapes": cityscapes,

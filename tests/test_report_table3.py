@@ -52,3 +52,27 @@ def test_seeds_stand_beside_each_other():
     assert head == ["mean IoU, %", "seed 3", "seed 5", "mean ± sd"]
     assert [row[0] for row in rows] == [name.replace("_", " ") for name in STAGES]
     assert rows[1] == ["front end crf", "20.0", "21.0", "20.5 ± 0.7"]
+
+
+def test_controls_and_trimaps_show_where_there_are_any():
+    run = _run(0)
+    run["stages"]["basic"]["trimap_iou"] = {"4": 0.25}
+    run["stages"]["basic_control"] = {"mean_iou": 0.3}
+    run["stages"]["basic_control_crf"] = {"mean_iou": 0.35, "trimap_iou": {"4": 0.15}}
+    whole, near = table3([run]).split("\n\n")
+    head, *rows = _cells(whole)
+    assert head[1:5] == ["front end", "+ Basic", "+ Large", "+ Basic undilated"]
+    assert [row[4] for row in rows] == ["30.0", "35.0", "–"]
+    assert rows[0][5:] == ["69.8", "71.3", "72.1"]
+    head, *rows = _cells(near)
+    assert head[0] == "mean IoU within 4 px of a boundary, %"
+    assert rows == [
+        ["nothing", "–", "25.0", "–", "–"],
+        ["dense CRF", "–", "–", "–", "15.0"],
+        ["CRF-RNN", "–", "–", "–", "–"],
+    ]
+    figures = table3_figures([run])["stages"]
+    assert figures["basic"]["trimap_iou"] == [0.25]
+    assert figures["basic_control_crf"]["paper"] is None
+    assert "trimap_iou" not in figures["basic_control"]
+    assert "basic_control_crfrnn" not in figures

@@ -7,11 +7,13 @@ import types
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_run import TABLE, config_of, optimizer, tiny_config, write_images
 
 import dilax
 from dilax.crf import DenseCRF
 from dilax.datasets import DatasetSpec
+from dilax.evaluation.boundary import BoundaryScores
 from dilax.inference import Predictor
 from dilax.ops import jit
 from dilax.training import (
@@ -68,6 +70,7 @@ def crf_config(data) -> Config:
         rnn, name="joint", trains="all", start="rnn", steps=1, evaluate_every=0
     )
     config.stages = (config.stages[0], given, rnn, joint)
+    config.boundaries = True
     return config
 
 
@@ -90,6 +93,17 @@ def _params(workdir, stage):
 def _unequal(a, b):
     """Per leaf, whether the two trees differ there."""
     return jax.tree.leaves(jax.tree.map(lambda x, y: bool((x != y).any()), a, b))
+
+
+def test_results_hold_the_trimap_iou_of_the_predictions_that_are_kept(whole):
+    workdir, results = whole
+    _, spec, source = open_evaluation(workdir)
+    for name, stage in results["stages"].items():
+        near = BoundaryScores.empty(spec.classes, spec.ignore_label)
+        for i, sample in enumerate(source):
+            kept = Image.open(workdir / "predictions" / name / f"{i:04d}.png")
+            near = near.plus(sample["label"], np.asarray(kept))
+        assert stage["trimap_iou"] == near.as_dict()["trimap_iou"]
 
 
 # What trains.

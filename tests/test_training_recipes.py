@@ -1,10 +1,10 @@
 """Recipes with CRFs: which stages they have, and what each stands on."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
-from dilax.models import BASIC, LARGE
+from dilax.models import BASIC, LARGE, undilated
 from dilax.training import CRFConfig, StageConfig, rnn_stage, structured, with_crfs
 from experiments import camvid, cityscapes, kitti, table3, voc
 
@@ -15,24 +15,40 @@ NINE = [
 ]
 
 
+CONTROLS = [n.replace("_c", "_control_c") for n in NINE[4:6] + NINE[7:9]]
+FIFTEEN = [
+    *NINE,
+    *("basic_control", *CONTROLS[:2]),
+    *("large_control", *CONTROLS[2:]),
+]
+
+
 @pytest.mark.parametrize("make", table3.CONFIGURATIONS.values())
-def test_table_3_has_nine_stages_that_differ_in_nothing_else(make):
+def test_table_3_has_stages_that_differ_in_nothing_else(make):
     stages = {stage.name: stage for stage in make().stages}
-    assert list(stages) == NINE
-    assert [stages[n].context for n in NINE[::3]] == [(), BASIC, LARGE]
-    assert [stages[n].start for n in NINE[::3]] == ["", "front_end", "front_end"]
-    for network, dense, rnn in zip(NINE[::3], NINE[1::3], NINE[2::3], strict=True):
-        for name, kind in ((dense, "dense"), (rnn, "rnn")):
-            stage = stages[name]
-            assert (stage.trains, stage.start) == ("crf", network)
-            assert stage.context == stages[network].context
-            assert stage.crf_kind == kind
-    for names in (NINE[1::3], NINE[2::3]):
-        alike = {
-            repr(dataclasses.replace(stages[n], name="", start="", context=()))
-            for n in names
-        }
-        assert len(alike) == 1
+    controls = make in (table3.camvid_scratch, table3.camvid_narrow)
+    assert list(stages) == (FIFTEEN if controls else NINE)
+    networks = {name: stage for name, stage in stages.items() if not stage.crf}
+    tables = [(), BASIC, LARGE, undilated(BASIC), undilated(LARGE)]
+    assert [stage.context for stage in networks.values()] == tables[: len(networks)]
+    assert [stage.start for stage in networks.values()][1:] == (
+        ["front_end"] * (len(networks) - 1)
+    )
+    modules = [stage for stage in networks.values() if stage.context]
+    assert _but_names(modules) == 1
+    for end, kind in (("_crf", "dense"), ("_crfrnn", "rnn")):
+        follow = [stages[name + end] for name in networks]
+        assert _but_names(follow) == 1
+        for stage, (name, network) in zip(follow, networks.items(), strict=True):
+            assert (stage.trains, stage.start) == ("crf", name)
+            assert (stage.context, stage.crf_kind) == (network.context, kind)
+
+
+def _but_names(stages):
+    """How many they are, but for names, modules and steps."""
+    return len(
+        {repr(replace(s, name="", start="", context=(), steps=0)) for s in stages}
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,8 +64,8 @@ def test_the_table_trains_the_networks_of_the_other_experiments(make, experiment
     ours, theirs = make(), experiment.small()
     assert (ours.data, ours.model) == (theirs.data, theirs.model)
     for name, other in (("front_end", "front_end"), ("basic", "context")):
-        stage = dataclasses.replace(ours.stage(name), name=other, evaluate_every=0)
-        wanted = dataclasses.replace(theirs.stage(other), evaluate_every=0)
+        stage = replace(ours.stage(name), name=other, evaluate_every=0)
+        wanted = replace(theirs.stage(other), evaluate_every=0)
         assert stage == wanted
 
 

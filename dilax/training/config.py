@@ -268,6 +268,7 @@ class Config:
         pictures: how many images of the evaluation split to show in `pictures.png`.
         kept: how many predictions of the evaluation split each stage keeps at most,
             evenly spread; `report.html` shows the worst and the best of them.
+        boundaries: measure trimap IoU and boundary F of each finished stage, too.
         init: weights that stages without `start` start from: a file as
             `dilax.read_weights` takes, or the folder of a run; `""` starts from random
             weights. What it lacks of `final` and of the context module stays random.
@@ -294,6 +295,7 @@ class Config:
     eval_batch_size: int = 1
     pictures: int = 6
     kept: int = 200
+    boundaries: bool = False
     init: str | None = ""
     reset: tuple[str, ...] = ()
     needs_init: bool = False

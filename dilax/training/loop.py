@@ -288,6 +288,7 @@ def evaluate_stage(
         run.workdir, stage, model, params, run.spec, run.config.eval_batch_size
     )
     kept = KeptPredictions(run, stage)
-    scores = evaluate(predictor, run.val, f"evaluate {stage.name}", kept.add)
+    title, near = f"evaluate {stage.name}", run.config.boundaries
+    scores = evaluate(predictor, run.val, title, kept.add, near)
     kept.finish()
     return scores

@@ -200,7 +200,9 @@ def with_crfs(
     )
 
 
-def structured(config: Config, dense: CRFConfig, rnn: StageConfig) -> Config:
+def structured(
+    config: Config, dense: CRFConfig, rnn: StageConfig, controls: bool = False
+) -> Config:
     """The nine stages of Table 3, from a recipe that has some of them.
 
     The front end; a Basic and a Large context module, as the recipe trains its first;
@@ -212,6 +214,7 @@ def structured(config: Config, dense: CRFConfig, rnn: StageConfig) -> Config:
             goes.
         dense: the dense CRFs.
         rnn: steps, crops, optimizer and CRF of the CRF-RNNs.
+        controls: both modules without dilation, too: fifteen stages.
 
     Example:
         >>> config = structured(quickstart(), CRFConfig(), voc_rnn())
@@ -221,9 +224,12 @@ def structured(config: Config, dense: CRFConfig, rnn: StageConfig) -> Config:
     first = next(i for i, stage in enumerate(config.stages) if stage.context)
     *before, front_end = config.stages[:first]
     context = config.stages[first]
+    tables = {"basic": BASIC, "large": LARGE}
+    if controls:
+        tables |= {f"{name}_control": undilated(t) for name, t in tables.items()}
     modules = (
         dataclasses.replace(context, name=name, context=table)
-        for name, table in (("basic", BASIC), ("large", LARGE))
+        for name, table in tables.items()
     )
     networks = (front_end, *modules)
     rows = (stage for n in networks for stage in (n, *with_crfs(n, dense, rnn)))
