@@ -16,7 +16,7 @@ camvid_scratch
             CamVid as in camvid.py --config=scratch, whose front end sees all of the
             image, with undilated controls of both modules, and trimap IoU.
 camvid_narrow
-            The same with the quickstart's front end, which sees 30 pixels.
+            The same with the quickstart's front end, which sees 30 pixels; no CRFs.
 voc         VOC as in voc.py --config=small.
 kitti       KITTI as in kitti.py --config=small.
 cityscapes  Cityscapes as in cityscapes.py --config=small.
@@ -73,28 +73,23 @@ def camvid() -> Config:
 
 
 def camvid_scratch() -> Config:
-    """As camvid.py --config=scratch, shorter, with the undilated controls."""
+    """As camvid.py --config=scratch, shorter; undilated controls, trimap IoU."""
     config = camvid_recipes.scratch()
-    config.stage("front_end").steps = 3000
-    return _controlled(config)
+    config.stage("front_end").steps, config.stage("context").steps = 2500, 400
+    dense = CRFConfig(grid=CRFGrid((3.0, 6.0), (80.0,), (8.0,)), search_images=10)
+    rnn = rnn_stage(60, 2, (240, 320), bilateral_sigma_rgb=8.0)
+    config = structured(config, dense, rnn, controls=True)
+    config.boundaries = True
+    return config
 
 
 def camvid_narrow() -> Config:
-    """The same, on a front end that sees 30 pixels."""
-    config = camvid_recipes.scratch()
+    """The same on a front end that sees 30 pixels, without CRFs."""
+    config = camvid_scratch()
     config.model = ModelConfig(layers=TINY, padding="same", upsample=True)
+    config.stages = tuple(stage for stage in config.stages if not stage.crf)
     front_end = config.stage("front_end")
     front_end.steps, front_end.optimizer = 1500, slim_adam(2e-3)
-    return _controlled(config)
-
-
-def _controlled(config: Config) -> Config:
-    """Both modules with and without dilation; trimap IoU besides mean IoU."""
-    grid = CRFGrid((1.0, 2.0, 4.0), (30.0, 60.0), (6.0, 12.0))
-    dense = CRFConfig(grid=grid, search_images=10)
-    rnn = rnn_stage(60, 2, (240, 320), bilateral_sigma_rgb=10.0)
-    config = structured(config, dense, rnn, controls=True)
-    config.boundaries = True
     return config
 
 
