@@ -21,7 +21,7 @@ MODULES |= {f"{name}_control": undilated(MODULES[name]) for name in ("basic", "l
 STAGES = {
     table3.camvid_scratch: NINE
     + [name + end for name in CONTROLS for end in ("", "_crf", "_crfrnn")],
-    table3.camvid_narrow: ["front_end", "basic", "basic_control"],
+    table3.camvid_narrow: NINE[::3] + CONTROLS,
 }
 
 
