@@ -53,7 +53,7 @@ def scratch() -> Config:
     the parameters takes the noise of small batches away.
     """
     data = DataConfig("camvid", class_weight_power=0.5)
-    config = slim(data, crop=(240, 320), steps=(8000, 500, 1500))
+    config = slim(data, crop=(240, 320), steps=(8000, 1600, 1500))
     front_end, context, control, joint = config.stages
     for stage in (front_end, joint):
         stage.ema, stage.checkpoint_every = 0.999, 250
