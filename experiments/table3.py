@@ -13,8 +13,8 @@ besides), writes it to table3.md and table3.json, and resumes like every command
 scenes      Embedded scenes, some minutes on two cores; needs no data.
 camvid      CamVid as in camvid.py --config=small.
 camvid_scratch
-            CamVid as in camvid.py --config=scratch, whose front end sees all of the
-            image, with undilated controls of both modules, and trimap IoU.
+            CamVid as in camvid.py --config=scratch, with the undilated controls of both
+            modules, and trimap IoU.
 camvid_narrow
             The same with the quickstart's front end, which sees 30 pixels; no CRFs.
 voc         VOC as in voc.py --config=small.
