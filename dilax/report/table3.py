@@ -23,9 +23,7 @@ PAPER = {
     for i, end in enumerate(AFTER)
 }
 
-
-# Pixels to either side of a boundary.
-TRIMAP = 4
+TRIMAP = 4  # pixels to either side of a boundary
 
 
 def table3(runs: Sequence[Mapping], style: str = "github") -> str:
