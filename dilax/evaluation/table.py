@@ -1,6 +1,6 @@
 """Tables that set the stages of a run side by side, as Table 3 of the paper does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -40,7 +40,7 @@ def stage_table(
     for title, key in _SUMMARY:
         bold = f"**{title}**" if key == "mean_iou" else title
         rows.append([bold, *(_percent(s[key]) for s in stages.values())])
-    table = _tabulated("IoU, %", rows, stages, style)
+    table = figure_table("IoU, %", _titles(stages), rows, style)
     return table + ("\n\\* only the surroundings tell these apart" if marked else "")
 
 
@@ -74,18 +74,25 @@ def boundary_table(
         for r in widths
     ]
     rows.append(["boundary F", *(_percent(s.get("boundary_f")) for s in columns)])
-    return _tabulated("boundaries, %", rows, stages, style)
+    return figure_table("boundaries, %", _titles(stages), rows, style)
 
 
-def _tabulated(title: str, rows: list, stages: Mapping, style: str) -> str:
-    """Rows under the stages' names."""
+def figure_table(
+    head: str, titles: Iterable[str], rows: Sequence[Sequence[str]], style: str
+) -> str:
+    """A table of texts: names on the left under `head`, figures under `titles`."""
+    titles = [*titles]
     return tabulate(
         rows,
-        headers=[title, *(name.replace("_", " ") for name in stages)],
+        headers=[head, *titles],
         tablefmt=style,
-        colalign=("left", *("right" for _ in stages)),
+        colalign=("left", *("right" for _ in titles)),
         disable_numparse=True,
     )
+
+
+def _titles(stages: Mapping[str, Mapping]) -> list[str]:
+    return [name.replace("_", " ") for name in stages]
 
 
 def _class_rows(stages: Mapping[str, Mapping], marked: Sequence[str]) -> list[list]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from dilax.evaluation.table import figure_table
 from dilax.report.collected import Collected
 from dilax.report.paper import PAPER, PaperRow, PaperTable, System
 from dilax.report.seeds import spread
@@ -114,13 +115,7 @@ def _columns(
 ) -> str:
     """A line a class or category, a column a row of the paper's table."""
     lines = [[name, *(cells[row.name][name] for row in rows)] for name in names]
-    return tabulate(
-        lines,
-        headers=[title, *(row.name for row in rows)],
-        tablefmt=style,
-        colalign=("left", *("right" for _ in rows)),
-        disable_numparse=True,
-    )
+    return figure_table(title, (row.name for row in rows), lines, style)
 
 
 def _own(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from tabulate import tabulate
+from dilax.evaluation.table import figure_table
 
 
 def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
@@ -37,13 +37,7 @@ def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
             ]
         )
     seeds = [f"seed {run['seed']}" for run in runs]
-    return tabulate(
-        rows,
-        headers=["mean IoU, %", *seeds, "mean ± sd"],
-        tablefmt=style,
-        colalign=("left", *("right" for _ in (*seeds, "mean"))),
-        disable_numparse=True,
-    )
+    return figure_table("mean IoU, %", [*seeds, "mean ± sd"], rows, style)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -8,8 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
+from dilax.evaluation.table import figure_table
 from dilax.report.paper import TABLE_3
 from dilax.report.seeds import spread
 
@@ -51,14 +50,14 @@ def table3(runs: Sequence[Mapping], style: str = "github") -> str:
         [title, *_row(runs, networks, end), *(f"{value:.1f}" for value in PAPER[end])]
         for end, title in AFTER.items()
     ]
-    tables = [_tabulated("mean IoU, %", [*networks.values(), *papers], rows, style)]
+    tables = [figure_table("mean IoU, %", [*networks.values(), *papers], rows, style)]
     if any("trimap_iou" in stage for run in runs for stage in run["stages"].values()):
         head = f"mean IoU within {TRIMAP} px of a boundary, %"
         near = [
             [title, *_row(runs, networks, end, trimap=True)]
             for end, title in AFTER.items()
         ]
-        tables.append(_tabulated(head, [*networks.values()], near, style))
+        tables.append(figure_table(head, [*networks.values()], near, style))
     return "\n\n".join(tables)
 
 
@@ -111,13 +110,3 @@ def _values(runs: Sequence[Mapping], stage: str, trimap: bool = False) -> list[f
     if trimap:
         return [s["trimap_iou"][str(TRIMAP)] for s in found if "trimap_iou" in s]
     return [s["mean_iou"] for s in found]
-
-
-def _tabulated(head: str, titles: list[str], rows: list, style: str) -> str:
-    return tabulate(
-        rows,
-        headers=[head, *titles],
-        tablefmt=style,
-        colalign=("left", *["right"] * len(titles)),
-        disable_numparse=True,
-    )
