@@ -19,7 +19,8 @@ from jax import lax
 from tabulate import tabulate
 
 from dilax.models import FrontEnd
-from dilax.ops import jit, max_pool, upsample_bilinear
+from dilax.ops import max_pool, upsample_bilinear
+from dilax.runtime import jit
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Pairs of runs a row.", lower_bound=1)
 

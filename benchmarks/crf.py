@@ -32,7 +32,7 @@ from tabulate import tabulate
 import dilax
 from dilax.crf import ExactFilter, build_lattice
 from dilax.crf.kernels import bilateral_features
-from dilax.datasets import list_images, read_pixels
+from dilax.data import list_images, read_pixels
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Images, such as VOC's JPEGImages.")
 _IMAGES = flags.DEFINE_integer("images", 5, "How many of them.", lower_bound=1)

@@ -21,7 +21,8 @@ from absl import app, flags, logging
 from jax import lax
 from tabulate import tabulate
 
-from dilax.ops import depth_to_space, dilated_conv, jit, upsample_bilinear
+from dilax.ops import depth_to_space, dilated_conv, upsample_bilinear
+from dilax.runtime import jit
 
 _CELLS = flags.DEFINE_integer("cells", 60, "Side of the features.", lower_bound=1)
 _FEATURES = flags.DEFINE_integer("features", 512, "Their channels.", lower_bound=1)

@@ -1,6 +1,6 @@
 """How fast training images are read, and how long a training step waits for them.
 
-    python -m dilax.datasets prepare camvid --from CamVid
+    python -m dilax data prepare camvid --from CamVid
     python -m benchmarks.input --dataset=camvid [--data_dir=DIR] [--steps=60]
 
 The first table is one core's work: images decoded a second, and decoded and augmented
@@ -18,10 +18,16 @@ import numpy as np
 from absl import app, flags, logging
 from tabulate import tabulate
 
-from dilax.datasets import open_source
-from dilax.input import CropGeometry, ImageExample, Reading, hold, training_batches
+from dilax.data import (
+    CropGeometry,
+    ImageExample,
+    Reading,
+    hold,
+    open_source,
+    training_batches,
+)
 from dilax.models import init_params
-from dilax.ops import jit
+from dilax.runtime import jit
 from dilax.training import build_spec
 from dilax.training.config import build_model
 from dilax.training.step import init_state, make_train_step, split_params

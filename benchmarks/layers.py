@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from dilax.models import network_cost
-from dilax.report import (
+from dilax.profiling import (
     device_peak,
     layer_figures,
     layer_json,
     layer_table,
+    network_cost,
     time_layers,
 )
 from dilax.weights import RELEASED

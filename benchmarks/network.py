@@ -36,9 +36,10 @@ from tqdm import tqdm
 
 from benchmarks.comparison import machine, plot, table
 from benchmarks.torch_twin import torch_network
-from dilax.datasets import DATASETS, DatasetSpec
+from dilax.data import DATASETS, DatasetSpec
 from dilax.models import DilatedNet
-from dilax.ops import jit, upsample_bilinear
+from dilax.ops import upsample_bilinear
+from dilax.runtime import jit
 from dilax.training import OptimizerConfig, StageConfig
 from dilax.training.step import init_state, jit_train_step, split_params
 from dilax.weights import RELEASED

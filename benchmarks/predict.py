@@ -21,11 +21,10 @@ from absl import app, flags, logging
 from tabulate import tabulate
 
 from benchmarks.torch_twin import torch_network
-from dilax.datasets import DATASETS, list_images, read_pixels
+from dilax.data import DATASETS, list_images, read_pixels, subtract_mean
 from dilax.inference import Predictor, plan_tiles
-from dilax.input import subtract_mean
 from dilax.models import dilation8_camvid
-from dilax.ops import jit
+from dilax.runtime import jit
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Images, such as CamVid's frames.")
 _IMAGES = flags.DEFINE_integer("images", 10, "How many of them.", lower_bound=1)

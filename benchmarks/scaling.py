@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 from tabulate import tabulate
 
-from dilax.models import NetworkCost, network_cost
-from dilax.report.scaling import H100, scaling_rows
+from dilax.profiling import NetworkCost, network_cost
+from dilax.profiling.roofline import H100, scaling_rows
 from dilax.training import Config, StageConfig, build_spec
 from dilax.training.config import build_model
 from experiments import camvid, cityscapes, kitti, voc

@@ -1,7 +1,7 @@
 """The commands of dilax.
 
     python -m dilax doctor                  what is installed and found; a self-test
-    python -m dilax datasets list           data sets: prepare them, look at them
+    python -m dilax data list           data sets: prepare them, look at them
     python -m dilax receptive_field 1 2 4   what cells see, of rates, networks and runs
 
 Training, evaluation, prediction and pages of runs are experiments, scripts of the
@@ -19,9 +19,9 @@ import importlib
 import sys
 
 COMMANDS = {
-    "doctor": "dilax.launch.doctor",
-    "datasets": "dilax.datasets.__main__",
-    "receptive_field": "dilax.receptive_field.__main__",
+    "doctor": "dilax.cli.doctor",
+    "data": "dilax.cli.data",
+    "receptive_field": "dilax.cli.receptive_field",
 }
 
 

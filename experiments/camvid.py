@@ -1,6 +1,6 @@
 """CamVid (Yu & Koltun 2016, Appendix A.1, Table 5).
 
-    python -m dilax.datasets prepare camvid --from CamVid
+    python -m dilax data prepare camvid --from CamVid
     python experiments/camvid.py --config=small --workdir=runs/camvid
     python experiments/camvid.py --config=paper --config.init=VGG16 --workdir=runs/paper
     python experiments/camvid.py --mode=eval --workdir=runs/camvid --which=best
@@ -23,8 +23,8 @@ them flatters. --config.data.train=train_drives --config.data.val=val_drives kee
 drives apart.
 """
 
-from dilax.input import Augmentation, Reading
-from dilax.launch import run
+from dilax.cli import run
+from dilax.data import Augmentation, Reading
 from dilax.models import BASIC
 from dilax.training import (
     Config,

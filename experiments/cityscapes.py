@@ -1,6 +1,6 @@
 """Cityscapes (Yu & Koltun 2016, Appendix A.3, Tables 7 and 8).
 
-    python -m dilax.datasets prepare cityscapes --from CITYSCAPES
+    python -m dilax data prepare cityscapes --from CITYSCAPES
     python experiments/cityscapes.py --config=small --workdir=runs/cityscapes
     python experiments/cityscapes.py --config=paper --config.init=VGG16 \
         --workdir=runs/paper
@@ -15,7 +15,7 @@ paper   A.3 at full width, in its three stages: front end 40K steps on crops; co
         VGG-16 trained on ImageNet, --config.init=FILE.
 """
 
-from dilax.launch import run
+from dilax.cli import run
 from dilax.models import CITYSCAPES
 from dilax.training import (
     Config,

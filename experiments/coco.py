@@ -1,6 +1,6 @@
 """Microsoft COCO with VOC's classes (Yu & Koltun 2016, §5, Tables 3 and 4).
 
-    python -m dilax.datasets prepare coco --from COCO
+    python -m dilax data prepare coco --from COCO
     python experiments/coco.py --config=small --workdir=runs/coco
     python experiments/coco.py --config=paper --config.init=VGG16 --workdir=runs/paper
 
@@ -14,7 +14,7 @@ paper   §5 at full width: front end on VOC + SBD and COCO together, 140K steps,
         paper, are ours.
 """
 
-from dilax.launch import run
+from dilax.cli import run
 from dilax.training import (
     Config,
     DataConfig,

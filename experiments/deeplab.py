@@ -15,7 +15,7 @@ paper   Crops have 320 pixels, a multiple of 8, instead of 321. Starts from VGG-
         a quarter of the channels of its fc6 and fc7, here these two start at random.
 """
 
-from dilax.launch import run
+from dilax.cli import run
 from dilax.training import (
     Config,
     CRFConfig,

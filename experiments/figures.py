@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.evaluation import evaluate, image_scores
 from dilax.inference import as_rgb, palette_image
 from dilax.report import collect, field_figure, picture_figure, save_figure
-from dilax.report.collected import run_folders
 from dilax.report.paper import System
+from dilax.report.runs import run_folders
 from dilax.training import (
     Config,
     StageConfig,

@@ -30,8 +30,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from dilax.datasets import survey_folder
-from dilax.launch import run
+from dilax.cli import run
+from dilax.data import survey_folder
 from dilax.training import Config, DataConfig, from_json, slim
 
 # The shorter side of the network's input, in pixels.

@@ -1,6 +1,6 @@
 """KITTI with the labels of Ros et al. (Yu & Koltun 2016, Appendix A.2, Table 6).
 
-    python -m dilax.datasets prepare kitti --from KITTI_SEMANTIC
+    python -m dilax data prepare kitti --from KITTI_SEMANTIC
     python experiments/kitti.py --config=small --workdir=runs/kitti
     python experiments/kitti.py --config=paper --config.init=VGG16 --workdir=runs/paper
 
@@ -12,7 +12,7 @@ paper   A.2 at full width: front end 10K steps, then jointly with the seven-laye
 As in the paper, 100 images train and the 46 others test; there is no validation split.
 """
 
-from dilax.launch import run
+from dilax.cli import run
 from dilax.models import KITTI
 from dilax.training import (
     Config,

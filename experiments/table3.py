@@ -30,8 +30,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dilax.evaluation.crf_grid import CRFGrid
-from dilax.launch import run
+from dilax.cli import run
+from dilax.crf.search import CRFGrid
 from dilax.report import table3, table3_figures
 from dilax.training import (
     Config,

@@ -36,8 +36,8 @@ from typing import Any
 
 from absl import flags
 
-from dilax.evaluation.crf_grid import CRFGrid
-from dilax.launch import run
+from dilax.cli import run
+from dilax.crf.search import CRFGrid
 from dilax.models import BASIC, CITYSCAPES, KITTI, LARGE, ContextLayer
 from dilax.report import PAPER, collect, paper_figures, paper_table
 from dilax.report.paper import System

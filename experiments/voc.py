@@ -1,7 +1,7 @@
 """Pascal VOC 2012 (Yu & Koltun 2016, §4 and §5), and the quickstart.
 
     python experiments/voc.py --config=quickstart --workdir=runs/quickstart
-    python -m dilax.datasets prepare voc --from VOC
+    python -m dilax data prepare voc --from VOC
     python experiments/voc.py --config=small --workdir=runs/voc
     python experiments/voc.py --config=paper --config.init=VGG16 --workdir=runs/paper
     python experiments/voc.py --mode=predict --workdir=runs/voc --input=photo.jpg
@@ -22,7 +22,7 @@ paper       The paper's recipe at full width: VGG-16 front end 60K steps on VOC 
 experiments/coco.py adds the images of COCO, as §5 does.
 """
 
-from dilax.launch import run
+from dilax.cli import run
 from dilax.training import Config, DataConfig, quickstart, slim, voc_paper
 
 

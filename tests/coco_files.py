@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.datasets.builders import coco
-from dilax.datasets.prepared import open_prepared, prepare
-from dilax.datasets.spec import COCO
+from dilax.data.builders import coco
+from dilax.data.prepared import open_prepared, prepare
+from dilax.data.spec import COCO
 
 HEIGHT, WIDTH = 8, 10
 NUMBERS = {  # of COCO's categories; the last three are none of VOC's

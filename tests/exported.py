@@ -8,9 +8,8 @@ import numpy as np
 from jax import export
 from networks import SLIM, TINY, apply, random_params
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS, subtract_mean
 from dilax.inference.export import export_model, sizes_taken
-from dilax.input import subtract_mean
 from dilax.models import (
     BASIC,
     PLAIN_STEM,

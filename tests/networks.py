@@ -15,7 +15,7 @@ from dilax.models import (
     dilation8_voc,
     dilation10_cityscapes,
 )
-from dilax.ops import jit
+from dilax.runtime import jit
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default
 SLIM = {"width_multiplier": 1 / 16, "head_channels": 8}

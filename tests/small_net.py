@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dilax.datasets import DatasetSpec, colour_map
+from dilax.data import DatasetSpec, colour_map
 from dilax.inference import Predictor
 from dilax.models import DilatedNet, FrontEnd, Layer
 

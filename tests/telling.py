@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dilax.datasets import DatasetSpec, colour_map
+from dilax.data import DatasetSpec, colour_map
 from dilax.inference import Predictor
 from dilax.models import DilatedNet, FrontEnd
 

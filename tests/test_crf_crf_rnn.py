@@ -8,7 +8,7 @@ import pytest
 from crf_scenes import draw_image, gaussian_sums
 
 from dilax import CRFRNN, DenseCRF
-from dilax.ops import jit
+from dilax.runtime import jit
 
 pytestmark = pytest.mark.slow
 SIZES = dict(spatial_sigma=1.5, bilateral_sigma_xy=4.0, bilateral_sigma_rgb=20.0)

@@ -8,7 +8,7 @@ from crf_scenes import draw_image, draw_probabilities, gaussian_sums
 
 from dilax import DenseCRF
 from dilax.crf import dense_crf
-from dilax.crf.image_kernels import SIDE, compiled
+from dilax.crf.kernels import SIDE, compiled
 
 pytestmark = pytest.mark.slow
 SMALL = dict(

@@ -8,7 +8,7 @@ from crf_scenes import gaussian_sums
 from jax.test_util import check_grads
 
 from dilax.crf import ExactFilter, gaussian_filter
-from dilax.ops import jit
+from dilax.runtime import jit
 
 BLOCKS = [(256, 1024), (4, 3), (7, 5), (1, 50)]
 

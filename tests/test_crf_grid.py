@@ -7,9 +7,9 @@ import pytest
 from crf_scenes import gaussian_sums
 
 from dilax.crf import ExactFilter, GridFilter
-from dilax.crf.grid import cut_radius
+from dilax.crf.filters import cut_radius
 from dilax.crf.kernels import normalize, spatial_features
-from dilax.ops import jit
+from dilax.runtime import jit
 
 
 def _draw(height, width, k=2):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.crf.hashing import find_keys, number_keys
+from dilax.crf.lattice_points import find_keys, number_keys
 
 
 def drawn(n, different, seed=0):

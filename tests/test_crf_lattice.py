@@ -9,8 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from dilax.crf import build_lattice, with_lattice
-from dilax.crf.lattice import bucket
-from dilax.crf.permutohedral import simplices
+from dilax.crf.lattice import bucket, simplices
 
 
 def cloud(n, d, spread=2.0, seed=0):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from crf_scenes import gaussian_sums
 
-from dilax.crf.energy import energies, energy
-from dilax.crf.exact import ExactFilter
+from dilax.crf.filters import ExactFilter
 from dilax.crf.kernels import normalize
-from dilax.crf.mean_field import Pairwise, mean_field
+from dilax.crf.mean_field import Pairwise, energies, energy, mean_field
 
 SCALES = {
     "none": lambda n: (1, 1),

@@ -15,8 +15,7 @@ from crf_scenes import (
 )
 
 from dilax import DenseCRF
-from dilax.crf.energy import energy
-from dilax.crf.mean_field import Pairwise
+from dilax.crf.mean_field import Pairwise, energy
 
 
 @pytest.fixture

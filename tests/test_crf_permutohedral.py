@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.crf.permutohedral import fingerprints, neighbour_steps, simplices
+from dilax.crf.lattice import fingerprints, neighbour_steps, simplices
 
 
 @pytest.fixture(params=[1, 2, 3, 5])

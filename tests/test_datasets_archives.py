@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from layouts import unpacked
 
-from dilax.datasets.builders import archives as module
-from dilax.datasets.builders.archives import Archive, Tree, check_archive, digest
+from dilax.data.builders import archives as module
+from dilax.data.builders.archives import Archive, Tree, check_archive, digest
 
 NOISE = np.random.default_rng(0).bytes(3000)
 FILES = {

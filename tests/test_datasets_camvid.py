@@ -7,10 +7,10 @@ import pytest
 from layouts import by_id, encoded, ids, photo, unpacked, zipped
 from PIL import Image
 
-from dilax.datasets import DATASETS
-from dilax.datasets.builders.archives import Tree
-from dilax.datasets.builders.camvid import Camvid
-from dilax.datasets.prepared import open_prepared, prepare
+from dilax.data import DATASETS
+from dilax.data.builders.archives import Tree
+from dilax.data.builders.camvid import Camvid
+from dilax.data.prepared import open_prepared, prepare
 
 SPEC = DATASETS["camvid"]
 # The train ids of the public ids 0 (Sky) … 10 (Bicyclist), and 11, void.

@@ -9,9 +9,9 @@ import pytest
 from layouts import by_id, encoded, ids, photo, unpacked, zipped
 from PIL import Image
 
-from dilax.datasets import DATASETS
-from dilax.datasets.builders.cityscapes import Cityscapes
-from dilax.datasets.prepared import open_prepared, prepare
+from dilax.data import DATASETS
+from dilax.data.builders.cityscapes import Cityscapes
+from dilax.data.prepared import open_prepared, prepare
 
 SPEC = DATASETS["cityscapes"]
 RAW = dataclasses.replace(SPEC, label_map=tuple((i, i) for i in range(34)))

@@ -30,7 +30,7 @@ from coco_files import (
 )
 from coco_files import few_images as few_images  # a fixture for all that follows
 
-from dilax.datasets.builders.coco import Coco
+from dilax.data.builders.coco import Coco
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_nothing_imports_tensorflow(source, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from dilax.datasets import prepared, spec\n"
-        "from dilax.datasets.builders import coco\n"
+        "from dilax.data import prepared, spec\n"
+        "from dilax.data.builders import coco\n"
         "folder, source = map(Path, sys.argv[1:])\n"
         "prepared.prepare('coco', source, folder, partial=True, verify=False)\n"
         "split = prepared.open_prepared('coco', spec.COCO, str(folder), 'val')\n"

@@ -9,9 +9,9 @@ from collections import namedtuple
 
 import pytest
 
-from dilax.datasets.builders import download as module
-from dilax.datasets.builders.archives import Archive
-from dilax.datasets.builders.download import download
+from dilax.data.builders import download as module
+from dilax.data.builders.archives import Archive
+from dilax.data.builders.download import download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 OTHER = CONTENT[::-1]

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dilax.datasets import DatasetSpec, ImageLabelFiles, colour_map, list_images
-from dilax.datasets.files import Pair, read_lines
+from dilax.data import DatasetSpec, ImageLabelFiles, colour_map, list_images
+from dilax.data.image_files import Pair, read_lines
 
 SPEC = DatasetSpec("three", ("a", "b", "c"), colour_map(3), (1.0, 2.0, 3.0))
 

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from dilax.datasets import read_folder
+from dilax.data import read_folder
 
 SIX = [f"{i}" for i in range(6)]
 

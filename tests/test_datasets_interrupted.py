@@ -19,9 +19,9 @@ from toys import home as home
 from toys import source as source
 from toys import variant_dir as variant_dir
 
-from dilax.datasets.builders import shards
-from dilax.datasets.builders.builder import SegmentationBuilder
-from dilax.datasets.prepared import prepare
+from dilax.data.builders import builder as shards
+from dilax.data.builders.builder import SegmentationBuilder
+from dilax.data.prepared import prepare
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -5,8 +5,8 @@ import pytest
 from layouts import encoded, photo, unpacked, zipped
 from PIL import Image
 
-from dilax.datasets import DATASETS
-from dilax.datasets.prepared import open_prepared, prepare
+from dilax.data import DATASETS
+from dilax.data.prepared import open_prepared, prepare
 
 SPEC = DATASETS["kitti"]
 # The colours of the published labels, in the order of the train ids.

@@ -12,9 +12,9 @@ import pytest
 from layouts import encoded, ids, photo, unpacked
 from PIL import Image
 
-from dilax.datasets.__main__ import main
-from dilax.datasets.spec import DatasetSpec, colour_map
-from dilax.datasets.statistics import Statistics
+from dilax.cli.data import main
+from dilax.data.source import Statistics
+from dilax.data.spec import DatasetSpec, colour_map
 
 SIZE = 12, 16
 SPEC = DatasetSpec("two", ("a", "b"), colour_map(2), (1.0, 2.0, 3.0))
@@ -163,7 +163,7 @@ def test_stopped_in_the_middle_it_leaves_nothing_half_prepared(tmp_path, stop):
     files |= {f"train/{n}.png": image for n in names}
     files |= {f"trainannot/{n}.png": label for n in names}
     root, home = unpacked(tmp_path / "source", files), tmp_path / "home"
-    command = [sys.executable, "-m", "dilax.datasets", "prepare", "camvid"]
+    command = [sys.executable, "-m", "dilax", "data", "prepare", "camvid"]
     command += [f"--from={root}", "--partial", f"--data_dir={home}"]
     process = subprocess.Popen(
         command,

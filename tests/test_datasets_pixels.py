@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dilax.datasets.pixels import mask_values, read_header, read_mask, read_pixels
+from dilax.data.pixels import mask_values, read_header, read_mask, read_pixels
 
 SIX = np.random.default_rng(0).integers(0, 65536, (12, 9, 6), np.uint16)
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)

@@ -18,10 +18,9 @@ from toys import home as home
 from toys import source as source
 from toys import variant_dir as variant_dir
 
-from dilax.datasets.builders.archives import Tree
-from dilax.datasets.builders.builder import Item
-from dilax.datasets.builders.inventory import take_inventory
-from dilax.datasets.prepared import NAMES, builder_class, prepare, prepared_dir
+from dilax.data.builders.archives import Tree
+from dilax.data.builders.builder import Item, take_inventory
+from dilax.data.prepared import NAMES, builder_class, prepare, prepared_dir
 
 
 def test_splits_are_read_as_they_were_listed(source, home):

@@ -15,13 +15,8 @@ from toys import as_toys as as_toys  # fixtures for all that follows
 from toys import home as home
 from toys import source as source
 
-from dilax.datasets.builders import shards
-from dilax.datasets.prepared import (
-    PreparedSplit,
-    default_data_dir,
-    open_prepared,
-    prepare,
-)
+from dilax.data.builders import builder as shards
+from dilax.data.prepared import PreparedSplit, default_data_dir, open_prepared, prepare
 
 
 def test_indices_are_those_of_a_sequence(source, home):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.datasets import DATASETS, colour_map
+from dilax.data import DATASETS, colour_map
 
 ROAD_SCENE = {
     "Building": (128, 0, 0),

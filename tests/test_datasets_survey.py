@@ -8,7 +8,7 @@ import tifffile
 from layouts import encoded, photo, unpacked
 from PIL import Image
 
-from dilax.datasets import DatasetSpec, open_source, survey, survey_folder
+from dilax.data import DatasetSpec, open_source, survey, survey_folder
 from dilax.training import from_json
 from dilax.training.config import to_json
 

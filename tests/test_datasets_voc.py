@@ -10,10 +10,10 @@ import scipy.io
 from layouts import encoded, ids, photo, unpacked
 from PIL import Image
 
-from dilax.datasets import DATASETS, colour_map
-from dilax.datasets.builders.archives import Tree
-from dilax.datasets.builders.voc import Voc
-from dilax.datasets.prepared import open_prepared, prepare
+from dilax.data import DATASETS, colour_map
+from dilax.data.builders.archives import Tree
+from dilax.data.builders.voc import Voc
+from dilax.data.prepared import open_prepared, prepare
 
 SPEC = DATASETS["voc"]
 DEVKIT, SBD = "VOCdevkit/VOC2012/", "benchmark_RELEASE/dataset/"

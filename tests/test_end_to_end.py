@@ -17,7 +17,7 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 import dilax
-from dilax.datasets.prepared import prepare
+from dilax.data.prepared import prepare
 from dilax.training.config import Config, from_json, to_json
 from experiments import camvid, voc
 

@@ -15,8 +15,8 @@ from layouts import encoded, ids, photo, unpacked, zipped
 from PIL import Image
 
 import dilax
-from dilax.datasets import DATASETS
-from dilax.datasets.prepared import open_prepared, prepare
+from dilax.data import DATASETS
+from dilax.data.prepared import open_prepared, prepare
 from experiments import camvid, cityscapes, coco, hdc, kitti, voc
 
 pytestmark = pytest.mark.slow

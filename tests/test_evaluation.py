@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dilax.datasets import DatasetSpec, colour_map
+from dilax.data import DatasetSpec, colour_map
 from dilax.evaluation import (
     Scores,
     add_to_confusion,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from telling import Telling, blocks, corrupted, sample
 
-from dilax.datasets import DatasetSpec, colour_map
+from dilax.data import DatasetSpec, colour_map
 from dilax.evaluation import BoundaryScores, boundary_table, evaluate
 from dilax.evaluation.boundary import boundary_distance, boundary_pixels
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from dilax.crf import DenseCRF
-from dilax.datasets import DatasetSpec, scenes
-from dilax.evaluation import CRFGrid, Scores, search_crf
+from dilax.crf import CRFGrid, DenseCRF, search_crf
+from dilax.data import DatasetSpec, scenes
+from dilax.evaluation import Scores
 from dilax.inference import Predictor
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from telling import Telling, blocks, corrupted, sample
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.evaluation import evaluate
 from dilax.inference import write_submission
 

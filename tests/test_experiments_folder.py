@@ -14,12 +14,12 @@ from layouts import by_id
 from PIL import Image
 
 import dilax
-from dilax.datasets import DATASETS, open_source
+from dilax.cli import overridden
+from dilax.data import DATASETS, open_source
 from dilax.inference import predict_files
-from dilax.launch import overridden
 from dilax.training import Config, from_json, open_evaluation
-from dilax.training.checks import check_config
 from dilax.training.config import to_json
+from dilax.training.validation import check_config
 from experiments import folder
 
 SCRIPT = Path(__file__).parent.parent / "experiments/folder.py"

@@ -7,10 +7,10 @@ from tiny_run import TABLE, write_images
 
 import dilax
 from dilax.report import PAPER
-from dilax.report.collected import steps_of, system_of
+from dilax.report.runs import steps_of, system_of
 from dilax.training import DataConfig
-from dilax.training.checks import check_config
 from dilax.training.optimizer import build_schedule
+from dilax.training.validation import check_config
 from experiments import deeplab, figures, tables
 
 NUMBERS = range(2, 9)

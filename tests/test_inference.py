@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from small_net import image_of, params_of
 
-from dilax.datasets import DatasetSpec, colour_map
-from dilax.inference import (
-    Predictor,
-    cut_tiles,
-    join_tiles,
-    plan_tiles,
-)
-from dilax.input import resize, scaled_size
+from dilax.data import DatasetSpec, colour_map, resize, scaled_size
+from dilax.inference import Predictor, cut_tiles, join_tiles, plan_tiles
 from dilax.models import ContextModule, DilatedNet, FrontEnd, Layer
 from dilax.models.context import ContextLayer
-from dilax.ops import jit
+from dilax.runtime import jit
 
 # Field 24, stride 8, margin 8: one 3×3 layer with its taps 8 apart, and a pool.
 TAPS = 8

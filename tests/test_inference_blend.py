@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from small_net import FRONT_END, SIZES, image_of, predictor_of
 
-from dilax.datasets import DATASETS, read_pixels
+from dilax.data import DATASETS, read_pixels, reflect_pad, resize, subtract_mean
 from dilax.inference import Predictor
-from dilax.inference.blend import plan_blend
-from dilax.input import reflect_pad, resize, subtract_mean
+from dilax.inference.tiles import plan_blend
 from dilax.models import KITTI, ContextModule, DilatedNet, FrontEnd, Layer
-from dilax.ops import jit
+from dilax.runtime import jit
 
 SLIM = (
     *(Layer("conv1", 3, 8), Layer("pool1", 2), Layer("conv2", 3, 16)),
@@ -135,7 +134,7 @@ def _rescale(layer, maps, mean, deviation):
 _IN_BOUNDED_MEMORY = """
 import json, dataclasses, sys
 import jax, jax.numpy as jnp, numpy as np
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.inference import Predictor
 from dilax.models import DilatedNet, FrontEnd, Layer
 

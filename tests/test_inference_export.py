@@ -15,13 +15,12 @@ from exported import NETWORKS, SMALL, direct, images, load, params_of, spec_of, 
 from networks import close
 
 import dilax
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS, reflect_pad
 from dilax.inference import Predictor
 from dilax.inference import export as exporting
 from dilax.inference.export import export_model
-from dilax.input import reflect_pad
 from dilax.models import DilatedNet, FrontEnd
-from dilax.ops import jit
+from dilax.runtime import jit
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 

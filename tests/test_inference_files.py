@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.datasets import DatasetSpec, colour_map
-from dilax.inference import (
-    Predictor,
-    overlay,
-    palette_image,
-    predict_files,
-    save_image,
-)
+from dilax.data import DatasetSpec, colour_map
+from dilax.inference import Predictor, overlay, palette_image, predict_files, save_image
 from dilax.models import DilatedNet, FrontEnd
 
 SPEC = DatasetSpec("bgr", ("b", "g", "r"), colour_map(3), (0.0, 0.0, 0.0))

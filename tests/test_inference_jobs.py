@@ -9,11 +9,11 @@ from layouts import encoded, photo, unpacked
 from PIL import Image
 from telling import largest_channel
 
-from dilax.datasets import colour_map
+from dilax.data import colour_map
 from dilax.inference import OUTPUTS, Outcome, jobs, predict_photos
 from dilax.inference.jobs import is_whole, progress
-from dilax.inference.pipeline import Room, Task, ahead, run_tasks
-from dilax.inference.png import save_bands
+from dilax.inference.photos import save_bands
+from dilax.inference.workers import Room, Task, ahead, run_tasks
 
 BLUE, GREEN, RED = (10, 20, 200), (0, 200, 0), (200, 0, 30)
 

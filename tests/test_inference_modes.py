@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from small_net import FRONT_END, NET, SIZES, SPEC, image_of, params_of, predictor_of
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS, resize
 from dilax.inference import Predictor
 from dilax.inference.cells import View, resize_in_bands
 from dilax.inference.tiles import plan_tiles, reflected
-from dilax.input import resize
 from dilax.models import ContextLayer, ContextModule, DilatedNet, FrontEnd
 
 # Radius 4 cells, padded with zeros in every layer.

@@ -14,8 +14,8 @@ from layouts import encoded, photo
 from PIL import Image
 
 from dilax.inference import read_photo
-from dilax.inference.reading import any_size, count_pixels
-from dilax.inference.sources import Photo, find_photos, is_video
+from dilax.inference.jobs import Photo, find_photos, is_video
+from dilax.inference.photos import any_size, count_pixels
 
 RED, GREY = (200, 10, 30), (70, 70, 70)
 

@@ -11,7 +11,7 @@ from small_net import NET, SPEC, image_of, params_of, predictor_of
 
 from dilax.crf import CRFRNN, DenseCRF
 from dilax.inference import Predictor, predict_photos
-from dilax.inference.refinement import as_uint8, log_probabilities
+from dilax.inference.predictor import as_uint8, log_probabilities
 
 SIZES = [(40, 50), (300, 33), (1, 1)]
 

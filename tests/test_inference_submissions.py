@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from telling import Telling, blocks, sample
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.inference import Predictor, write_submission
 from dilax.models import DilatedNet, FrontEnd
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from telling import largest_channel
 
-from dilax.datasets import colour_map
+from dilax.data import colour_map
 from dilax.inference import Outcome, predict_video
-from dilax.inference.video_files import Source
+from dilax.inference.video import Source
 
 av = pytest.importorskip("av", reason="reads and writes videos")
 

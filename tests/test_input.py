@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dilax.input import (
+from dilax.data import (
     Augmentation,
     CropGeometry,
     ImageExample,
@@ -18,7 +18,7 @@ from dilax.input import (
     in_order,
     training_batches,
 )
-from dilax.input.transforms import crop_maps, cut_crop, draw_place
+from dilax.data.transforms import crop_maps, cut_crop, draw_place
 
 MARGIN, STRIDE = 5, 4
 GEOMETRY = CropGeometry(crop=(26, 34), margin=MARGIN, stride=STRIDE)

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from dilax.input import (
+from dilax.data import (
     Augmentation,
     CropGeometry,
     ImageExample,
-    held,
     held_batches,
     hold,
     training_batches,
 )
+from dilax.data import device_cache as held
 
 SIZES = [(40, 50), (16, 24), (17, 9), (3, 30), (1, 60), (2, 2)]
 

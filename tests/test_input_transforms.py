@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.input import (
+from dilax.data import (
     Augmentation,
     CropGeometry,
     ImageExample,
@@ -14,7 +14,7 @@ from dilax.input import (
     scaled_size,
     subtract_mean,
 )
-from dilax.input.transforms import jitter_colours
+from dilax.data.transforms import jitter_colours
 
 MARGIN, STRIDE = 5, 4
 GEOMETRY = CropGeometry(crop=(26, 34), margin=MARGIN, stride=STRIDE)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_run import write_images
 
-from dilax.launch import modes, overridden
+from dilax.cli import modes, overridden
 from experiments import table3, voc
 
 ROOT = Path(__file__).parent.parent

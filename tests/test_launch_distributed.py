@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dilax.launch.distributed import job_settings, join_job
-from dilax.ops.hosts import differing_process, gathered, is_writer, own_share
+from dilax.runtime.processes import (
+    differing_process,
+    gathered,
+    is_writer,
+    job_settings,
+    join_job,
+    own_share,
+)
 
 TORCHRUN = {
     "MASTER_ADDR": "10.0.0.1",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dilax import __main__ as command
-from dilax.launch import doctor
+from dilax.cli import doctor
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +23,7 @@ def test_without_a_command_it_tells_which_there_are(capsys):
 def test_an_unknown_command_is_named_with_those_there_are(capsys):
     assert command.main(["docter"]) == 2
     assert (
-        "docter: is no command; there are doctor, datasets" in capsys.readouterr().err
+        "docter: is no command; there are doctor, data" in capsys.readouterr().err
     )
 
 

@@ -39,7 +39,7 @@ from dilax.models import (
     Layer,
     dilation8_voc,
 )
-from dilax.ops import jit
+from dilax.runtime import jit
 
 # What a context module starts from.
 

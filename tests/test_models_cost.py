@@ -19,11 +19,9 @@ from dilax.models import (
     dilation8_camvid,
     dilation8_voc,
     dilation10_cityscapes,
-    layer_calls,
-    network_cost,
-    undilated_twin,
 )
-from dilax.ops.choice import DIRECT
+from dilax.ops.lowerings import DIRECT
+from dilax.profiling import layer_calls, network_cost, undilated_twin
 
 SHAPE = (2, 60, 56, 3)
 NET = DilatedNet(FRONT := FrontEnd(5, TINY), ContextModule(5, BASIC[:4]))

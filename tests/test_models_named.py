@@ -23,12 +23,12 @@ from dilax.models import (
     apply_over_rows,
     init_params,
     named_network,
-    network_cost,
     param_shapes,
     row_mesh,
 )
-from dilax.ops import jit
-from dilax.ops.choice import DIRECT
+from dilax.ops.lowerings import DIRECT
+from dilax.profiling import network_cost
+from dilax.runtime import jit
 
 NAMES = get_args(Named)
 each_network = pytest.mark.parametrize("name", NAMES)

@@ -22,8 +22,6 @@ from dilax.models import (
     FrontEnd,
     Layer,
     ResNet,
-    layer_calls,
-    network_cost,
     param_shapes,
     resnet_blocks,
     resnet_duc,
@@ -31,7 +29,8 @@ from dilax.models import (
 )
 from dilax.models.layers import BatchNorm
 from dilax.ops import depth_to_space, dilated_conv, upsample_bilinear
-from dilax.ops.choice import DIRECT
+from dilax.ops.lowerings import DIRECT
+from dilax.profiling import layer_calls, network_cost
 from dilax.weights import flat_shapes, load_weights
 
 SLIM = {"width_multiplier": 1 / 16, "final_rates": (1, 2)}

@@ -6,7 +6,7 @@ import jaxlib
 import numpy as np
 import pytest
 
-from dilax.ops import compiler
+from dilax.runtime import compiling as compiler
 
 KNOWN = {"xla_backend_optimization_level": "1"}  # as old as XLA, on every backend
 UNKNOWN = {"xla_no_such_option": "1"}

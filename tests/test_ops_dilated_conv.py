@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.ops import dilated_conv, jit
+from dilax.ops import dilated_conv
 from dilax.ops.dilated_conv import pad_maps
+from dilax.runtime import jit
 
 
 def _draw(*shape, seed=0):

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from dilax.ops import dilated_conv, jit
-from dilax.ops.choice import DIRECT, Choice, choose
+from dilax.ops import dilated_conv
 from dilax.ops.lowerings import (
+    DIRECT,
     LOWERINGS,
+    Choice,
+    choose,
     convolve,
     input_gradient,
     kernel_gradient,
 )
+from dilax.runtime import jit
 
 OTHERS = [way for way in LOWERINGS if way != "direct"]
 SHAPES = [  # (x, kernel, dilation): odd and even sizes, maps just as large as kernels

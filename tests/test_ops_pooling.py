@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dilax.models import row_mesh
-from dilax.ops import average_pool, jit, max_pool, max_pool_with_places, unpool
-from dilax.ops.row_shards import RowShards, row_shards
+from dilax.ops import average_pool, max_pool, max_pool_with_places, unpool
+from dilax.runtime import jit
+from dilax.runtime.row_shards import RowShards, row_shards
 
 
 def _draw(*shape):

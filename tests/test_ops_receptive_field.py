@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dilax.models import BASIC, CITYSCAPES, KITTI, ContextModule, FrontEnd
-from dilax.ops import ReceptiveField, jit, receptive_field
+from dilax.ops import ReceptiveField, receptive_field
+from dilax.runtime import jit
 
 
 def test_figure_1_doubling_dilations_give_fields_of_2_to_the_i_plus_2_minus_1():

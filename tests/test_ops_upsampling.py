@@ -8,7 +8,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dilax.ops import jit, upsample_bilinear
+from dilax.ops import upsample_bilinear
+from dilax.runtime import jit
 
 enlarge = jit(upsample_bilinear, static_argnames=("factor", "convention"))
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dilax.ops import dilated_conv, jit
-from dilax.ops.windows import windows
+from dilax.ops import dilated_conv
+from dilax.ops.pooling import windows
+from dilax.runtime import jit
 
 SIZES = [(9, 12), (8, 7), (1, 5)]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import dilax
-from dilax.datasets.prepared import open_prepared, prepare
+from dilax.data.prepared import open_prepared, prepare
 from dilax.training import pretrained_folder
 
 ROOT = Path(__file__).parent.parent

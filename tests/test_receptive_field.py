@@ -11,16 +11,10 @@ from PIL import Image
 from tiny_run import tiny_config, write_images
 
 import dilax
-from dilax.ops import dilated_conv, receptive_field
-from dilax.receptive_field import (
-    effective_field,
-    gridding,
-    heat_picture,
-    in_letters,
-    stack_picture,
-    suggest_rates,
-)
-from dilax.receptive_field.__main__ import main
+from dilax.cli.receptive_field import main
+from dilax.models import effective_field
+from dilax.ops import dilated_conv, gridding, receptive_field, suggest_rates
+from dilax.report import heat_picture, in_letters, stack_picture
 
 RNG = np.random.default_rng(0)
 RANDOM = [
@@ -242,7 +236,7 @@ def test_the_command_says_what_is_wrong(capsys, argv):
 
 
 def test_the_function_keeps_its_name_beside_the_room_of_that_name():
-    import dilax.receptive_field.pictures
+    import dilax.report.fields
 
     assert dilax.receptive_field is receptive_field
     assert dilax.receptive_field([(3, 1), (3, 2), (3, 4)]).size == 15

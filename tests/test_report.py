@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.datasets import DatasetSpec, colour_map
+from dilax.data import DatasetSpec, colour_map
 from dilax.inference import palette_image, save_image
 from dilax.report import prediction_sheet
-from dilax.report.sheet import _GAP, _LINE
+from dilax.report.figures import _GAP, _LINE
 
 SPEC = DatasetSpec("three", ("a", "b", "c"), colour_map(3), (1.0, 2.0, 3.0))
 WHITE, GREY = (255, 255, 255), (90, 90, 90)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.report import field_figure, picture_figure, save_figure
 from dilax.training.config import to_json
 from experiments import figures, tables

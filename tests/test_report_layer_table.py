@@ -5,10 +5,16 @@ import json
 import pytest
 from networks import TINY
 
-from dilax.models import DilatedNet, FrontEnd, dilation8_camvid, network_cost
-from dilax.report.layer_table import layer_figures, layer_json, layer_table
-from dilax.report.layer_times import LayerTime, PassTimes
-from dilax.report.roofline import Peak
+from dilax.models import DilatedNet, FrontEnd, dilation8_camvid
+from dilax.profiling import network_cost
+from dilax.profiling.layer_table import (
+    LayerTime,
+    PassTimes,
+    layer_figures,
+    layer_json,
+    layer_table,
+)
+from dilax.profiling.roofline import Peak
 
 NET = DilatedNet(FrontEnd(3, TINY))
 COST = network_cost(NET, (1, 30, 30, 3))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from networks import TINY
 
-from dilax.models import DilatedNet, FrontEnd, layer_calls, network_cost
-from dilax.report import layer_times
-from dilax.report.layer_times import LayerTime, PassTimes, time_layers
-from dilax.report.roofline import Peak
+from dilax.models import DilatedNet, FrontEnd
+from dilax.profiling import layer_calls, network_cost
+from dilax.profiling import layer_table as layer_times
+from dilax.profiling.layer_table import LayerTime, PassTimes, time_layers
+from dilax.profiling.roofline import Peak
 
 NET = DilatedNet(FrontEnd(3, TINY))
 SLOW = Peak("slow", 1e6, 1e6)  # so slow that nothing needs to run often

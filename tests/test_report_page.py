@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from made_run import IMAGES, SIZE, labels_of, make_run, predicted
 
-from dilax.datasets import DATASETS
+from dilax.cli.modes import MODES
+from dilax.data import DATASETS
 from dilax.inference import palette_image, save_image
-from dilax.launch.modes import MODES
 from dilax.report import page, watcher, write_comparison, write_page
 from dilax.report.charts import run_charts
-from dilax.report.facts import parameters
-from dilax.report.folder import read_runs
 from dilax.report.gallery import Predictions, _image, chosen_indices, gallery
-from dilax.report.grids import iou_grid
-from dilax.report.paper_columns import paper_columns
+from dilax.report.grids import iou_grid, parameters
+from dilax.report.paper import paper_columns
+from dilax.report.runs import read_runs
 
 
 class _Elements(HTMLParser):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tiny_run import write_images
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.evaluation import Scores
 from dilax.models import LARGE, undilated
 from dilax.report import PAPER, collect, paper_figures, paper_table
-from dilax.report.collected import system_of
 from dilax.report.paper import System
+from dilax.report.runs import system_of
 from dilax.training import quickstart
 from dilax.training.config import to_json
 

@@ -5,8 +5,7 @@ import json
 import pytest
 from tiny_run import tiny_config, write_images
 
-from dilax.report import profile
-from dilax.training import check_run
+from dilax.training import check_run, profile
 
 pytestmark = pytest.mark.slow
 

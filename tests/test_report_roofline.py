@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dilax.models import Work
-from dilax.report.roofline import Peak, device_peak, measured_peak
+from dilax.profiling import Work
+from dilax.profiling.roofline import Peak, device_peak, measured_peak
 
 
 def test_the_least_time_is_that_of_the_slower_of_both():

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import pytest
 
-from dilax.models import dilation10_cityscapes, network_cost
-from dilax.report.scaling import H100, best_plan, halo_bytes, plan
+from dilax.models import dilation10_cityscapes
+from dilax.profiling import network_cost
+from dilax.profiling.roofline import H100, best_plan, halo_bytes, plan
 
 CROP = 1396
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from dilax.datasets import scenes
-from dilax.datasets.scenes import CLASSES, CONTEXT_CLASSES, IGNORE, Scenes, render
+from dilax.data import scenes
+from dilax.data.scenes import CLASSES, CONTEXT_CLASSES, IGNORE, Scenes, render
 
 GROUNDS = [CLASSES.index(name) for name in scenes.STANDS_ON.values()]
 TOWERS = [CLASSES.index(name) for name in CONTEXT_CLASSES]

@@ -8,7 +8,7 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 import dilax
-from dilax.datasets import DatasetSpec, colour_map
+from dilax.data import DatasetSpec, colour_map
 from dilax.models import init_params
 from dilax.training import pack
 from dilax.training.checkpoint import Checkpoints, stage_params

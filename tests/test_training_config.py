@@ -4,8 +4,7 @@ import itertools
 import pytest
 from tiny_run import tiny_config
 
-from dilax.datasets import DatasetSpec
-from dilax.input import Augmentation
+from dilax.data import Augmentation, DatasetSpec
 from dilax.models import (
     BASIC,
     dilation7_kitti,
@@ -14,13 +13,8 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.training import Config, CRFConfig
-from dilax.training.checks import check_config
-from dilax.training.config import (
-    build_model,
-    build_spec,
-    from_json,
-    to_json,
-)
+from dilax.training.config import build_model, build_spec, from_json, to_json
+from dilax.training.validation import check_config
 from experiments import camvid, cityscapes, coco, kitti, table3, voc
 
 SETS = (voc, coco, camvid, kitti, cityscapes)

@@ -12,30 +12,30 @@ from tiny_run import TABLE, config_of, optimizer, tiny_config, write_images
 
 import dilax
 from dilax.crf import DenseCRF
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.evaluation.boundary import BoundaryScores
 from dilax.inference import Predictor
-from dilax.ops import jit
+from dilax.runtime import jit
 from dilax.training import (
     Config,
     CRFConfig,
     StageConfig,
     build_spec,
-    dense,
     estimate,
     loop,
     open_evaluation,
 )
+from dilax.training import crf_parameters as dense
 from dilax.training.checkpoint import stage_params
 from dilax.training.config import build_model, from_json
 from dilax.training.optimizer import build_optimizer
+from dilax.training.stage_crf import build_rnn, init_stage
 from dilax.training.step import (
     init_state,
     jit_train_step,
     make_train_step,
     split_params,
 )
-from dilax.training.structured import build_rnn, init_stage
 
 pytestmark = pytest.mark.slow
 

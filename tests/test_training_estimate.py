@@ -10,7 +10,7 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 from dilax.training import build_spec, estimate
-from dilax.training.empty_step import empty_step
+from dilax.training.estimate import empty_step
 
 
 @pytest.fixture(scope="module")

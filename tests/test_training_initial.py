@@ -11,14 +11,14 @@ from tiny_run import tiny_config, write_images
 from weight_files import IMAGE, blob, caffe_layer, layers_of, oihw
 
 import dilax
-from dilax.datasets import DATASETS
-from dilax.launch import overridden
+from dilax.cli import overridden
+from dilax.data import DATASETS
 from dilax.models import BASIC
 from dilax.training import DataConfig, OptimizerConfig, import_weights
 from dilax.training.config import build_model, build_spec
 from dilax.training.initial import check_fits, check_init, params_from_init
 from dilax.weights import Inputs, save_weights
-from dilax.weights.inputs import adapted
+from dilax.weights.stored import adapted
 from experiments import camvid, cityscapes, coco, kitti, voc
 
 MEAN = (20.0, 30.0, 40.0)

@@ -12,13 +12,8 @@ from tiny_run import tiny_config, write_images
 
 import dilax
 from dilax.evaluation import image_scores
-from dilax.training import (
-    Interrupted,
-    NonFiniteLoss,
-    OptimizerConfig,
-    loop,
-    read_machine,
-)
+from dilax.runtime import Interrupted
+from dilax.training import NonFiniteLoss, OptimizerConfig, loop, read_machine
 from dilax.training.run import kept_indices
 
 

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.datasets import DATASETS
-from dilax.ops import jit
+from dilax.data import DATASETS
+from dilax.runtime import jit
 from dilax.training import LossConfig
-from dilax.training.balance import class_weights
+from dilax.training.inputs import class_weights
 from dilax.training.losses import count_valid, cross_entropy_sum, loss_sum
 
 WEIGHTS = np.array([0.5, 1.0, 2.0, 0.1], np.float32)

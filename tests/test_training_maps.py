@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from tiny_run import TABLE, tiny_config, write_images
 
-from dilax.datasets import open_source
+from dilax.data import open_source, subtract_mean
 from dilax.inference import Predictor
-from dilax.input import subtract_mean
 from dilax.models import init_params
 from dilax.training.config import build_model, build_spec
-from dilax.training.maps import store_maps
+from dilax.training.inputs import store_maps
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from dilax.training.metrics import MetricWriter, write_text
+from dilax.training.records import MetricWriter, write_text
 
 
 def _lines(path):

@@ -13,8 +13,8 @@ import dilax
 from dilax.models import BASIC, Block, Named
 from dilax.training import LossConfig, StageConfig, recipes
 from dilax.training.checkpoint import Checkpoints, stage_params
-from dilax.training.checks import check_config
 from dilax.training.config import Config, DataConfig, ModelConfig, from_json
+from dilax.training.validation import check_config
 
 NAMES = get_args(Named)
 

@@ -10,7 +10,7 @@ import pytest
 from tiny_run import optimizer, tiny_config, write_images
 
 import dilax
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.models import (
     BASIC,
     PLAIN_STEM,
@@ -19,12 +19,12 @@ from dilax.models import (
     init_params,
     row_mesh,
 )
-from dilax.ops import jit
+from dilax.runtime import jit
 from dilax.training import Config, DataConfig, ModelConfig, StageConfig
-from dilax.training.checks import check_config
 from dilax.training.config import build_model
 from dilax.training.initial import check_init
 from dilax.training.step import init_state, make_train_step, split_params
+from dilax.training.validation import check_config
 from experiments import hdc
 
 MODEL = ModelConfig(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_run import TABLE, config_of
 
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.models import BASIC, VGG16, Layer, init_params
-from dilax.ops import jit
+from dilax.runtime import jit
 from dilax.training import OptimizerConfig, StageConfig
 from dilax.training.config import build_model
 from dilax.training.step import init_state, make_train_step, split_params

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.models import BASIC, init_params
-from dilax.report.scaling import collective_bytes
+from dilax.profiling.roofline import collective_bytes
 from dilax.training import (
     Config,
     DataConfig,

@@ -12,7 +12,7 @@ from weight_files import (
 )
 
 from dilax.weights import read_weights
-from dilax.weights.protobuf import fields, varints
+from dilax.weights.caffe import fields, varints
 
 LAYERS = {n: v for n, v in vgg_layers().items() if n in ("conv1_1", "conv1_2", "fc7")}
 BILINEAR = np.outer(*(1 - np.abs(np.arange(16) / 8 - 15 / 16),) * 2)

@@ -22,19 +22,11 @@ from weight_files import (
 )
 
 import dilax
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.models import DilatedNet, FrontEnd, Layer
-from dilax.ops import jit
-from dilax.weights import (
-    CAFFE,
-    Inputs,
-    place_weights,
-    read_weights,
-    save_weights,
-)
-from dilax.weights import (
-    TORCHVISION as TORCHVISION_INPUTS,
-)
+from dilax.runtime import jit
+from dilax.weights import CAFFE, Inputs, place_weights, read_weights, save_weights
+from dilax.weights import TORCHVISION as TORCHVISION_INPUTS
 
 MEAN = DATASETS["camvid"].mean
 LAYERS = vgg_layers()

@@ -16,14 +16,9 @@ from weight_files import (
 )
 
 import dilax
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.models import DilatedNet, FrontEnd, Layer, dilation8_camvid
-from dilax.weights import (
-    place_weights,
-    read_weights,
-    save_weights,
-    sources,
-)
+from dilax.weights import place_weights, read_weights, save_weights, sources
 
 MEAN = DATASETS["camvid"].mean
 LAYERS = vgg_layers()

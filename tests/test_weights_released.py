@@ -6,9 +6,9 @@ import pytest
 from networks import SLIM, VGG_NAMES, each_release, random_params
 from weight_files import blob, caffe_layer, caffemodel, layers_of, oihw, vgg_layers
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.models import dilation10_cityscapes
-from dilax.ops import jit
+from dilax.runtime import jit
 from dilax.weights import CAFFE, place_weights, read_weights
 
 BILINEAR = np.outer(*(1 - np.abs(np.arange(16) / 8 - 15 / 16),) * 2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dilax.weights import read_weights
-from dilax.weights.unpickle import Name, unpickle
+from dilax.weights.pytorch import Name, unpickle
 
 
 def _reduced(function, *arguments):

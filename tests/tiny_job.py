@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_run import tiny_config
 
-from dilax.launch import run
+from dilax.cli import run
 
 if __name__ == "__main__":
     run({"tiny": lambda: tiny_config(Path())}, __doc__)

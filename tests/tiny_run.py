@@ -6,13 +6,7 @@ import numpy as np
 from PIL import Image
 
 from dilax.models import BASIC, Layer
-from dilax.training import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    StageConfig,
-)
+from dilax.training import Config, DataConfig, ModelConfig, OptimizerConfig, StageConfig
 
 TABLE = (Layer("conv1", 3, 6), Layer("pool1", 2), Layer("fc", 1, 8, dropout=0.5))
 CLASSES = ("dark", "light", "red")

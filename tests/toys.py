@@ -10,11 +10,11 @@ import pytest
 from layouts import encoded, ids, photo, unpacked
 from PIL import Image
 
-from dilax.datasets import prepared
-from dilax.datasets.builders.archives import Archive
-from dilax.datasets.builders.builder import Item, SegmentationBuilder, Variant
-from dilax.datasets.prepared import open_prepared
-from dilax.datasets.spec import DatasetSpec
+from dilax.data import prepared
+from dilax.data.builders.archives import Archive
+from dilax.data.builders.builder import Item, SegmentationBuilder, Variant
+from dilax.data.prepared import open_prepared
+from dilax.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
     name="Toys",

@@ -2,15 +2,16 @@
 
 from dilax.crf.crf_rnn import CRFRNN
 from dilax.crf.dense_crf import DenseCRF
-from dilax.crf.energy import Energy
-from dilax.crf.exact import ExactFilter
-from dilax.crf.filtering import build_filter, gaussian_filter
-from dilax.crf.grid import GridFilter
-from dilax.crf.image_kernels import ImageKernels
+from dilax.crf.filters import ExactFilter, GridFilter, build_filter, gaussian_filter
+from dilax.crf.kernels import ImageKernels
 from dilax.crf.lattice import LatticeFilter, build_lattice, with_lattice
+from dilax.crf.mean_field import Energy
+from dilax.crf.search import CRFGrid, CRFSearch, search_crf
 
 __all__ = [
     "CRFRNN",
+    "CRFGrid",
+    "CRFSearch",
     "DenseCRF",
     "Energy",
     "ExactFilter",
@@ -20,5 +21,6 @@ __all__ = [
     "build_filter",
     "build_lattice",
     "gaussian_filter",
+    "search_crf",
     "with_lattice",
 ]

@@ -11,9 +11,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
-from dilax.crf import arguments
-from dilax.crf.filtering import Method
-from dilax.crf.image_kernels import (
+from dilax.crf import dense_crf as arguments
+from dilax.crf.filters import Method
+from dilax.crf.kernels import (
     ImageKernels,
     KernelSettings,
     compiled,

@@ -1,10 +1,13 @@
 """The dense CRF on full-resolution probabilities (Krähenbühl & Koltun 2011; §5).
 
 The paper's second architecture: a fully connected CRF after the network.
+
+What a dense CRF refuses, each with the reason and what to do about it.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -13,20 +16,133 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from dilax.crf import arguments
-from dilax.crf.energy import Energy, energies
-from dilax.crf.filtering import Method
-from dilax.crf.image_kernels import (
+from dilax.crf.filters import Method
+from dilax.crf.kernels import (
     ImageKernels,
     KernelSettings,
+    Normalization,
     compiled,
     image_kernels,
     is_traced,
     pad_to_kernels,
     with_kernels,
 )
-from dilax.crf.kernels import Normalization
-from dilax.crf.mean_field import Pairwise, mean_field
+from dilax.crf.mean_field import Energy, Pairwise, energies, mean_field
+
+SUM_TOLERANCE = 1e-3
+"""How far from 1 a pixel's probabilities may add up."""
+
+
+def check_bandwidth(name: str, value: Any) -> Any:
+    """The bandwidth as a float; a traced one as it is. ValueError unless it is > 0."""
+    return _number(name, value, lambda v: v > 0, "a bandwidth is finite and above 0")
+
+
+def check_weight(name: str, value: Any) -> Any:
+    """The weight as a float; a traced one as it is. ValueError unless it is finite."""
+    return _number(name, value, lambda v: True, "a weight is a finite number")
+
+
+def _number(name: str, value: Any, allowed, expected: str) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and allowed(number)):
+        raise ValueError(f"{name}={value!r}: {expected}")
+    return number
+
+
+def check_iterations(name: str, value: Any) -> int:
+    """The count as an int; ValueError unless it is a whole number ≥ 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name}={value!r}: iterations are a whole number, 0 or more")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not among {choices}")
+
+
+def check_compatibility(value: Any) -> tuple | None:
+    """Nested tuples of floats, which hash; ValueError unless (k,) or (k, k)."""
+    if value is None:
+        return None
+    matrix = np.asarray(value, float)
+    square = matrix.ndim in (1, 2) and len(set(matrix.shape)) == 1
+    if not square or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"compatibility of shape {matrix.shape} is not (k, k) or (k,) of finite "
+            "numbers: the energy of every pair of labels, or of equal labels"
+        )
+    rows = matrix.tolist()
+    return tuple(tuple(row) if matrix.ndim == 2 else row for row in rows)
+
+
+def check_image(image: Any) -> None:
+    """ValueError unless it is (h, w, c) of uint8; traced images may be floats too."""
+    allowed = image.dtype == np.uint8
+    if isinstance(image, jax.core.Tracer):
+        allowed = allowed or jnp.issubdtype(image.dtype, jnp.floating)
+    if image.ndim != 3 or 0 in image.shape or not allowed:
+        raise ValueError(
+            f"image of shape {image.shape} and type {image.dtype} is not (h, w, c) "
+            "uint8: colours are 0..255, which the colour bandwidth is in, too"
+        )
+
+
+def check_shape(probabilities: Any, size: tuple[int, int], labels: int | None) -> None:
+    """ValueError unless they are (h, w, k) floats of the image's size."""
+    shape, dtype = probabilities.shape, probabilities.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"probabilities of type {dtype} are not floats")
+    if len(shape) != 3 or shape[-1] == 0:
+        raise ValueError(f"probabilities of shape {shape} are not (h, w, k)")
+    if shape[:2] != size:
+        raise ValueError(
+            f"probabilities of {shape[0]}×{shape[1]} pixels and an image of "
+            f"{size[0]}×{size[1]}: resize the probabilities to the image"
+        )
+    if labels is not None and shape[-1] != labels:
+        raise ValueError(
+            f"probabilities of {shape[-1]} classes and a compatibility of {labels}"
+        )
+
+
+def worst_pixel(
+    probabilities: Float[Array, "h w k"],
+) -> tuple[Float[Array, ""], Array, Float[Array, ""], Array]:
+    """The sum farthest from 1 and where it is, the smallest value and where it is."""
+    sums = probabilities.sum(-1).ravel()
+    off = jnp.nan_to_num(abs(sums - 1), nan=jnp.inf)
+    low = jnp.nan_to_num(probabilities.min(-1).ravel(), nan=-jnp.inf)
+    worst, least = jnp.argmax(off), jnp.argmin(low)
+    return sums[worst], worst, low[least], least
+
+
+def check_worst_pixel(worst: tuple, width: int) -> None:
+    """ValueError where `worst_pixel` says that these are no probabilities."""
+    total, worst_at, low, low_at = (np.asarray(x).item() for x in worst)
+    if not math.isfinite(total):
+        raise ValueError(
+            f"probabilities of pixel {divmod(worst_at, width)} (row, column) add up to "
+            f"{total}: they must be finite"
+        )
+    if low < 0:
+        raise ValueError(
+            f"probability {low:.4g} at pixel {divmod(low_at, width)} (row, column) is "
+            "negative: give probabilities, the softmax of logits"
+        )
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise ValueError(
+            f"probabilities of pixel {divmod(worst_at, width)} (row, column) add up to "
+            f"{total:.6g}, not to 1: give the softmax of logits, or normalise them"
+        )
+
 
 Scalar = float | int | Array
 
@@ -97,15 +213,15 @@ class DenseCRF:
 
     def __post_init__(self):
         for name in ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
-            self._keep(name, arguments.check_bandwidth)
+            self._keep(name, check_bandwidth)
         for name in ("spatial_weight", "bilateral_weight"):
-            self._keep(name, arguments.check_weight)
-        self._keep("iterations", arguments.check_iterations)
-        compatibility = arguments.check_compatibility(self.compatibility)
+            self._keep(name, check_weight)
+        self._keep("iterations", check_iterations)
+        compatibility = check_compatibility(self.compatibility)
         object.__setattr__(self, "compatibility", compatibility)
         choices = get_args(Normalization)
-        arguments.check_choice("normalization", self.normalization, choices)
-        arguments.check_choice("method", self.method, get_args(Method))
+        check_choice("normalization", self.normalization, choices)
+        check_choice("method", self.method, get_args(Method))
 
     def _keep(self, name: str, checked) -> None:
         object.__setattr__(self, name, checked(name, getattr(self, name)))
@@ -128,7 +244,7 @@ class DenseCRF:
         It takes the image's place in any number of calls, of CRFs of other weights,
         compatibilities and iterations as well.
         """
-        arguments.check_image(image)
+        check_image(image)
         return image_kernels(image, self._settings)
 
     def trace(
@@ -158,7 +274,7 @@ class DenseCRF:
     def _with_kernels(self, image, use):
         if isinstance(image, ImageKernels):
             return use(image)
-        arguments.check_image(image)
+        check_image(image)
         return with_kernels(image, self._settings, use)
 
     @property
@@ -173,12 +289,12 @@ class DenseCRF:
     def _run(self, function, probabilities, kernels: ImageKernels):
         """`function` of padded probabilities; compiled unless a trace is under way."""
         labels = None if self.compatibility is None else len(self.compatibility)
-        arguments.check_shape(probabilities, kernels.size, labels)
+        check_shape(probabilities, kernels.size, labels)
         fill = 1 / probabilities.shape[-1]
         padded = pad_to_kernels(probabilities, kernels, fill)
         if not is_traced(probabilities, kernels):
-            worst = compiled(arguments.worst_pixel)(padded)
-            arguments.check_worst_pixel(worst, padded.shape[1])
+            worst = compiled(worst_pixel)(padded)
+            check_worst_pixel(worst, padded.shape[1])
             function = compiled(function, "iterations")
         pair = kernels.spatial, kernels.bilateral
         energies = self._compatibilities()

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Integer, UInt64
 from scipy.ndimage import distance_transform_edt
 
 from dilax.evaluation.confusion import Scores
-from dilax.ops.hosts import gathered
+from dilax.runtime.processes import gathered
 
 WIDEST = 40  # pixels
 _WORD = 64  # classes

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, UInt32
 
-from dilax.ops.hosts import gathered
+from dilax.runtime.processes import gathered
 
 
 def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:

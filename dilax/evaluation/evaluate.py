@@ -2,27 +2,52 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, UInt32
 from tqdm import tqdm
 
-from dilax.datasets import Chosen
+from dilax.data import Chosen, DatasetSpec, in_order
 from dilax.evaluation.boundary import BoundaryScores
 from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
-from dilax.inference import Predictor
-from dilax.input import in_order
-from dilax.ops import jit
-from dilax.ops.hosts import is_writer, own_share
+from dilax.runtime import jit
+from dilax.runtime.processes import is_writer, own_share
 
 _BUCKET = 64
 
 
+@runtime_checkable
+class ImagePredictor(Protocol):
+    """What `evaluate` and the CRF search need of a predictor; `Predictor` has it.
+
+    Attributes:
+        spec: the data set: classes and ignore label.
+        batch_size: images that are predicted at a time.
+        params: of the network.
+        mode: how images become tiles.
+        views: scales and mirrors whose predictions are averaged.
+    """
+
+    spec: DatasetSpec
+    batch_size: int
+    params: Any
+    mode: Any
+    views: Any
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities (h, w, k) of one image (h, w, c)."""
+        ...
+
+    def stream(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """Label maps (h, w) of images (h, w, c), in their order."""
+        ...
+
+
 def evaluate(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     source: Sequence[dict],
     title: str = "evaluate",
     on_prediction: Callable[[int, dict, np.ndarray], None] | None = None,
@@ -42,8 +67,9 @@ def evaluate(
         processes share the images, and all get these scores.
 
     Example:
-        >>> from dilax.datasets import DATASETS, Scenes
+        >>> from dilax.data import DATASETS, Scenes
         >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+        >>> from dilax.inference import Predictor
         >>> spec = DATASETS["scenes"]
         >>> model = DilatedNet(FrontEnd(8, (Layer("a", 3, 4),)))
         >>> predictor = Predictor(model, init_params(model, seed=0), spec)

@@ -2,20 +2,20 @@
 
 from dilax.inference.export import export_model
 from dilax.inference.export_onnx import export_onnx
-from dilax.inference.files import (
+from dilax.inference.jobs import OUTPUTS, is_video, predict_files, predict_photos
+from dilax.inference.photos import (
+    MAX_PIXELS,
     as_rgb,
     overlay,
     palette_image,
+    read_photo,
     save_image,
 )
-from dilax.inference.jobs import OUTPUTS, predict_files, predict_photos
-from dilax.inference.pipeline import Outcome
 from dilax.inference.predictor import Predictor
-from dilax.inference.reading import MAX_PIXELS, read_photo
-from dilax.inference.sources import is_video
 from dilax.inference.submissions import write_submission
 from dilax.inference.tiles import TileGrid, cut_tiles, join_tiles, plan_tiles
 from dilax.inference.video import predict_video
+from dilax.inference.workers import Outcome
 
 __all__ = [
     "MAX_PIXELS",

@@ -1,16 +1,25 @@
-"""From images to cells: views of images as tiles, through the network in batches."""
+"""From cells to pixels: bands of rows, read from the network's cells by interpolation.
+
+The released script reads output pixel p at p / 8 between the cells (top-left aligned).
+An image that was resized on its way into the network is read at the pixel centres'
+places in it, and a mirrored one from right to left. All are one linear interpolation,
+done in blocks of one shape, so that images of all sizes share one compiled program.
+
+From images to cells: views of images as tiles, through the network in batches.
+"""
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dilax.inference.blend import BlendGrid
-from dilax.inference.tiles import TileGrid
-from dilax.input import resize, scaled_size
+from dilax.data import resize, scaled_size
+from dilax.inference.tiles import BlendGrid, TileGrid
 
 _LARGE = 2**26  # pixels
 _ROWS = 256
@@ -119,3 +128,151 @@ def in_batches(
             yield from np.asarray(running)[:count]
             running, count = started, len(batch)
     yield from np.asarray(running)[:count]
+
+
+BLOCK = 256  # rows and columns of pixels that are computed together
+
+
+class Placing(NamedTuple):
+    """Where the pixels of an image lie in the cells of one view of it.
+
+    Attributes:
+        rows: (h,) place of each row, in cells.
+        columns: (w,) place of each column.
+        span: cells along an axis that a block of pixels may need.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    span: int
+
+
+def place(
+    size: tuple[int, ...],
+    scale: float,
+    stride: int,
+    centred: bool = False,
+    mirrored: bool = False,
+) -> Placing:
+    """Places of the pixels of an image that the network saw resized by `scale`.
+
+    Args:
+        size: (height, width) of the image.
+        scale: as for `scaled_size`.
+        stride: the network's pixels from one cell to the next.
+        centred: cell i stands in the middle of its pixels, not on the first of them.
+        mirrored: the network saw the image from right to left.
+
+    Example:
+        >>> place((4, 4), 1.0, 2).rows.tolist()
+        [0.0, 0.5, 1.0, 1.5]
+    """
+    axes = []
+    for n, m in zip(size[:2], scaled_size(size, scale), strict=True):
+        pixels = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
+        cells = (pixels + 0.5) / stride - 0.5 if centred else pixels / stride
+        axes.append(np.maximum(cells, 0))
+    rows, columns = axes
+    span = int((BLOCK * scale + 1) / stride) + 3
+    return Placing(rows, columns[::-1] if mirrored else columns, span)
+
+
+class CellRows:
+    """Rows of cells that come in bands, of which a window is held that slides down.
+
+    Args:
+        bands: (rows, columns, k) each, from top to bottom.
+    """
+
+    def __init__(self, bands: Iterator[np.ndarray]):
+        self._bands = bands
+        self._held, self._first = next(bands), 0
+
+    def window(self, start: int, count: int) -> np.ndarray:
+        """Rows from `start` on, the last repeated below; earlier ones are given up."""
+        self._held = self._held[start - self._first :]
+        self._first = start
+        while len(self._held) < count:
+            band = next(self._bands, None)
+            if band is None:
+                break
+            self._held = np.concatenate([self._held, band])
+        return _part(self._held, 0, count, axis=0)
+
+    def finish(self) -> None:
+        """Takes the bands that no pixel needed."""
+        for _ in self._bands:
+            pass
+
+
+def read_probabilities(views: Sequence[tuple], logits: bool):
+    """The mean over views of a block's class probabilities: (BLOCK, BLOCK, k).
+
+    Args:
+        views: (cells (n, n, k), rows, columns) each, the latter (cell before, part of
+            the way to the next) of each row and column.
+        logits: cells are logits; else they are probabilities.
+    """
+    blocks = [_interpolate(*view) for view in views]
+    if logits:
+        blocks = [jax.nn.softmax(block) for block in blocks]
+    return sum(blocks[1:], blocks[0]) / len(blocks)
+
+
+def read_labels(views: Sequence[tuple], logits: bool):
+    """The most probable class of a block's pixels: (BLOCK, BLOCK) uint8."""
+    return jnp.argmax(read_probabilities(views, logits), -1).astype(jnp.uint8)
+
+
+def _interpolate(cells, rows, columns):
+    for axis, (before, part) in enumerate((rows, columns)):
+        part = part.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        low, high = (
+            jnp.take(cells, at, axis, mode="clip") for at in (before, before + 1)
+        )
+        cells = low + part * (high - low)
+    return cells
+
+
+def pixel_bands(
+    views: Sequence[tuple[CellRows, Placing]], read: Any
+) -> Iterator[np.ndarray]:
+    """Bands of an image's pixels, BLOCK rows each but the last.
+
+    Args:
+        views: cells and placing of each view of the image.
+        read: `read_probabilities` or `read_labels`, compiled.
+    """
+    height, width = (len(axis) for axis in views[0][1][:2])
+    for y in range(0, height, BLOCK):
+        held = []
+        for cells, placing in views:
+            start, rows = _taps(placing.rows[y : y + BLOCK])
+            held.append((cells.window(start, placing.span), rows))
+        blocks = [
+            read([_view(*h, v[1], x) for h, v in zip(held, views, strict=True)])
+            for x in range(0, width, BLOCK)
+        ]
+        band = np.concatenate([np.asarray(block) for block in blocks], 1)
+        yield band[: height - y, :width]
+    for cells, _ in views:
+        cells.finish()
+
+
+def _view(cells: np.ndarray, rows: tuple, placing: Placing, x: int) -> tuple:
+    start, columns = _taps(placing.columns[x : x + BLOCK])
+    return _part(cells, start, placing.span, axis=1), rows, columns
+
+
+def _taps(places: np.ndarray) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+    """The first cell of a block, and (cell before, part) of each of its places."""
+    places = np.pad(places, (0, BLOCK - len(places)), mode="edge")
+    before = np.floor(places).astype(np.int32)
+    start = int(before.min())
+    return start, (before - start, (places - before).astype(np.float32))
+
+
+def _part(array: np.ndarray, start: int, count: int, axis: int) -> np.ndarray:
+    """`count` rows or columns from `start` on; the last is repeated."""
+    at = np.arange(start, start + count)
+    return array.take(np.minimum(at, array.shape[axis] - 1), axis)

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
 
-from dilax.datasets import DatasetSpec
-from dilax.datasets.writing import whole_or_not_at_all
+from dilax.data import DatasetSpec
 from dilax.inference.export import (
     Output,
     Pixels,
@@ -27,6 +26,7 @@ from dilax.inference.export import (
     sizes_taken,
 )
 from dilax.models import DilatedNet
+from dilax.runtime.files import whole_or_not_at_all
 
 _OPSET = 18
 
@@ -63,7 +63,7 @@ def export_onnx(
 
     Example:
         >>> import importlib.util, tempfile
-        >>> from dilax.datasets import DATASETS
+        >>> from dilax.data import DATASETS
         >>> from dilax.models import FrontEnd, Layer, init_params
         >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
         >>> params = init_params(model, seed=0)

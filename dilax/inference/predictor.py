@@ -1,31 +1,81 @@
-"""Images of any size → label maps at full resolution, by the released protocol."""
+"""Images of any size → label maps at full resolution, by the released protocol.
+
+A CRF after the network, on whole images at full resolution (paper §5).
+
+A dense CRF takes probabilities. A CRF-RNN takes their logarithms, which differ from
+logits by a constant a pixel, and its softmax does not see that.
+"""
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int, UInt
 
-from dilax.datasets import DatasetSpec
-from dilax.inference.blend import BlendGrid, plan_blend
-from dilax.inference.cells import View, cell_bands, check_image
-from dilax.inference.pixels import (
+from dilax.crf import CRFRNN
+from dilax.crf.dense_crf import MIN_PROBABILITY
+from dilax.data import DatasetSpec, scaled_size, subtract_mean
+from dilax.data.pixels import as_uint8
+from dilax.inference.cells import (
     BLOCK,
     CellRows,
+    View,
+    cell_bands,
+    check_image,
     pixel_bands,
     place,
     read_labels,
     read_probabilities,
 )
-from dilax.inference.refinement import CRF, refinement
-from dilax.inference.tiles import TileGrid, plan_tiles
-from dilax.input import scaled_size, subtract_mean
+from dilax.inference.tiles import BlendGrid, TileGrid, plan_blend, plan_tiles
 from dilax.models import DilatedNet, apply_over_rows, row_mesh
-from dilax.ops import jit
+from dilax.ops import upsample_bilinear
+from dilax.runtime import jit
+
+CRF = Callable[[np.ndarray, np.ndarray], Any] | CRFRNN
+Params = dict[str, Any]
+Refine = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
+
+
+def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
+    """The network's logits (b, h, w, k) → log-probabilities of the pixels.
+
+    Args:
+        logits: of cells that stand `stride` pixels apart.
+        stride: above 1, probabilities are upsampled as the predictor does, top-left
+            aligned.
+    """
+    probabilities = jax.nn.softmax(logits)
+    if stride > 1:
+        probabilities = upsample_bilinear(probabilities, stride)
+    return _logarithms(probabilities)
+
+
+def _logarithms(probabilities: jax.typing.ArrayLike) -> jax.Array:
+    return jnp.log(jnp.maximum(probabilities, MIN_PROBABILITY))
+
+
+def refinement(crf: CRF) -> Refine:
+    """`f(params, probabilities (h, w, k), image (h, w, c))` → marginals, float32.
+
+    Args:
+        crf: see `Predictor`.
+    """
+    if not isinstance(crf, CRFRNN):
+        return lambda _, odds, image: np.asarray(crf(odds, as_uint8(image)), np.float32)
+
+    def refine(params: Params, odds: np.ndarray, image: np.ndarray) -> np.ndarray:
+        inputs = _logarithms(odds)[None], as_uint8(image)[None]
+        logits: Any = crf.apply({"params": params["crf"]}, *inputs)
+        return np.asarray(jax.nn.softmax(logits[0]))
+
+    return refine
+
 
 Mode = Literal["tiles", "whole", "blend"]
 
@@ -75,7 +125,7 @@ class Predictor:
         >>> from dilax.models import FrontEnd, Layer
         >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
         >>> params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-        >>> from dilax.datasets import DATASETS
+        >>> from dilax.data import DATASETS
         >>> predictor = Predictor(model, params, DATASETS["voc"])
         >>> predictor(np.zeros((3, 5, 3), np.uint8)).shape
         (3, 5)

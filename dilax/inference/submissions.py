@@ -19,11 +19,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dilax.datasets import DATASETS, DatasetSpec
-from dilax.datasets.writing import whole_or_not_at_all
-from dilax.inference.files import palette_image
+from dilax.data import DATASETS, DatasetSpec, in_order
+from dilax.inference.photos import palette_image
 from dilax.inference.predictor import Predictor
-from dilax.input import in_order
+from dilax.runtime.files import whole_or_not_at_all
 
 Kind = Literal["voc", "cityscapes"]
 Competition = Literal["comp5", "comp6"]
@@ -65,7 +64,7 @@ def write_submission(
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from dilax.datasets import DATASETS
+        >>> from dilax.data import DATASETS
         >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
         >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4), Layer("p", 2))))
         >>> predictor = Predictor(model, init_params(model, seed=0), DATASETS["voc"])

@@ -1,6 +1,14 @@
-"""The released tile protocol: images of any size as tiles with shared margins."""
+"""Overlapping tiles, blended: images of any size without seams, in bounded memory.
+
+The released tiles stand side by side, and what a context module sees ends with its
+tile. Here tiles overlap and each counts less towards its edges, so that nothing changes
+abruptly; tiles see the image's true surroundings wherever there are any.
+
+The released tile protocol: images of any size as tiles with shared margins.
+"""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -135,3 +143,138 @@ def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
     """
     assert len(tiles) == len(grid)
     return np.concatenate(list(grid.bands(iter(tiles))))
+
+
+_SIDE = 1024  # pixels of a tile, where the data set names none
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendGrid:
+    """How an image is covered by overlapping tiles, in cells of the network's output.
+
+    Attributes:
+        cells: (rows, columns) of the image.
+        inner: (rows, columns) of a tile's output.
+        margin: pixels of surroundings on each side of a tile.
+        stride: image pixels from one cell to the next.
+        rows: first row of each row of tiles.
+        columns: first column of each column of tiles.
+    """
+
+    cells: tuple[int, int]
+    inner: tuple[int, int]
+    margin: int
+    stride: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """(height, width) of a tile in pixels, margins included."""
+        height, width = (n * self.stride + 2 * self.margin for n in self.inner)
+        return height, width
+
+    def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """The tiles (tile height, tile width, c) of an image, row by row.
+
+        Beyond the image they see its reflection.
+        """
+        rows = [self._pixels(image, 0, start) for start in self.rows]
+        columns = [self._pixels(image, 1, start) for start in self.columns]
+        return take_tiles(image, rows, columns)
+
+    def _pixels(self, image: np.ndarray, axis: int, start: int) -> np.ndarray:
+        at = start * self.stride - self.margin + np.arange(self.tile[axis])
+        return reflected(at, image.shape[axis])
+
+    def bands(self, outputs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Outputs of the tiles, in order → the image's cells from top to bottom.
+
+        Σ_t w_t x_t / Σ_t w_t over the tiles t that see a cell; w is a product of ramps
+        towards the tile's edges. A band is given when no further tile reaches it.
+
+        Args:
+            outputs: (inner rows, inner columns, k) each.
+
+        Yields:
+            (rows, image's columns, k) float32.
+        """
+        weights, total = _weights(self.rows, self.inner[0])
+        held = np.zeros((0, 1, 1), np.float32)
+        for row, after in itertools.pairwise((*self.rows, self.cells[0])):
+            cells = self._side_by_side(outputs) * weights[:, None, None]
+            cells[: len(held)] += held
+            done, held = np.split(cells, [after - row])
+            yield done / total[row:after, None, None]
+
+    def _side_by_side(self, outputs: Iterator[np.ndarray]) -> np.ndarray:
+        """A row of tiles, blended: (inner rows, image's columns, k)."""
+        weights, total = _weights(self.columns, self.inner[1])
+        tiles = [next(outputs) for _ in self.columns]
+        cells = np.zeros((len(tiles[0]), len(total), tiles[0].shape[2]), np.float32)
+        for column, tile in zip(self.columns, tiles, strict=True):
+            cells[:, column : column + len(weights)] += tile * weights[:, None]
+        return (cells / total[:, None])[:, : self.cells[1]]
+
+
+def plan_blend(
+    size: tuple[int, int],
+    tile: tuple[int, int] | None,
+    margin: int,
+    stride: int,
+    overlap: float,
+    unit: int = 1,
+) -> BlendGrid:
+    """The grid of overlapping tiles that covers an image.
+
+    Args:
+        size: (height, width) of the image in pixels.
+        tile: (height, width) of a tile in pixels, margins included, which is rounded
+            down to whole cells; None takes 1024, or more where margins are large.
+        margin: see `BlendGrid`.
+        stride: see `BlendGrid`.
+        overlap: share of a tile's inside that it shares with the next, at least.
+        unit: a tile's inside is a multiple of so many cells.
+
+    Raises:
+        ValueError: if a tile holds no cell beside its margins, or the overlap is not
+            within 0 and ½.
+    """
+    if not 0 <= overlap <= 0.5:
+        raise ValueError(f"overlap={overlap}: must be between 0 and 0.5")
+    sides = tile or (max(_SIDE, 4 * margin),) * 2
+    inner = [(side - 2 * margin) // (stride * unit) * unit for side in sides]
+    if min(inner) < 1:
+        raise ValueError(
+            f"tile={tile}: must be larger than twice the margin of {margin} pixels, "
+            f"by {stride * unit} at least"
+        )
+    cells = [-(-n // stride) for n in size]
+    rows, columns = (
+        _starts(n, i, round(overlap * i)) for n, i in zip(cells, inner, strict=True)
+    )
+    return BlendGrid(
+        (cells[0], cells[1]), (inner[0], inner[1]), margin, stride, rows, columns
+    )
+
+
+def _starts(cells: int, inner: int, shared: int) -> tuple[int, ...]:
+    """First cells of tiles that are spread evenly and share `shared` cells or more."""
+    spare = max(0, cells - inner)
+    count = -(-spare // max(1, inner - shared)) + 1
+    return tuple(round(i * spare / max(1, count - 1)) for i in range(count))
+
+
+def _weights(starts: tuple[int, ...], inner: int) -> tuple[np.ndarray, np.ndarray]:
+    """(inner,) weights of a tile's cells, and (cells,) the sums of them over tiles."""
+    steps = [after - before for before, after in itertools.pairwise(starts)]
+    shared = inner - max(steps, default=inner - 1)
+    ramp = (np.arange(inner) + 0.5) / max(1, shared)
+    weights = np.minimum(1, np.minimum(ramp, ramp[::-1])).astype(np.float32)
+    total = np.zeros(starts[-1] + inner, np.float32)
+    for start in starts:
+        total[start : start + inner] += weights
+    return weights, total

@@ -14,10 +14,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.models.dropout import Dropout
 from dilax.models.layers import (
     AveragePool,
     DilatedConv,
+    Dropout,
     MaxPool,
     score_layer,
     score_rows,

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dilax.ops.choice import DIRECT, Choice, choose
 from dilax.ops.lowerings import (
+    DIRECT,
     LOWERINGS,
+    Choice,
     Lowering,
+    choose,
     convolve,
     input_gradient,
     kernel_gradient,
 )
-from dilax.ops.row_shards import current_shards, refuse_shards
 from dilax.ops.winograd import direct
+from dilax.runtime.row_shards import current_shards, refuse_shards
 
 Border = Literal["zero", "reflect"]
 Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...]

@@ -1,4 +1,8 @@
-"""Fixed bilinear upsampling, in the two conventions of the released networks.
+"""Dense upsampling's rearrangement: r² maps a class become r × r as many cells.
+
+Wang et al. (2018), "Understanding Convolution for Semantic Segmentation", §3.1.
+
+Fixed bilinear upsampling, in the two conventions of the released networks.
 
 They differ by half a cell (3.5 px at ×8), so training labels and upsampling must agree:
 `"top_left"` fits labels sampled at image pixels 0, 8, 16, …; `"centred"` fits labels at
@@ -13,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from dilax.ops.row_shards import current_shards
+from dilax.runtime.row_shards import current_shards, refuse_shards
 
 Convention = Literal["top_left", "centred"]
 
@@ -109,3 +113,37 @@ def _with_ends(x, axis: int, edge: str):
     n = x.shape[axis]
     first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
     return lax.concatenate([first, x, last], axis)
+
+
+def depth_to_space(
+    x: Float[Array, "b h w c"], factor: int
+) -> Float[Array, "b h2 w2 k"]:
+    """Lays the r² maps of each class out as r × r cells (DUC).
+
+    y(r·i + dy, r·j + dx, class) = x(i, j, class·r² + dy·r + dx)
+
+    Args:
+        x: maps of k·r² channels.
+        factor: r, cells along each axis that a cell becomes.
+
+    Returns:
+        Maps of h·r rows and w·r columns, k channels.
+
+    Raises:
+        ValueError: if the channels are not a multiple of r².
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.arange(8.0).reshape(1, 1, 1, 8)
+        >>> depth_to_space(x, 2)[0, :, :, 1].tolist()
+        [[4.0, 5.0], [6.0, 7.0]]
+
+    Source: Wang et al. (2018), §3.1; the channel order is that of their public code.
+    """
+    refuse_shards("depth_to_space")
+    b, h, w, c = x.shape
+    if factor < 1 or c % factor**2:
+        raise ValueError(f"factor={factor}: {c} channels are no multiple of its square")
+    k = c // factor**2
+    x = x.reshape(b, h, w, k, factor, factor).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(b, h * factor, w * factor, k)

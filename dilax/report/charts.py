@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from dilax.report.folder import RunFolder
+from dilax.report.runs import RunFolder
 
 _SIZE = (4.6, 2.9)  # inches at 72 points: wide enough for a phone
 SERIES = 8  # colours of lines, --series-0 … of the style sheet

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.evaluation import image_scores
 from dilax.inference import as_rgb
-from dilax.report.folder import RunFolder, stage_title
+from dilax.report.runs import RunFolder, stage_title
 from dilax.training import open_evaluation, predictions_folder
 
 SHOWN = 24

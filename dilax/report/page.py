@@ -15,18 +15,19 @@ from typing import Any
 import jax
 
 from dilax.report.charts import run_charts
-from dilax.report.facts import facts_grid, speed_grid
 from dilax.report.fields import field_facts, has_field, write_field
-from dilax.report.folder import RunFolder, read_runs
 from dilax.report.gallery import gallery
 from dilax.report.grids import (
     columns,
     confusions,
+    facts_grid,
     iou_grid,
     percent,
+    speed_grid,
     summary_grid,
 )
-from dilax.report.paper_columns import paper_columns
+from dilax.report.paper import paper_columns
+from dilax.report.runs import RunFolder, read_runs
 from dilax.training import versions, write_text
 from dilax.training.config import to_json
 

@@ -6,24 +6,23 @@ from dilax.training.config import (
     CRFConfig,
     DataConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
     StageConfig,
     build_spec,
     from_json,
     validated,
 )
-from dilax.training.estimate import Cost, estimate
-from dilax.training.imported import import_weights
-from dilax.training.interrupt import Interrupted
-from dilax.training.kept import predictions_folder
+from dilax.training.estimate import Cost, estimate, profile
+from dilax.training.initial import import_weights
 from dilax.training.loop import NonFiniteLoss, train
 from dilax.training.losses import LossConfig
-from dilax.training.machine import machine, peak_memory, read_machine, versions
-from dilax.training.metrics import write_text
-from dilax.training.overrides import set_field
-from dilax.training.packed import pack, pretrained, pretrained_folder
-from dilax.training.predictors import load_predictor
+from dilax.training.network import ModelConfig
+from dilax.training.pretrained import (
+    load_predictor,
+    pack,
+    pretrained,
+    pretrained_folder,
+)
 from dilax.training.recipes import (
     quickstart,
     rnn_stage,
@@ -34,14 +33,26 @@ from dilax.training.recipes import (
     voc_rnn,
     with_crfs,
 )
-from dilax.training.run import check_run, open_evaluation, picture_indices
+from dilax.training.records import (
+    machine,
+    peak_memory,
+    read_machine,
+    versions,
+    write_text,
+)
+from dilax.training.run import (
+    check_run,
+    open_evaluation,
+    picture_indices,
+    predictions_folder,
+)
+from dilax.training.validation import set_field
 
 __all__ = [
     "CRFConfig",
     "Config",
     "Cost",
     "DataConfig",
-    "Interrupted",
     "LossConfig",
     "MeshConfig",
     "ModelConfig",
@@ -63,6 +74,7 @@ __all__ = [
     "predictions_folder",
     "pretrained",
     "pretrained_folder",
+    "profile",
     "quickstart",
     "read_machine",
     "rnn_stage",

@@ -21,12 +21,12 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
-from dilax.ops.hosts import is_writer, wait_for_all
+from dilax.runtime.processes import is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model, from_json
+from dilax.training.stage_crf import Params, stage_shapes
 from dilax.training.step import TrainState, split_params
-from dilax.training.structured import Params, stage_shapes
 from dilax.weights import place_weights, read_weights
 
 # All parameters of a run's only stage, in place of its checkpoints (`pack`).

@@ -13,13 +13,11 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from dilax.datasets import DATASETS, DatasetSpec, survey_folder
-from dilax.evaluation.crf_grid import CRFGrid
-from dilax.input import Augmentation, Reading
+from dilax.crf.search import CRFGrid
+from dilax.data import DATASETS, Augmentation, DatasetSpec, Reading, survey_folder
 from dilax.models import ContextLayer, DilatedNet
 from dilax.training.losses import LossConfig
-from dilax.training.network import ModelConfig as ModelConfig
-from dilax.training.network import build_network
+from dilax.training.network import ModelConfig, build_network
 
 
 @dataclasses.dataclass
@@ -183,7 +181,7 @@ class DataConfig:
     """Which images.
 
     Attributes:
-        dataset: a prepared set (`python -m dilax.datasets list`), your own `"folder"`,
+        dataset: a prepared set (`python -m dilax data list`), your own `"folder"`,
             or `"scenes"`, which are rendered and need no files.
         variant: of a prepared set; `""` is its first.
         train: name of the split to train on.

@@ -1,28 +1,231 @@
-"""What a stage trains on: images or stored maps as batches, and its monitor."""
+"""What a stage trains on: images or stored maps as batches, and its monitor.
 
+How much each class counts in the loss, from how often it occurs in training.
+
+The front end's maps of every image, computed once and stored (paper §5).
+
+A context stage trains on these instead of running the front end in each step.
+"""
+
+import errno
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+from jaxtyping import Array, Float
 
-from dilax.evaluation import Scores, add_to_confusion, empty_confusion, evaluate
-from dilax.inference import Predictor
-from dilax.input import (
+from dilax.data import (
+    Chosen,
     CropGeometry,
+    DatasetSpec,
     ImageExample,
     MapExample,
     held_batches,
     hold,
+    in_order,
+    resize,
+    scaled_size,
     training_batches,
 )
+from dilax.evaluation import Scores, add_to_confusion, empty_confusion, evaluate
+from dilax.inference import Predictor
 from dilax.models import DilatedNet
-from dilax.ops import jit
-from dilax.training.config import StageConfig
-from dilax.training.maps import StoredMaps, store_maps
+from dilax.runtime import jit
+from dilax.runtime.files import whole_or_not_at_all
+from dilax.runtime.processes import own_share, wait_for_all
+from dilax.training.config import Config, StageConfig
+from dilax.training.records import progress
 from dilax.training.run import Run
+from dilax.training.stage_crf import Params, build_rnn, label_stride
 from dilax.training.step import apply_stage
-from dilax.training.structured import Params, build_rnn, label_stride
+
+Balance = Literal["", "inverse", "median"]
+
+
+def class_weights(
+    source,
+    spec: DatasetSpec,
+    power: float = 1.0,
+    balance: Balance = "inverse",
+    limit: int = 1000,
+) -> Float[Array, " k"]:
+    """Weights that fall as classes are more frequent.
+
+    * `"inverse"`: ∝ frequency^(−power), with mean 1 over the labelled pixels.
+    * `"median"`: (median / frequency)^power, where a class's frequency is its share of
+      the labelled pixels of the images that it occurs in, and the median is over the
+      classes (Eigen & Fergus 2015, §4.3.2; SegNet).
+
+    Args:
+        source: the training samples, of which up to `limit`, evenly spread, are read.
+        spec: classes and ignore label.
+        power: 0 weighs all classes 1, ½ by 1/√frequency, 1 by 1/frequency.
+        balance: see above.
+        limit: most samples to read.
+
+    Returns:
+        (k,) float32; classes that never occur get the weight of an ordinary one, 1 (or
+        that of the mean pixel).
+
+    Raises:
+        ValueError: if there is no balance of this name.
+
+    Example:
+        >>> spec = DatasetSpec("s", ("a", "b"), ((0, 0, 0),) * 2, (0.0,))
+        >>> source = [{"label": np.array([[0, 1]])}, {"label": np.array([[0, 0]])}]
+        >>> class_weights(source, spec, 1.0, "median").tolist()  # of ¾ and ½
+        [0.833..., 1.25]
+        >>> class_weights(source, spec).tolist()
+        [0.666..., 2.0]
+    """
+    counts, shared = _counts(source, spec, limit)
+    present = counts > 0
+    if balance == "median":
+        frequency = counts / np.maximum(shared, 1)
+        usual = np.median(frequency[present]) if present.any() else 1.0
+        weights = np.where(present, frequency / usual, 1.0) ** -power
+    elif balance == "inverse":
+        frequency = counts / max(counts.sum(), 1)
+        weights = np.where(present, frequency, 1.0) ** -power
+        weights = weights / (np.where(present, weights * frequency, 0).sum() or 1)
+    else:
+        raise ValueError(f"balance={balance!r}: must be 'inverse' or 'median'")
+    return jnp.asarray(weights, jnp.float32)
+
+
+def stage_weights(
+    config: Config, stage: StageConfig, source, spec: DatasetSpec
+) -> Float[Array, " k"] | None:
+    """The class weights of a stage's loss: its own, or those of the data; or None."""
+    if stage.loss.balance:
+        return class_weights(source, spec, balance=stage.loss.balance)
+    power = config.data.class_weight_power
+    return class_weights(source, spec, power) if power else None
+
+
+def _counts(source, spec: DatasetSpec, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) pixels of each class, and labelled pixels of the images that have it."""
+    counts, shared = np.zeros((2, spec.num_classes), np.int64)
+    for i in range(0, len(source), -(-len(source) // limit)):
+        own = np.bincount(source[i]["label"].ravel(), minlength=256)
+        own[spec.ignore_label] = 0
+        own = own[: spec.num_classes]
+        counts += own
+        shared += np.where(own > 0, own.sum(), 0)
+    return counts, shared
+
+
+_PROBED = 32
+
+
+class StoredMaps(Sequence):
+    """A source of `{"image": maps (hc, wc, k) float32, "label", "id"}` from files.
+
+    Args:
+        folder: where `store_maps` put them.
+        count: how many there are.
+    """
+
+    def __init__(self, folder: Path, count: int):
+        self._folder, self._count = folder, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
+        path = _file(self._folder, range(self._count)[index])
+        arrays = serialization.msgpack_restore(path.read_bytes())
+        return {"image": arrays["maps"], "label": arrays["label"], "id": str(index)}
+
+
+def store_maps(
+    predictor: Predictor,
+    source: Sequence[dict],
+    folder: Path,
+    title: str,
+    surroundings: bool = False,
+) -> StoredMaps:
+    """Computes and stores the maps that are not there yet; an interrupted job goes on.
+
+    Labels are stored beside them, at the resolution of the network's input.
+
+    Args:
+        predictor: with the front end's parameters.
+        source: `{image, label}` samples.
+        folder: where to store one file an image.
+        title: of the progress bar.
+        surroundings: store the maps of whole tiles, beyond the image where it is
+            smaller, as the joint network sees them.
+
+    Returns:
+        The source of stored maps.
+
+    Raises:
+        OSError: if the disk has no room for them, before anything is computed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(len(source)) if not _file(folder, i).exists()]
+    if missing:
+        _check_space(predictor, source, missing, folder, surroundings)
+    wait_for_all(f"looked for maps in {folder}")
+    done = len(source) - len(missing)
+    missing = own_share(missing)  # several processes share what is to do
+    with progress(title, done + len(missing), done, "image") as bar:
+        chunks = in_order(Chosen(source, missing), predictor.batch_size)
+        indices = iter(missing)
+        for samples in chunks:
+            maps = predictor.maps([s["image"] for s in samples], surroundings)
+            for sample, cells in zip(samples, maps, strict=True):
+                size = scaled_size(sample["label"].shape, predictor.spec.scale)
+                label = resize(sample["label"], size)
+                _write(_file(folder, next(indices)), maps=cells, label=label)
+                bar.update()
+    wait_for_all(f"maps in {folder}")
+    return StoredMaps(folder, len(source))
+
+
+def _check_space(
+    predictor: Predictor,
+    source: Sequence[dict],
+    missing: list[int],
+    folder: Path,
+    surroundings: bool,
+) -> None:
+    """Estimates the maps' size from some of the images."""
+    some = missing[:: max(1, len(missing) // _PROBED)][:_PROBED]
+    sizes = []
+    for i in some:
+        shape = source[i]["image"].shape
+        rows, columns = predictor.map_size(shape, surroundings)
+        height, width = scaled_size(shape, predictor.spec.scale)
+        cell = 4 * predictor.spec.num_classes * predictor.model.front_end.duc**2
+        sizes.append(rows * columns * cell + height * width)
+    need, free = sum(sizes) / len(sizes) * len(missing), shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the maps of {len(missing)} images take about {need / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free",
+            str(folder),
+        )
+
+
+def _file(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.msgpack"
+
+
+def _write(path: Path, maps: np.ndarray, label: np.ndarray) -> None:
+    # Not NumPy's format: it parses its header as Python, and Python 3.11 fails at
+    # random when several threads parse.
+    content = serialization.msgpack_serialize({"maps": maps, "label": label})
+    with whole_or_not_at_all(path, durable=True) as partial:
+        partial.write_bytes(content)
+
 
 Monitor = Callable[[Params], tuple[str, Scores]]
 

@@ -15,32 +15,24 @@ import numpy as np
 
 from dilax.evaluation import Scores, evaluate
 from dilax.models import DilatedNet
-from dilax.ops.hosts import gathered, is_writer
-from dilax.training.balance import stage_weights
+from dilax.runtime.processes import Interrupted, Interrupts, gathered, is_writer
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, StageConfig, build_model
-from dilax.training.dense import find_dense
+from dilax.training.crf_parameters import find_dense
 from dilax.training.initial import params_from_init
-from dilax.training.inputs import stage_batches, stage_inputs
-from dilax.training.interrupt import Interrupted, Interrupts
-from dilax.training.kept import KeptPredictions
-from dilax.training.machine import record_stage
-from dilax.training.metrics import MetricWriter, progress, write_text
-from dilax.training.predictors import stage_predictor
+from dilax.training.inputs import stage_batches, stage_inputs, stage_weights
+from dilax.training.pretrained import stage_predictor
+from dilax.training.records import MetricWriter, progress, record_stage, write_text
 from dilax.training.run import (
+    KeptPredictions,
     Run,
     open_run,
     read_results,
     write_results,
 )
 from dilax.training.sharding import Placement
-from dilax.training.step import (
-    TrainState,
-    init_state,
-    jit_train_step,
-    split_params,
-)
-from dilax.training.structured import Params, init_stage
+from dilax.training.stage_crf import Params, init_stage
+from dilax.training.step import TrainState, init_state, jit_train_step, split_params
 
 
 class NonFiniteLoss(ArithmeticError):

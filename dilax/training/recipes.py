@@ -3,16 +3,16 @@
 import dataclasses
 from typing import Any
 
-from dilax.input import Augmentation
+from dilax.data import Augmentation
 from dilax.models import BASIC, LARGE, VGG16_SLIM_HEAD, Layer, undilated
 from dilax.training.config import (
     Config,
     CRFConfig,
     DataConfig,
-    ModelConfig,
     OptimizerConfig,
     StageConfig,
 )
+from dilax.training.network import ModelConfig
 
 # Bandwidths of Zheng et al. 2015: θ_γ, θ_α and θ_β.
 CRF_RNN = {

@@ -1,4 +1,8 @@
-"""The folder of a run: what it is of, the data that it opens, what it found."""
+"""The folder of a run: what it is of, the data that it opens, what it found.
+
+A run goes on only as the run that it began as: same configuration, same data. It keeps
+some predictions, to look at.
+"""
 
 import dataclasses
 import json
@@ -6,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dilax.datasets import DATASETS, DatasetSpec, Joined, open_source
-from dilax.evaluation import stage_table
-from dilax.ops.hosts import wait_for_all
-from dilax.training.checks import check_config
+import jax
+import numpy as np
+
+from dilax.data import DATASETS, DatasetSpec, Joined, open_source
+from dilax.evaluation import image_scores, stage_table
+from dilax.inference import palette_image, save_image
+from dilax.runtime.processes import differing_process, gathered, wait_for_all
 from dilax.training.config import (
     Config,
     DataConfig,
@@ -19,13 +26,70 @@ from dilax.training.config import (
     to_json,
 )
 from dilax.training.initial import check_fits, check_init
-from dilax.training.metrics import write_text
-from dilax.training.same_run import (
-    check_same_config,
-    check_same_data,
-    check_same_everywhere,
-    fingerprint,
-)
+from dilax.training.records import write_text
+from dilax.training.validation import check_config
+
+
+def check_same_config(old: Config, new: Config, path: Path) -> None:
+    """Refuses to go on with another configuration than the folder's."""
+    before, after = (json.loads(to_json(c)) for c in (old, new))
+    for side in (before, after):
+        side["data"].pop("data_dir")  # data may move
+        side.pop("reading")  # and be read in another way
+        side.pop("mesh")  # on other devices
+    changed = [k for k in after if before.get(k) != after[k]]
+    if changed:
+        detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)
+        raise ValueError(
+            f"{path}: this folder holds a run with another configuration ({detail}); "
+            "give another --workdir, or the same flags to go on"
+        )
+
+
+def check_same_everywhere(config: Config, sources: list) -> None:
+    """Refuses processes of one job that are not set to do the same, in all of them.
+
+    Raises:
+        ValueError: naming a process that has another configuration, or other images.
+    """
+    given = json.loads(to_json(config))
+    given["data"].pop("data_dir")  # hosts may have it in other places
+    given.pop("reading")
+    kinds = {"configuration": given, "images": fingerprint(sources)}
+    for what, value in kinds.items():
+        other = differing_process(json.dumps(value))
+        if other is not None:
+            raise ValueError(
+                f"process {other} has another {what} than process 0; this is "
+                f"process {jax.process_index()}, with {json.dumps(value)[:200]}: give "
+                "all the same flags and data"
+            )
+
+
+def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
+    """Refuses to mix the images or classes of two data sets in one run."""
+    before = json.loads((workdir / "data.json").read_text("utf-8"))
+    now = json.loads(json.dumps(fingerprint(sources)))
+    if from_json(DatasetSpec, workdir / "spec.json") != spec or before != now:
+        raise ValueError(
+            f"{workdir}: this run began on other images or classes ({before} there, "
+            f"{now} here); give the --data_dir of then, or another --workdir"
+        )
+
+
+def fingerprint(sources: list[Sequence[dict]]) -> list[tuple[int, str, str]]:
+    """(how many, first id, last id) of the images to train and to evaluate on."""
+    return [(len(s), s[0]["id"], s[len(s) - 1]["id"]) for s in sources]
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [k for k in new if old.get(k) != new[k]]
+        return ", ".join(f"{k}: {_difference(old.get(k), new[k])}" for k in keys)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return ", ".join(f"[{i}] {_difference(a, b)}" for i, (a, b) in pairs if a != b)
+    return f"{json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,3 +241,54 @@ def write_results(run: Run, results: dict[str, Any]) -> None:
     table = stage_table(results["stages"], run.spec.context_classes)
     write_text(run.workdir / "results.md", table + "\n")
     write_text(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
+
+
+def predictions_folder(workdir: Path, stage: str) -> Path:
+    """Where a stage's kept predictions lie: `0017.png` is of evaluation image 17.
+
+    Example:
+        >>> predictions_folder(Path("runs/voc"), "joint").as_posix()
+        'runs/voc/predictions/joint'
+    """
+    return workdir / "predictions" / stage
+
+
+class KeptPredictions:
+    """Takes an evaluation's predictions, and keeps some as files, with their scores.
+
+    The same images of every stage are kept, so that stages compare. Of several
+    processes each writes its own share; the scores are written by the first one.
+
+    Args:
+        run: the run.
+        stage: that is evaluated.
+    """
+
+    def __init__(self, run: Run, stage: StageConfig):
+        self._run = run
+        self._folder = predictions_folder(run.workdir, stage.name)
+        self._chosen = kept_indices(run.config, len(run.val))
+        self._scores = np.full(len(run.val), np.nan)
+
+    def add(self, index: int, sample: dict, prediction: np.ndarray) -> None:
+        """Keeps the prediction of image `index`, if it is among the chosen."""
+        if index not in self._chosen:
+            return
+        spec = self._run.spec
+        picture = palette_image(prediction, spec)
+        save_image(picture, self._folder / f"{index:04d}.png")
+        found = image_scores(
+            spec.classes, sample["label"], prediction, spec.ignore_label
+        )
+        self._scores[index] = found.mean_iou
+
+    def finish(self) -> None:
+        """Writes `scores.json`: the mean IoU of each kept image, null of none."""
+        every = gathered(self._scores)
+        known = np.where(np.isnan(every), 0, every).sum(0)
+        none = np.isnan(every).all(0)
+        scores = {
+            str(i): None if none[i] else round(float(known[i]), 6)
+            for i in sorted(self._chosen)
+        }
+        write_text(self._folder / "scores.json", json.dumps(scores) + "\n")

@@ -15,7 +15,7 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dilax.models import DRN, DilatedNet, FrontEnd, ResNet
-from dilax.ops.row_shards import RowShards
+from dilax.runtime.row_shards import RowShards
 from dilax.training.config import Config, MeshConfig, StageConfig
 
 

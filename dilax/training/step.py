@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
 
-from dilax.datasets import DatasetSpec
-from dilax.input import subtract_mean
+from dilax.data import DatasetSpec, subtract_mean
 from dilax.models import DilatedNet
-from dilax.ops import jit
-from dilax.ops.row_shards import row_shards
+from dilax.runtime import jit
+from dilax.runtime.row_shards import row_shards
 from dilax.training.config import StageConfig
 from dilax.training.losses import loss_sum
 from dilax.training.optimizer import build_optimizer, build_schedule, for_batch
 from dilax.training.sharding import Placement
-from dilax.training.structured import Params, rnn_logits
+from dilax.training.stage_crf import Params, rnn_logits
 
 
 @struct.dataclass

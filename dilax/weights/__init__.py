@@ -1,9 +1,10 @@
 """Weights of other frameworks' files, and of our own, as parameters; and back."""
 
 from dilax.weights.flat import save_weights
-from dilax.weights.inputs import CAFFE, TORCHVISION, Inputs
-from dilax.weights.load import load_weights, read_weights
+from dilax.weights.load import load_weights, place_weights, read_weights
 from dilax.weights.match import (
+    Report,
+    Row,
     check_weights,
     chosen,
     flat_shapes,
@@ -11,9 +12,7 @@ from dilax.weights.match import (
     sources,
 )
 from dilax.weights.names import RELEASED, Released
-from dilax.weights.place import place_weights
-from dilax.weights.report import Report, Row
-from dilax.weights.stored import Stored, Weights
+from dilax.weights.stored import CAFFE, TORCHVISION, Inputs, Stored, Weights
 
 __all__ = [
     "CAFFE",

@@ -16,10 +16,9 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from dilax.datasets.writing import whole_or_not_at_all
-from dilax.weights.inputs import Inputs
+from dilax.runtime.files import whole_or_not_at_all
 from dilax.weights.names import from_torch, torch_inputs
-from dilax.weights.stored import Shape, Stored, Weights, from_buffer
+from dilax.weights.stored import Inputs, Shape, Stored, Weights, from_buffer
 
 _MEAN = "mean"
 _MOST_CHANNELS = 1000

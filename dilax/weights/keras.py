@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import dilax.weights.hdf5 as hdf5
-from dilax.weights.inputs import CAFFE
 from dilax.weights.names import VGG, from_keras
-from dilax.weights.stored import Stored, Weights, from_buffer, mapped
+from dilax.weights.stored import CAFFE, Stored, Weights, from_buffer, mapped
 
 
 def read_keras(path: Path) -> Weights:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.models import (
     DilatedNet,
     dilation7_kitti,
@@ -14,8 +14,7 @@ from dilax.models import (
     dilation8_voc,
     dilation10_cityscapes,
 )
-from dilax.weights.inputs import CAFFE, TORCHVISION, Inputs
-from dilax.weights.stored import Stored
+from dilax.weights.stored import CAFFE, TORCHVISION, Inputs, Stored
 
 _CONVOLUTIONS = (
     *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3"),

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dilax.datasets import DatasetSpec
+from dilax.data import DatasetSpec
 from dilax.models import BASIC, FrontEnd, Layer, init_params
 from dilax.training import (
     Config,

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from dilax.ops import dilated_conv, jit, max_pool, upsample_bilinear
+from dilax.ops import dilated_conv, max_pool, upsample_bilinear
 from dilax.ops.dilated_conv import pad_maps
-from dilax.ops.row_shards import RowShards, row_shards
+from dilax.runtime import jit
+from dilax.runtime.row_shards import RowShards, row_shards
 
 MESH = Mesh(np.array(jax.devices()).reshape(1, 8), ("data", "rows"))
 MIXED = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "rows"))

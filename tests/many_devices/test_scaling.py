@@ -3,8 +3,9 @@
 import pytest
 from test_mesh import SPEC, _batch, _setup
 
-from dilax.models import init_params, network_cost
-from dilax.report.scaling import collective_bytes, plan
+from dilax.models import init_params
+from dilax.profiling import network_cost
+from dilax.profiling.roofline import collective_bytes, plan
 from dilax.training import MeshConfig
 from dilax.training.step import init_state, jit_train_step, split_params
 

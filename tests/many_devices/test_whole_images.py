@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.datasets import DATASETS
+from dilax.data import DATASETS
 from dilax.inference import Predictor
 from dilax.models import (
     DilatedNet,
@@ -19,7 +19,7 @@ from dilax.models import (
     init_params,
     row_mesh,
 )
-from dilax.ops import jit
+from dilax.runtime import jit
 
 MARGIN = dilation10_cityscapes().margin
 SHAPE = (1, 1024 + 2 * MARGIN, 2048 + 2 * MARGIN, 3)

@@ -1,0 +1,209 @@
+"""Data sets from the command line: what there is, preparing it, looking at it.
+
+python -m dilax data list
+python -m dilax data prepare voc --from ~/downloads/voc
+python -m dilax data show voc --split train
+"""
+
+import argparse
+import signal
+import sys
+from logging import Formatter
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from absl import flags, logging
+from tabulate import tabulate
+from tqdm import tqdm
+
+from dilax.data import in_order
+from dilax.data.builders.builder import Variant
+from dilax.data.prepared import (
+    NAMES,
+    builder_class,
+    default_data_dir,
+    prepare,
+    prepared_dir,
+)
+from dilax.data.source import Chosen, Statistics, open_source
+from dilax.data.spec import DATASETS, DatasetSpec
+from dilax.data.survey import survey_folder
+from dilax.inference import save_image
+from dilax.report import contact_sheet
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command; what a person can mend ends in one message and exit code 1."""
+    values = _parser().parse_args(argv)
+    flags.FLAGS.mark_as_parsed()  # absl logs only then
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
+    logging.set_verbosity(logging.WARNING)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        values.command(values)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing half-prepared is left, begin again", 130)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}")
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m dilax data", description=__doc__, formatter_class=form
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data_dir",
+        type=Path,
+        default=default_data_dir(),
+        help="folder of all prepared data sets [%(default)s]",
+    )
+    listing = commands.add_parser(
+        "list", parents=[common], help="what is prepared, what is not, where to get it"
+    )
+    listing.set_defaults(command=_list)
+    for name, command, text in (
+        ("prepare", _prepare, "prepare a data set from what its publisher gives"),
+        ("show", _show, "draw images with their labels; count classes, mean pixel"),
+    ):
+        sub = commands.add_parser(name, parents=[common], help=text, description=text)
+        sub.set_defaults(command=command)
+        others = ("scenes", "folder") if command is _show else ()
+        sub.add_argument("name", choices=(*NAMES, *others))
+        sub.add_argument("--variant", default="", help="see list [the first]")
+        (_add_show if command is _show else _add_prepare)(sub)
+    return parser
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        help="folder with the archives as downloaded, or unpacked, or an archive; "
+        "without it, what needs no account is downloaded",
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="prepare what is there, even if images or labels are missing",
+    )
+    parser.add_argument(
+        "--unverified",
+        action="store_true",
+        help="take archives whose checksum is not the published one",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="prepare again what is prepared"
+    )
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", default="train", help="[%(default)s]")
+    parser.add_argument(
+        "--images", type=int, default=12, help="to draw, evenly spread [%(default)s]"
+    )
+    parser.add_argument(
+        "--limit", type=int, help="images to count, evenly spread [all of the split]"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="picture to write [NAME_SPLIT.png here]"
+    )
+
+
+def _list(values: argparse.Namespace) -> None:
+    print(f"prepared in {values.data_dir} (--data_dir)\n")
+    for name in NAMES:
+        builder = builder_class(name)
+        print(f"{name}: {builder.SPEC.name}, {builder.HOMEPAGE}")
+        for variant in builder.BUILDER_CONFIGS:
+            state = _state(variant, prepared_dir(name, variant.name, values.data_dir))
+            published = ", ".join(f"{s} {n or '?'}" for s, n in variant.splits)
+            print(f"  --variant={variant.name}: {variant.description}")
+            print(f"    published: {published}\n    here: {state}")
+        print(f"  {builder.HOW}")
+        for archive in builder.ARCHIVES:
+            place = archive.url or "needs an account, or asking"
+            print(f"    {archive.name} ({archive.holds}): {place}")
+        print()
+
+
+def _state(variant: Variant, folder: Path) -> str:
+    """The prepared splits with their sizes, and the published ones that are missing."""
+    if not folder.is_dir():
+        return "not prepared"
+    try:
+        splits = tfds.builder_from_directory(folder).info.splits
+    except Exception as error:
+        return f"damaged ({error}); prepare it again with --overwrite"
+    missing = [name for name, _ in variant.splits if name not in splits]
+    found = ", ".join(f"{s} {splits[s].num_examples}" for s in splits)
+    return found + (f"; missing: {', '.join(missing)}" if missing else "")
+
+
+def _prepare(values: argparse.Namespace) -> None:
+    folder = prepare(
+        values.name,
+        values.source,
+        values.data_dir,
+        variant=values.variant,
+        partial=values.partial,
+        verify=not values.unverified,
+        overwrite=values.overwrite,
+    )
+    variants = {v.name: v for v in builder_class(values.name).BUILDER_CONFIGS}
+    print(f"{_state(variants[folder.parent.name], folder)}: {folder}")
+
+
+def _show(values: argparse.Namespace) -> None:
+    name, split = values.name, values.split
+    spec = _spec(values)
+    source = open_source(
+        name, spec, str(values.data_dir), split, variant=values.variant
+    )
+    count = len(source)
+    chosen = _spread(count, values.limit or count)
+    statistics = Statistics(spec)
+    counted = in_order(Chosen(source, chosen), 1)
+    for [sample] in tqdm(counted, "count", len(chosen), unit="image"):
+        statistics.add(sample)
+    print(f"\n{count} images of {spec.name}, {split}; {len(chosen)} counted\n")
+    print(tabulate(statistics.rows(), statistics.HEADERS, floatfmt=".3f"))
+    print(f"\nmean pixel (B, G, R): {statistics.mean()}; in use: {spec.mean}")
+    path = values.output or Path(f"{name}_{split}.png")
+    samples = [source[i] for i in _spread(count, values.images)]
+    save_image(contact_sheet(samples, spec), path)
+    print(f"images with their labels: {path}")
+
+
+def _spec(values: argparse.Namespace) -> DatasetSpec:
+    if values.name != "folder":
+        return DATASETS[values.name]
+    survey = survey_folder(values.data_dir)
+    print("\n".join(survey.notes))
+    return survey.spec
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` of `count` indices, evenly spread."""
+    wanted = min(wanted, count)
+    return [i * count // wanted for i in range(wanted)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""The modes that take a trained run: each reads what it needs from the flags.
+
+The mode that trains: a run, or one a seed, and what is shown of it.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from dilax.data import DatasetSpec
+from dilax.evaluation import Scores, boundary_table, evaluate, stage_table
+from dilax.inference import (
+    Predictor,
+    export_model,
+    export_onnx,
+    is_video,
+    predict_photos,
+    predict_video,
+    save_image,
+    write_submission,
+)
+from dilax.report import (
+    prediction_sheet,
+    seed_table,
+    watcher,
+    write_comparison,
+    write_page,
+)
+from dilax.runtime.processes import is_writer, wait_for_all
+from dilax.training import (
+    Config,
+    check_run,
+    estimate,
+    from_json,
+    import_weights,
+    load_checkpoint,
+    load_predictor,
+    open_evaluation,
+    pack,
+    picture_indices,
+    profile,
+    train,
+    validated,
+    write_text,
+)
+from dilax.training.records import record_stage
+from dilax.training.run import KeptPredictions, Run, read_results, write_results
+
+Summarize = Callable[[Sequence[Mapping], Path], str]
+
+
+def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None:
+    """One run, or one a seed; then what they found together."""
+    workdir = Path(values.workdir).expanduser()
+    seeds = _seeds(values.seeds)
+    if not seeds:
+        runs = [_train_once(values, config, workdir)]
+    else:
+        folders = {seed: workdir / f"seed{seed}" for seed in seeds}
+        runs = [
+            _train_once(
+                values, dataclasses.replace(validated(config), seed=seed), place
+            )
+            for seed, place in folders.items()
+        ]
+        table = seed_table(runs)
+        write_text(workdir / "seeds.md", table + "\n")
+        if is_writer():
+            print(f"\n{table}\n")
+    if summarize and is_writer():
+        print(f"\n{summarize(runs, workdir)}\n")
+
+
+def _seeds(texts: list[str]) -> list[int]:
+    """Raises ValueError unless they are whole numbers, each once."""
+    if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
+        raise ValueError(
+            f"--seeds={','.join(texts)}: must be whole numbers, each once, as in 0,1,2"
+        )
+    return [int(text) for text in texts]
+
+
+def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
+    _foretell(values, config, workdir)
+    results = train(config, workdir, watcher(workdir))
+    wait_for_all(f"trained {workdir}")
+    if not is_writer():
+        return results
+    _, spec, source = open_evaluation(workdir)
+    print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
+    if config.pictures:
+        _write_sheet(workdir, config, spec, source)
+    alone = jax.process_count() == 1  # several read a checkpoint together or not at all
+    print(f"to look at, in a browser: {write_page(workdir, measure=alone)}")
+    tqdm.write(f"table, results and checkpoints: {workdir}")
+    return results
+
+
+def _foretell(values: Any, config: Config, workdir: Path) -> None:
+    """What the run will take, if it is new, and where the time goes, if asked."""
+    estimates = values.estimate and not (workdir / "config.json").exists()
+    if not estimates and not values.profile:
+        return
+    spec = check_run(config, workdir).spec  # what is wrong shows before all else
+    if estimates:
+        _print_estimate(config, spec)
+    if values.profile:
+        folder = workdir / "profile"
+        for table in profile(config, spec, folder).values():
+            print(f"\n{table}")
+        print(f"traces and tables: {folder}")
+
+
+def _print_estimate(config: Config, spec: DatasetSpec) -> None:
+    if is_writer():
+        print("compiling each stage, to tell what it will take …", flush=True)
+    costs = estimate(config, spec)
+    if not is_writer():
+        return
+    print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
+    for name, cost in costs.items():
+        print(f"  {name}: {cost}")
+
+
+def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
+    shown = picture_indices(config, len(source))
+    predictions = {
+        stage.name: [
+            workdir / "predictions" / stage.name / f"{i:04d}.png" for i in shown
+        ]
+        for stage in config.stages
+    }
+    samples = [source[i] for i in shown]
+    path = workdir / "pictures.png"
+    save_image(prediction_sheet(samples, predictions, spec), path)
+    print(f"pictures: {path}")
+
+
+def _check_alone(mode: str) -> None:
+    if jax.process_count() > 1:
+        raise ValueError(f"--mode={mode}: runs in one process")
+
+
+def _evaluate(values: Any) -> None:
+    workdir = Path(values.workdir).expanduser()
+    config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
+    predictor = predictor_of(values, config.eval_batch_size)
+    name = values.stage or config.stages[-1].name
+    run = Run(config, workdir, spec, (), source)
+    record = _Record(run, name) if _as_trained(values) else None
+    keep = record.kept.add if record else None
+    found = evaluate(predictor, source, "evaluate", keep, values.boundaries)
+    if record:
+        record.finish(found)
+    if not is_writer():
+        return
+    scores = {name: found.as_dict()}
+    print(f"\n{len(source)} images of {spec.name} {config.data.val}\n")
+    print(stage_table(scores, spec.context_classes))
+    if values.boundaries:
+        print(f"\n{boundary_table(scores)}")
+    if values.output:
+        text = json.dumps({"stages": scores}, indent=1) + "\n"
+        write_text(Path(values.output).expanduser(), text)
+
+
+def _as_trained(values: Any) -> bool:
+    """Whether an evaluation is the one that training makes of a finished stage."""
+    plain = values.scales == ["1"] and not values.mirror and values.tiling == "tiles"
+    own = not values.weights and not values.split
+    return plain and own and values.which == "last"
+
+
+class _Record:
+    """What an evaluation leaves in the run's folder: for its page, above all."""
+
+    def __init__(self, run: Run, stage: str):
+        self._run, self._stage = run, stage
+        self.kept = KeptPredictions(run, run.config.stage(stage))
+        self._start = time.perf_counter()
+
+    def finish(self, found: Scores) -> None:
+        """Writes the scores, unless training did, what it took, and the page."""
+        seconds, folder = time.perf_counter() - self._start, self._run.workdir
+        self.kept.finish()
+        if not is_writer():
+            return
+        results = read_results(self._run)
+        if self._stage not in results["stages"]:
+            results["stages"][self._stage] = found.as_dict()
+            write_results(self._run, results)
+        record_stage(folder, self._stage, evaluation_seconds=seconds)
+        page = write_page(folder, data_dir=self._run.config.data.data_dir)
+        print(f"to look at, in a browser: {page}")
+
+
+def _submit(values: Any) -> None:
+    _check_alone("submit")
+    workdir = Path(values.workdir).expanduser()
+    split = values.split or "test"
+    config, spec, source = open_evaluation(workdir, values.data_dir, split)
+    kind = config.data.dataset
+    if kind not in ("voc", "cityscapes"):
+        raise ValueError(f"--mode=submit: no server scores {spec.name}")
+    suffix = ".zip" if kind == "cityscapes" else ".tar"
+    path = output_of(values, f"submission{suffix}")
+    predictor = predictor_of(values, config.eval_batch_size)
+    write_submission(predictor, source, kind, path, values.competition)
+    print(f"{len(source)} images of {split} for the server of {spec.name}: {path}")
+
+
+def _predict(values: Any) -> None:
+    if not values.input:
+        raise ValueError("--input: what to predict is missing, such as an image")
+    output = output_of(values, "predicted")
+    options = {
+        "outputs": values.outputs,
+        "overwrite": values.overwrite,
+        "max_pixels": values.max_pixels,
+    }
+    source = Path(values.input).expanduser()
+    predictor = predictor_of(values, 1)
+    if is_video(source):
+        options["frames"] = values.frames
+        done = predict_video(predictor, source, output, **options)
+    else:
+        done = predict_photos(predictor, values.input, output, **options)
+    print(f"{done.written} predicted: {output}")
+    if done.skipped:
+        print(f"{done.skipped} were there already; --overwrite predicts them anew")
+    if done.problems:
+        messages = "\n".join(done.problems)
+        raise ValueError(f"{len(done.problems)} not predicted:\n{messages}")
+
+
+def _export(values: Any) -> None:
+    _check_alone("export")
+    path = output_of(values, "network.zip")
+    if path.suffix:
+        write = export_onnx if path.suffix == ".onnx" else export_model
+        loaded = load_checkpoint(values.workdir, values.stage, values.which)
+        print(f"the network, and how to run it: {write(*loaded, path)}")
+    else:
+        pack(values.workdir, path, values.stage, values.which)
+        print(f"the network, to load and to predict with as a run: {path}")
+    config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
+    stage = config.stage(values.stage)
+    if stage.crf:
+        print(f"It is the network alone: the CRF of stage {stage.name} is not in it.")
+
+
+def _import_weights(values: Any) -> None:
+    _check_alone("import_weights")
+    if not values.input or not values.network:
+        raise ValueError("--input, --network: name the file of weights and its network")
+    report = import_weights(values.input, values.network, values.workdir)
+    print(f"{report}\n\nfor --mode=eval, predict, submit and export: {values.workdir}")
+
+
+def _report(values: Any) -> None:
+    _check_alone("report")
+    path = write_page(values.workdir, data_dir=values.data_dir, measure=True)
+    print(f"the run to look at, in a browser: {path}")
+
+
+def _compare(values: Any) -> None:
+    _check_alone("compare")
+    if len(values.workdirs) < 2:
+        named = ",".join(values.workdirs)
+        raise ValueError(f"--workdirs={named}: name two runs or more, as in a,b,c")
+    output = values.output or "compare.html"
+    path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
+    print(f"{len(values.workdirs)} runs side by side, in a browser: {path}")
+
+
+def output_of(values: Any, name: str) -> Path:
+    """--output; or that name in the run's folder, or here if there is no run."""
+    folder = Path("" if values.weights else values.workdir)
+    return Path(values.output or folder / name).expanduser()
+
+
+def predictor_of(values: Any, batch_size: int) -> Predictor:
+    try:
+        scales = tuple(map(float, values.scales))
+    except ValueError as error:
+        raise ValueError(f"--scales={','.join(values.scales)}: {error}") from error
+    return load_predictor(
+        values.workdir,
+        values.stage,
+        values.which,
+        batch_size,
+        mode=values.tiling,
+        scales=scales,
+        mirror=values.mirror,
+        rows=values.rows,
+    )
+
+
+MODES = {
+    "eval": _evaluate,
+    "predict": _predict,
+    "submit": _submit,
+    "export": _export,
+    "import_weights": _import_weights,
+    "report": _report,
+    "compare": _compare,
+}

@@ -1,0 +1,258 @@
+"""What a data set is: classes, palette, mean pixel, ignore label, tiles."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from dilax.data.scenes import CLASSES, CONTEXT_CLASSES, PALETTE
+
+RGB = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """Facts about a data set that networks, metrics and pictures need.
+
+    Attributes:
+        name: for messages and tables.
+        classes: class names in the order of the train ids 0, 1, ….
+        palette: one RGB colour a class.
+        mean: the mean pixel (B, G, R) on the 0..255 scale, subtracted from the input;
+            a number a channel, in reversed order, where images are not RGB.
+        ignore_label: label of pixels that count nowhere, on disk and in memory.
+        tile: (height, width) in pixels of a tile as the network takes it, margins
+            included; None makes the whole image one tile.
+        scale: images are resized by this factor on their way into the network.
+            Accuracy is measured at the images' own resolution all the same.
+        label_map: (id on disk, train id) pairs where they differ; other ids on disk are
+            errors. Empty: ids on disk are train ids.
+        context_classes: classes that look alike and only their surroundings tell apart.
+        categories: (name, classes) groups whose IoU is measured besides.
+        splits: (name, images) of the published splits.
+        context_layers: layers of the context module that the paper gives the set.
+        void_colours: colours of unlabelled pixels where masks are colour images; the
+            other colours of a mask are those of the palette.
+        colour_masks: the masks of a folder are such colour images.
+
+    Example:
+        >>> voc = DATASETS["voc"]
+        >>> voc.num_classes, voc.classes[:3], voc.palette[1]
+        (21, ('background', 'aeroplane', 'bicycle'), (128, 0, 0))
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    mean: tuple[float, ...]
+    ignore_label: int = 255
+    tile: tuple[int, int] | None = None
+    scale: float = 1.0
+    label_map: tuple[tuple[int, int], ...] = ()
+    context_classes: tuple[str, ...] = ()
+    categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    splits: tuple[tuple[str, int], ...] = ()
+    context_layers: int = 0
+    void_colours: tuple[RGB, ...] = ()
+    colour_masks: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.classes)
+
+    def label_table(self) -> np.ndarray:
+        """int16: train id or ignore label of each id on disk, −1 if invalid.
+
+        It has 256 entries, or more if ids on disk are larger.
+        """
+        largest = max((source for source, _ in self.label_map), default=0)
+        table = np.full(max(256, largest + 1), -1, np.int16)
+        table[self.ignore_label] = self.ignore_label
+        for source, target in self.label_map or enumerate(range(self.num_classes)):
+            table[source] = target
+        return table
+
+    def disk_ids(self) -> np.ndarray:
+        """(k,) uint8: the id on disk of each class, as submissions want it."""
+        first: dict[int, int] = {}
+        for source, target in self.label_map or enumerate(range(self.num_classes)):
+            first.setdefault(target, source)
+        return np.array([first[i] for i in range(self.num_classes)], np.uint8)
+
+
+def colour_map(count: int) -> tuple[RGB, ...]:
+    """The first `count` colours of Pascal VOC's colour map (bits spread over RGB).
+
+    Example:
+        >>> colour_map(3)
+        ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    """
+
+    def channel(index: int, bit: int) -> int:
+        return sum(((index >> (3 * i + bit)) & 1) << (7 - i) for i in range(8))
+
+    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
+
+
+def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.ndarray:
+    """(h, w, 3) uint8 colours → (h, w) uint8 ids.
+
+    Args:
+        image: the colours.
+        ids: the id of each colour.
+        name: of the file, for the message.
+
+    Raises:
+        ValueError: naming the file and the colours that stand for nothing.
+    """
+    packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    keys = np.array([(r << 16) | (g << 8) | b for r, g, b in ids], np.uint32)
+    values = np.array(list(ids.values()), np.uint8)
+    order = np.argsort(keys)
+    at = order[np.minimum(np.searchsorted(keys, packed, sorter=order), len(keys) - 1)]
+    if (unknown := keys[at] != packed).any():
+        colours = np.unique(image[unknown], axis=0)[:5].tolist()
+        raise ValueError(
+            f"{name}: {int(unknown.sum())} pixels have colours that stand for no class,"
+            f" such as {', '.join(map(str, map(tuple, colours)))}"
+        )
+    return values[at]
+
+
+VOC = DatasetSpec(
+    name="Pascal VOC 2012",
+    classes=(
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+    palette=colour_map(21),
+    mean=(102.93, 111.36, 116.52),
+    tile=(900, 900),
+    splits=(
+        ("train", 1464),
+        ("val", 1449),
+        ("trainval", 2913),
+        ("train_aug", 10582),
+        ("test", 1456),
+    ),
+    context_layers=8,
+)
+
+# COCO's images with VOC's classes, so that a network goes from one to the other (§5).
+COCO = dataclasses.replace(VOC, name="COCO, VOC classes", splits=())
+
+# The release's order for CamVid and KITTI; the public CamVid files number otherwise.
+_ROAD_SCENE = (
+    ("Building", (128, 0, 0), 1),
+    ("Tree", (128, 128, 0), 5),
+    ("Sky", (128, 128, 128), 0),
+    ("Car", (64, 0, 128), 8),
+    ("Sign", (192, 128, 128), 6),
+    ("Road", (128, 64, 128), 3),
+    ("Pedestrian", (64, 64, 0), 9),
+    ("Fence", (64, 64, 128), 7),
+    ("Pole", (192, 192, 128), 2),
+    ("Sidewalk", (0, 0, 192), 4),
+    ("Bicyclist", (0, 128, 192), 10),
+)
+
+CAMVID = DatasetSpec(
+    name="CamVid",
+    classes=tuple(name for name, _, _ in _ROAD_SCENE),
+    palette=tuple(colour for _, colour, _ in _ROAD_SCENE),
+    mean=(110.70313206, 108.77808759, 105.41212523),
+    tile=(900, 1100),
+    label_map=(*((disk, i) for i, (_, _, disk) in enumerate(_ROAD_SCENE)), (11, 255)),
+    splits=(("train", 367), ("val", 101), ("test", 233)),
+    context_layers=8,
+)
+
+KITTI = dataclasses.replace(
+    CAMVID,
+    name="KITTI",
+    mean=(96.19429688, 95.55136972, 91.34692262),
+    tile=(852, 1640),
+    label_map=(),
+    splits=(("train", 100), ("test", 46)),
+    context_layers=7,
+    void_colours=((0, 0, 0),),
+)
+
+# (class, colour, id on disk, category), in the order of the train ids.
+_CITYSCAPES = (
+    ("road", (128, 64, 128), 7, "flat"),
+    ("sidewalk", (244, 35, 232), 8, "flat"),
+    ("building", (70, 70, 70), 11, "construction"),
+    ("wall", (102, 102, 156), 12, "construction"),
+    ("fence", (190, 153, 153), 13, "construction"),
+    ("pole", (153, 153, 153), 17, "object"),
+    ("traffic light", (250, 170, 30), 19, "object"),
+    ("traffic sign", (220, 220, 0), 20, "object"),
+    ("vegetation", (107, 142, 35), 21, "nature"),
+    ("terrain", (152, 251, 152), 22, "nature"),
+    ("sky", (70, 130, 180), 23, "sky"),
+    ("person", (220, 20, 60), 24, "human"),
+    ("rider", (255, 0, 0), 25, "human"),
+    ("car", (0, 0, 142), 26, "vehicle"),
+    ("truck", (0, 0, 70), 27, "vehicle"),
+    ("bus", (0, 60, 100), 28, "vehicle"),
+    ("train", (0, 80, 100), 31, "vehicle"),
+    ("motorcycle", (0, 0, 230), 32, "vehicle"),
+    ("bicycle", (119, 11, 32), 33, "vehicle"),
+)
+
+CITYSCAPES = DatasetSpec(
+    name="Cityscapes",
+    classes=tuple(row[0] for row in _CITYSCAPES),
+    palette=tuple(row[1] for row in _CITYSCAPES),
+    mean=(72.39, 82.91, 73.16),
+    tile=(1396, 1396),
+    # Raw label ids 0..33 on disk; those that are not among the 19 are ignored.
+    label_map=(
+        *((row[2], i) for i, row in enumerate(_CITYSCAPES)),
+        *((i, 255) for i in range(34) if i not in {row[2] for row in _CITYSCAPES}),
+    ),
+    categories=tuple(
+        (category, tuple(row[0] for row in _CITYSCAPES if row[3] == category))
+        for category in dict.fromkeys(row[3] for row in _CITYSCAPES)
+    ),
+    splits=(("train", 2975), ("val", 500), ("test", 1525)),
+    context_layers=10,
+)
+
+SCENES = DatasetSpec(
+    name="scenes",
+    classes=CLASSES,
+    palette=PALETTE,
+    mean=VOC.mean,
+    context_classes=CONTEXT_CLASSES,
+)
+
+DATASETS = {
+    "voc": VOC,
+    "coco": COCO,
+    "camvid": CAMVID,
+    "kitti": KITTI,
+    "cityscapes": CITYSCAPES,
+    "scenes": SCENES,
+}

@@ -1,0 +1,33 @@
+"""Where time and memory go: cost, roofline, traces, scaling."""
+
+from dilax.profiling.cost import (
+    LayerCall,
+    LayerCost,
+    NetworkCost,
+    Work,
+    layer_calls,
+    network_cost,
+    undilated_twin,
+)
+from dilax.profiling.layer_table import (
+    layer_figures,
+    layer_json,
+    layer_table,
+    time_layers,
+)
+from dilax.profiling.roofline import device_peak
+
+__all__ = [
+    "LayerCall",
+    "LayerCost",
+    "NetworkCost",
+    "Work",
+    "device_peak",
+    "layer_calls",
+    "layer_figures",
+    "layer_json",
+    "layer_table",
+    "network_cost",
+    "time_layers",
+    "undilated_twin",
+]

@@ -1,0 +1,298 @@
+"""A table of the paper with what was found here beside it (Tables 2 to 8).
+
+Table 3 (§5): context modules and structured prediction, each with and without.
+
+Rows are what follows the network, columns the network; our figures stand beside the
+paper's, which are of VGG-16 on Pascal VOC's validation images.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from dilax.evaluation.tables import figure_table
+from dilax.report.paper import PAPER, TABLE_3, PaperRow, PaperTable, System
+from dilax.report.runs import Collected, spread
+
+NETWORKS = {"front_end": "front end", "basic": "+ Basic", "large": "+ Large"}
+CONTROLS = {"basic_control": "+ Basic undilated", "large_control": "+ Large undilated"}
+AFTER = {"": "nothing", "_crf": "dense CRF", "_crfrnn": "CRF-RNN"}
+
+# Mean IoU, %: three networks a row, in the order of the paper's table.
+MEANS = {
+    end: tuple(row.mean for row in TABLE_3[3 * i : 3 * i + 3])
+    for i, end in enumerate(AFTER)
+}
+
+TRIMAP = 4  # pixels to either side of a boundary
+
+
+def table3(runs: Sequence[Mapping], style: str = "github") -> str:
+    """The 3×3 table of mean IoU in per cent, of one run or over seeds.
+
+    Args:
+        runs: what `train` returned for each seed of the recipe `structured`; what a
+            run lacks of the stages' shows a dash.
+        style: a format of `tabulate`.
+
+    Returns:
+        The table; over several seeds, mean ± sample standard deviation. The controls
+        have columns where they were trained, and trimap IoU a table of its own where
+        it was measured.
+
+    Example:
+        >>> names = [n + end for end in AFTER for n in NETWORKS]
+        >>> run = {"seed": 0, "stages": {name: {"mean_iou": 0.5} for name in names}}
+        >>> table3([run], "plain").splitlines()[1].split()
+        ['nothing', '50.0', '50.0', '50.0', '69.8', '71.3', '72.1']
+    """
+    networks = _networks(runs)
+    papers = [f"paper: {title}" for title in NETWORKS.values()]
+    rows = [
+        [title, *_row(runs, networks, end), *(f"{value:.1f}" for value in MEANS[end])]
+        for end, title in AFTER.items()
+    ]
+    tables = [figure_table("mean IoU, %", [*networks.values(), *papers], rows, style)]
+    if any("trimap_iou" in stage for run in runs for stage in run["stages"].values()):
+        head = f"mean IoU within {TRIMAP} px of a boundary, %"
+        near = [
+            [title, *_row(runs, networks, end, trimap=True)]
+            for end, title in AFTER.items()
+        ]
+        tables.append(figure_table(head, [*networks.values()], near, style))
+    return "\n\n".join(tables)
+
+
+def table3_figures(runs: Sequence[Mapping]) -> dict[str, Any]:
+    """What `table3` shows, as numbers from 0 to 1, for JSON.
+
+    Returns:
+        `{"seeds": […], "stages": {name: {"mean_iou": […], "mean", "sd", "paper"}}}`;
+        `"sd"` is None of a single run, `"paper"` of a control; `"trimap_iou": […]`
+        besides where it was measured.
+
+    Example:
+        >>> names = [n + end for end in AFTER for n in NETWORKS]
+        >>> run = {"seed": 0, "stages": {name: {"mean_iou": 0.5} for name in names}}
+        >>> table3_figures([run])["stages"]["large_crfrnn"]["paper"]
+        0.739
+    """
+    stages = {}
+    for end in AFTER:
+        for i, network in enumerate(_networks(runs)):
+            values = _values(runs, network + end)
+            if not values:
+                continue
+            near = _values(runs, network + end, trimap=True)
+            stages[network + end] = {
+                "mean_iou": values,
+                "mean": statistics.fmean(values),
+                "sd": statistics.stdev(values) if len(values) > 1 else None,
+                **({"trimap_iou": near} if near else {}),
+                "paper": round(MEANS[end][i] / 100, 3) if network in NETWORKS else None,
+            }
+    return {"seeds": [run["seed"] for run in runs], "stages": stages}
+
+
+def _networks(runs: Sequence[Mapping]) -> dict[str, str]:
+    """Names of the stages that are networks, and their titles."""
+    trained = {name for run in runs for name in run["stages"]}
+    return NETWORKS | {n: title for n, title in CONTROLS.items() if n in trained}
+
+
+def _row(
+    runs: Sequence[Mapping], networks: Mapping, end: str, trimap: bool = False
+) -> list[str]:
+    found = (_values(runs, network + end, trimap) for network in networks)
+    return [spread(values) if values else "–" for values in found]
+
+
+def _values(runs: Sequence[Mapping], stage: str, trimap: bool = False) -> list[float]:
+    found = [run["stages"][stage] for run in runs if stage in run["stages"]]
+    if trimap:
+        return [s["trimap_iou"][str(TRIMAP)] for s in found if "trimap_iou" in s]
+    return [s["mean_iou"] for s in found]
+
+
+_CRF = {"dense": "a dense CRF", "rnn": "a CRF-RNN"}
+
+
+def paper_table(number: int, found: Collected, style: str = "github") -> str:
+    """Mean IoU of every row, ours and the paper's, and that of each column below.
+
+    Args:
+        number: of the table, 2 to 8.
+        found: what `collect` gives.
+        style: a format of `tabulate`.
+
+    Returns:
+        The tables, in per cent; over several seeds, mean ± sample standard deviation.
+        Where the classes are the paper's, its figures stand beside ours in parentheses,
+        else in a table of their own.
+
+    Example:
+        >>> print(paper_table(6, Collected("KITTI", "test", 46, {})).splitlines()[0])
+        Table 6: ours on KITTI test, 46 images; the paper's on the test set of KITTI
+    """
+    table = PAPER[number]
+    ours = f"{found.data} {found.split}, {found.images} images"
+    parts = [f"Table {number}: ours on {ours}; the paper's on {table.images}"]
+    parts.append(_means(number, found, style))
+    names = _names(table, found)
+    if {*table.columns} <= {*names}:
+        title = "IoU, %: ours (the paper's)"
+        parts.append(_columns(title, names, table.rows, style, _both(table, found)))
+        return "\n\n".join(parts)
+    rows = [row for row in table.rows if found.scores(row.system)]
+    if rows:
+        parts.append(_columns("IoU, %: ours", names, rows, style, _own(table, found)))
+    title = "IoU, %: the paper's"
+    cells = _quoted(table)
+    parts.append(_columns(title, table.columns, table.rows, style, cells))
+    return "\n\n".join(parts)
+
+
+def paper_figures(number: int, found: Collected) -> dict[str, Any]:
+    """What `paper_table` shows, as numbers from 0 to 1, for JSON.
+
+    Returns:
+        `{"table", "data", "split", "images", "rows"}`; each row has its `"name"`, what
+        is `"quoted"` of the paper, and as `"ours"` what each seed found, or None.
+
+    Example:
+        >>> found = paper_figures(6, Collected("KITTI", "test", 46, {}))
+        >>> found["rows"][2]["name"], found["rows"][2]["quoted"]["mean_iou"]
+        ('Dilation7', 0.592)
+    """
+    table = PAPER[number]
+    rows = [_row_figures(number, row, found) for row in table.rows]
+    data = {"data": found.data, "split": found.split, "images": found.images}
+    return {"table": number, **data, "rows": rows}
+
+
+def _row_figures(number: int, row: PaperRow, found: Collected) -> dict[str, Any]:
+    table = PAPER[number]
+    runs = found.systems.get(row.system, {}) if row.system else {}
+    paper = dict(zip(table.columns, (round(v / 100, 4) for v in row.iou), strict=True))
+    ours = {
+        str(seed): {
+            "mean_iou": _mean(table, run.scores),
+            "iou": _iou(table, run.scores),
+            "steps": run.steps,
+            "stage": run.stage,
+        }
+        for seed, run in runs.items()
+    }
+    return {
+        "name": row.name,
+        "ours": ours or None,
+        "quoted": {"mean_iou": round(row.mean / 100, 4), "iou": paper},
+        "note": _note(number, row, found),
+    }
+
+
+def _means(number: int, found: Collected, style: str) -> str:
+    table, rows = PAPER[number], []
+    for row in table.rows:
+        runs = found.systems.get(row.system, {}) if row.system else {}
+        ours = spread([_mean(table, r.scores) for r in runs.values()]) if runs else "–"
+        steps = ", ".join({run.steps: None for run in runs.values()})
+        rows.append(
+            [row.name, ours, f"{row.mean:.1f}", steps, _note(number, row, found)]
+        )
+    return tabulate(
+        rows,
+        headers=["mean IoU, %", "ours", "the paper's", "our steps", ""],
+        tablefmt=style,
+        colalign=("left", "right", "right", "right", "left"),
+        disable_numparse=True,
+    )
+
+
+def _columns(
+    title: str,
+    names: Sequence[str],
+    rows: Sequence[PaperRow],
+    style: str,
+    cells: Mapping[str, Mapping[str, str]],
+) -> str:
+    """A line a class or category, a column a row of the paper's table."""
+    lines = [[name, *(cells[row.name][name] for row in rows)] for name in names]
+    return figure_table(title, (row.name for row in rows), lines, style)
+
+
+def _own(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:
+    """Row → class → our IoU."""
+    cells = {}
+    for row in table.rows:
+        runs = [_iou(table, scores) for scores in found.scores(row.system)]
+        names = _names(table, found)
+        cells[row.name] = {name: _spread([run[name] for run in runs]) for name in names}
+    return cells
+
+
+def _quoted(table: PaperTable) -> dict[str, dict[str, str]]:
+    """Row → class → the paper's IoU."""
+    return {
+        row.name: {c: f"{v:.1f}" for c, v in zip(table.columns, row.iou, strict=True)}
+        for row in table.rows
+    }
+
+
+def _both(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:
+    """Row → class → our IoU, and the paper's in parentheses."""
+    ours, quoted = _own(table, found), _quoted(table)
+    return {
+        row: {name: f"{iou} ({quoted[row].get(name, '–')})" for name, iou in c.items()}
+        for row, c in ours.items()
+    }
+
+
+def _names(table: PaperTable, found: Collected) -> list[str]:
+    """Our classes or categories."""
+    for runs in found.systems.values():
+        for run in runs.values():
+            return [*_iou(table, run.scores)]
+    return [*table.columns]
+
+
+def _iou(table: PaperTable, scores: Mapping[str, Any]) -> Mapping[str, float | None]:
+    if table.categories:
+        return scores.get("iou_per_category", {})
+    return scores["iou_per_class"]
+
+
+def _mean(table: PaperTable, scores: Mapping[str, Any]) -> float:
+    if table.categories:
+        return scores.get("mean_category_iou", float("nan"))
+    return scores["mean_iou"]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    present = [value for value in values if value is not None]
+    if not present:
+        return "–"
+    if len(values) > len(present):  # some runs have no IoU of the class
+        return f"{100 * statistics.fmean(present):.1f}"
+    return spread(present)
+
+
+def _note(number: int, row: PaperRow, found: Collected) -> str:
+    """What a reader must know of a row, or what is missing for it."""
+    if row.system is None or found.scores(row.system):
+        return row.note
+    return f"not in these runs: {_described(row.system)}; --table={number} trains it"
+
+
+def _described(system: System) -> str:
+    """What a stage must have to be this system.
+
+    Example:
+        >>> _described(System("fcn8s", crf="rnn"))
+        'fcn8s, a CRF-RNN'
+    """
+    context = [f"the {system.context} context module"] if system.context else []
+    crf = [_CRF[system.crf]] if system.crf else []
+    return ", ".join([system.network, *context, *crf])
