@@ -1,6 +1,6 @@
 """How fast training images are read, and how long a training step waits for them.
 
-    python -m dilax data prepare camvid --from CamVid
+    dilax data prepare camvid --from CamVid
     python -m benchmarks.input --dataset=camvid [--data_dir=DIR] [--steps=60]
 
 The first table is one core's work: images decoded a second, and decoded and augmented

@@ -1,42 +1,87 @@
-"""The commands of dilax.
+"""The `dilax` command, and `python -m dilax`.
 
-    python -m dilax doctor                  what is installed and found; a self-test
-    python -m dilax data list           data sets: prepare them, look at them
-    python -m dilax receptive_field 1 2 4   what cells see, of rates, networks and runs
-
-Training, evaluation, prediction and pages of runs are experiments, scripts of the
-repository; each explains itself by --help:
-
-    python experiments/voc.py --config=quickstart --workdir=runs/quickstart
-    python experiments/voc.py --mode=predict --workdir=runs/quickstart --input=photos
-    python experiments/voc.py --mode=report --workdir=runs/quickstart
-    python experiments/voc.py --mode=compare --workdirs=runs/a,runs/b
-
-From Python: dilax.train, dilax.evaluate, dilax.load_predictor; see help(dilax).
+It names the commands and loads what each needs only when it runs.
 """
 
-import importlib
 import sys
 
-COMMANDS = {
-    "doctor": "dilax.cli.doctor",
-    "data": "dilax.cli.data",
-    "receptive_field": "dilax.cli.receptive_field",
+from dilax.runtime.files import shipped
+
+MODES = {
+    "train": "train an experiment's recipe, or resume it: dilax train voc --help",
+    "eval": "evaluate a trained run: mean IoU, per class",
+    "predict": "predict images, folders, or videos with a trained run",
+    "export": "write a network that runs without dilax (StableHLO, ONNX)",
+    "submit": "write predictions as the servers of Pascal VOC and Cityscapes take them",
+    "report": "write the page of a run",
+    "compare": "write one page that shows several runs side by side",
+    "import-weights": "turn a released network's weights into a run",
 }
+TOOLS = {
+    "data": "prepare, list, and show data sets",
+    "receptive-field": "what a stack of layers, a network, or a run sees",
+    "doctor": "what is installed, and whether it works",
+}
+USAGE = "usage: dilax COMMAND [flags]; dilax COMMAND --help explains its flags"
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command that the first argument names, and returns its exit status."""
-    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the first argument names, and return its exit status."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(__doc__.strip())
+        rows = [f"  {command:16}{text}" for command, text in (MODES | TOOLS).items()]
+        print("\n".join([USAGE, "", *rows, "", experiments()]))
         return 0
-    if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: {name}: is no command; there are {known}", file=sys.stderr)
+    if name == "train":
+        return _train(rest)
+    if name in MODES:
+        from dilax.cli.command import run_mode
+
+        run_mode(name, rest)
+        return 0
+    if name in TOOLS:
+        from dilax.cli import data, doctor, receptive_field
+
+        tools = {"data": data, "receptive-field": receptive_field, "doctor": doctor}
+        return tools[name].main(rest) or 0
+    known = ", ".join(MODES | TOOLS)
+    print(f"error: no command {name!r}; choose from {known}", file=sys.stderr)
+    return 2
+
+
+def experiments() -> str:
+    """Names of what `dilax train` trains, with the first line of their docstrings."""
+    rows = ["experiments to train:"]
+    for path in sorted(shipped("experiments").glob("[a-z]*.py")):
+        text = path.read_text("utf-8")
+        if "dilax.cli import run" in text:
+            title = text.partition("\n")[0].strip('"')
+            rows.append(f"  {path.stem:16}{title}")
+    return "\n".join(rows)
+
+
+def _train(argv: list[str]) -> int:
+    """Run an experiment's script, as `python experiments/NAME.py` does."""
+    import importlib.machinery
+    import importlib.util
+    import runpy
+
+    folder = shipped("experiments")
+    name, *rest = argv or ["--help"]
+    if name in ("--help", "-h"):
+        print(f"usage: dilax train EXPERIMENT [flags]\n\n{experiments()}")
+        return 0
+    if not (folder / f"{name}.py").is_file():
+        print(f"error: no experiment {name!r}\n{experiments()}", file=sys.stderr)
         return 2
-    return importlib.import_module(COMMANDS[name]).main(rest) or 0
+    # Experiments import each other as `experiments.NAME`, wherever they are installed.
+    spec = importlib.machinery.ModuleSpec("experiments", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    sys.modules["experiments"] = importlib.util.module_from_spec(spec)
+    sys.argv = [f"dilax train {name}", *rest]
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=False)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

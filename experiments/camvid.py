@@ -1,6 +1,6 @@
 """CamVid (Yu & Koltun 2016, Appendix A.1, Table 5).
 
-    python -m dilax data prepare camvid --from CamVid
+    dilax data prepare camvid --from CamVid
     python experiments/camvid.py --config=small --workdir=runs/camvid
     python experiments/camvid.py --config=paper --config.init=VGG16 --workdir=runs/paper
     python experiments/camvid.py --mode=eval --workdir=runs/camvid --which=best

@@ -1,6 +1,6 @@
 """Cityscapes (Yu & Koltun 2016, Appendix A.3, Tables 7 and 8).
 
-    python -m dilax data prepare cityscapes --from CITYSCAPES
+    dilax data prepare cityscapes --from CITYSCAPES
     python experiments/cityscapes.py --config=small --workdir=runs/cityscapes
     python experiments/cityscapes.py --config=paper --config.init=VGG16 \
         --workdir=runs/paper

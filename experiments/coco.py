@@ -1,6 +1,6 @@
 """Microsoft COCO with VOC's classes (Yu & Koltun 2016, §5, Tables 3 and 4).
 
-    python -m dilax data prepare coco --from COCO
+    dilax data prepare coco --from COCO
     python experiments/coco.py --config=small --workdir=runs/coco
     python experiments/coco.py --config=paper --config.init=VGG16 --workdir=runs/paper
 

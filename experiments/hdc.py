@@ -1,7 +1,7 @@
 """Hybrid dilation and dense upsampling (Wang et al. 2018, §3, Tables 1 to 3).
 
     python experiments/hdc.py --workdir=runs/hdc --seeds=0,1,2
-    python -m dilax data prepare camvid --from CamVid
+    dilax data prepare camvid --from CamVid
     python experiments/hdc.py --config=camvid --workdir=runs/hdc_camvid --seeds=0,1,2
     python experiments/hdc.py --config=cityscapes --workdir=runs/hdc_cityscapes
     python experiments/hdc.py --config=paper --config.init=RESNET101 --workdir=DIR
@@ -22,7 +22,7 @@ paper       The published network, ResNet-101 with HDC and DUC in cells of 2 pix
 
 The networks of the first three have the depth of ResNet-50 and an eighth of its
 channels, for scenes a sixteenth. What their cells see of a trained run:
-python -m dilax receptive_field --run=DIR --stage=hdc.
+dilax receptive-field --run=DIR --stage=hdc.
 """
 
 import dataclasses

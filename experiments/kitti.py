@@ -1,6 +1,6 @@
 """KITTI with the labels of Ros et al. (Yu & Koltun 2016, Appendix A.2, Table 6).
 
-    python -m dilax data prepare kitti --from KITTI_SEMANTIC
+    dilax data prepare kitti --from KITTI_SEMANTIC
     python experiments/kitti.py --config=small --workdir=runs/kitti
     python experiments/kitti.py --config=paper --config.init=VGG16 --workdir=runs/paper
 

@@ -1,7 +1,7 @@
 """Pascal VOC 2012 (Yu & Koltun 2016, §4 and §5), and the quickstart.
 
     python experiments/voc.py --config=quickstart --workdir=runs/quickstart
-    python -m dilax data prepare voc --from VOC
+    dilax data prepare voc --from VOC
     python experiments/voc.py --config=small --workdir=runs/voc
     python experiments/voc.py --config=paper --config.init=VGG16 --workdir=runs/paper
     python experiments/voc.py --mode=predict --workdir=runs/voc --input=photo.jpg

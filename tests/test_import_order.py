@@ -56,7 +56,7 @@ def _room(module):
 
 
 def _allowed(importer, imported):
-    """Whether a room may import from another; all may from runtime, and it from none."""
+    """Whether a room may import from another: from its left, and from runtime."""
     if importer in (imported, "dilax"):
         return True
     if importer == "runtime" or imported in ("runtime", "dilax"):

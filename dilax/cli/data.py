@@ -1,8 +1,8 @@
 """Data sets from the command line: what there is, preparing it, looking at it.
 
-python -m dilax data list
-python -m dilax data prepare voc --from ~/downloads/voc
-python -m dilax data show voc --split train
+dilax data list
+dilax data prepare voc --from ~/downloads/voc
+dilax data show voc --split train
 """
 
 import argparse
@@ -63,7 +63,7 @@ def _fail(message: str, code: int = 1) -> None:
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "python -m dilax data", description=__doc__, formatter_class=form
+        "dilax data", description=__doc__, formatter_class=form
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)

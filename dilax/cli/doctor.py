@@ -1,4 +1,4 @@
-"""`python -m dilax doctor`: what is installed and found, and whether it works.
+"""`dilax doctor`: what is installed and found, and whether it works.
 
 The self-test takes some ten seconds: the arithmetic of Eq. 2, a small run on rendered
 scenes whose loss must fall, a prediction by what it saved, and its page.
@@ -50,7 +50,7 @@ Check = tuple[str, Callable[[], str]]
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what there is, tests it, and returns 0 if all is well, else 1."""
-    parser = argparse.ArgumentParser("python -m dilax doctor", description=__doc__)
+    parser = argparse.ArgumentParser("dilax doctor", description=__doc__)
     parser.add_argument("--data_dir", type=Path, help="of prepared data sets")
     values = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what is no matter here
@@ -83,7 +83,7 @@ def _data_told(data_dir: Path | None) -> list[list[str]]:
     for name in NAMES:
         variants = [variant.name for variant in builder_class(name).BUILDER_CONFIGS]
         there = [v for v in variants if prepared_dir(name, v, root).is_dir()]
-        how = f"absent; python -m dilax data prepare {name}"
+        how = f"absent; dilax data prepare {name}"
         rows.append([f"  {name}", ", ".join(there) or how])
     return [*rows, ["  scenes", "always there: rendered"]]
 

@@ -1,6 +1,6 @@
-"""The modes that take a trained run: each reads what it needs from the flags.
+"""The modes: training, and what reads a trained run. Each takes the flags it needs.
 
-The mode that trains: a run, or one a seed, and what is shown of it.
+Their docstrings are the help of `dilax MODE`.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ Summarize = Callable[[Sequence[Mapping], Path], str]
 
 
 def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None:
-    """One run, or one a seed; then what they found together."""
+    """Train one run, or one per seed, and print the table of all seeds."""
     workdir = Path(values.workdir).expanduser()
     seeds = _seeds(values.seeds)
     if not seeds:
@@ -103,7 +103,7 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def _foretell(values: Any, config: Config, workdir: Path) -> None:
-    """What the run will take, if it is new, and where the time goes, if asked."""
+    """Print what a new run will take and, with --profile, where its time goes."""
     estimates = values.estimate and not (workdir / "config.json").exists()
     if not estimates and not values.profile:
         return
@@ -148,6 +148,10 @@ def _check_alone(mode: str) -> None:
 
 
 def _evaluate(values: Any) -> None:
+    """Evaluate a trained run on a split: mean IoU, IoU per class, pixel accuracy.
+
+    dilax eval --workdir=runs/voc --stage=front_end
+    """
     workdir = Path(values.workdir).expanduser()
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
@@ -201,6 +205,10 @@ class _Record:
 
 
 def _submit(values: Any) -> None:
+    """Write predictions as the test servers of Pascal VOC and Cityscapes take them.
+
+    dilax submit --workdir=runs/voc --split=test
+    """
     _check_alone("submit")
     workdir = Path(values.workdir).expanduser()
     split = values.split or "test"
@@ -216,6 +224,11 @@ def _submit(values: Any) -> None:
 
 
 def _predict(values: Any) -> None:
+    """Predict an image, a folder, or a video with a trained run.
+
+    dilax predict --workdir=runs/voc --input=photos --output=labels
+    dilax predict --weights=camvid --input=street.jpg --output=labels
+    """
     if not values.input:
         raise ValueError("--input: what to predict is missing, such as an image")
     output = output_of(values, "predicted")
@@ -240,6 +253,10 @@ def _predict(values: Any) -> None:
 
 
 def _export(values: Any) -> None:
+    """Write the network of a run for use without dilax (StableHLO, ONNX), or packed.
+
+    dilax export --workdir=runs/voc --output=voc.zip
+    """
     _check_alone("export")
     path = output_of(values, "network.zip")
     if path.suffix:
@@ -256,6 +273,10 @@ def _export(values: Any) -> None:
 
 
 def _import_weights(values: Any) -> None:
+    """Turn a released network's file of weights into the folder of a run.
+
+    dilax import-weights --network=dilation8_camvid --input=FILE --workdir=DIR
+    """
     _check_alone("import_weights")
     if not values.input or not values.network:
         raise ValueError("--input, --network: name the file of weights and its network")
@@ -264,12 +285,20 @@ def _import_weights(values: Any) -> None:
 
 
 def _report(values: Any) -> None:
+    """Write the page of a run, WORKDIR/report.html.
+
+    dilax report --workdir=runs/voc
+    """
     _check_alone("report")
     path = write_page(values.workdir, data_dir=values.data_dir, measure=True)
     print(f"the run to look at, in a browser: {path}")
 
 
 def _compare(values: Any) -> None:
+    """Write one page that shows several runs side by side.
+
+    dilax compare --workdirs=runs/a,runs/b --output=compare.html
+    """
     _check_alone("compare")
     if len(values.workdirs) < 2:
         named = ",".join(values.workdirs)

@@ -1,10 +1,10 @@
 """What cells see: of a list of rates, of a network, and of a trained one.
 
-    python -m dilax receptive_field 2 2 2        # holes? how often each pixel is seen
-    python -m dilax receptive_field 5:1 3:2      # kernel 5, then 3 at rate 2
-    python -m dilax receptive_field 1 2 4 --picture=figure1.png
-    python -m dilax receptive_field --network=dilation8_camvid
-    python -m dilax receptive_field --run=runs/quickstart --picture=heat.png
+    dilax receptive-field 2 2 2        # holes? how often each pixel is seen
+    dilax receptive-field 5:1 3:2      # kernel 5, then 3 at rate 2
+    dilax receptive-field 1 2 4 --picture=figure1.png
+    dilax receptive-field --network=dilation8_camvid
+    dilax receptive-field --run=runs/quickstart --picture=heat.png
 
 Of rates, the footprint decides whether there are holes, and HDC's distances M_i explain
 them. Of a network, the size, stride and centre that its layers give; of a run, besides,
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "python -m dilax receptive_field", description=__doc__, formatter_class=form
+        "dilax receptive-field", description=__doc__, formatter_class=form
     )
     parser.add_argument("layers", nargs="*", type=_layer, help="RATE or KERNEL:RATE")
     parser.add_argument("--network", choices=NETWORKS, help="a network by name")

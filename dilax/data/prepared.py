@@ -19,7 +19,7 @@ from dilax.data.spec import DatasetSpec
 from dilax.runtime.files import alone
 
 NAMES = ("voc", "coco", "camvid", "kitti", "cityscapes")
-_REMEDY = "python -m dilax data prepare {name} --from PATH"
+_REMEDY = "dilax data prepare {name} --from PATH"
 _AGAIN = "prepare it again, with --overwrite"
 _STAGING, _REPLACED = "incomplete.staging", "incomplete.replaced"
 

@@ -74,3 +74,14 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
         except OSError as error:
             logging.warning("%s: the file system has no locks (%s)", path, error)
         yield
+
+
+def shipped(name: str) -> Path:
+    """A folder that comes with dilax: inside the package of a wheel, or in the clone.
+
+    Args:
+        name: `"experiments"` or `"pretrained"`.
+    """
+    package = Path(__file__).parents[1]
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name

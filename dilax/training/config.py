@@ -181,7 +181,7 @@ class DataConfig:
     """Which images.
 
     Attributes:
-        dataset: a prepared set (`python -m dilax data list`), your own `"folder"`,
+        dataset: a prepared set (`dilax data list`), your own `"folder"`,
             or `"scenes"`, which are rendered and need no files.
         variant: of a prepared set; `""` is its first.
         train: name of the split to train on.

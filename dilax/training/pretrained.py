@@ -14,6 +14,7 @@ from dilax.data import DatasetSpec
 from dilax.inference import Predictor
 from dilax.inference.predictor import CRF
 from dilax.models import DilatedNet
+from dilax.runtime.files import shipped
 from dilax.training.checkpoint import PACKED, load_checkpoint, stage_params
 from dilax.training.config import Config, StageConfig, build_model, from_json, to_json
 from dilax.training.crf_parameters import found_dense
@@ -82,8 +83,7 @@ def stage_predictor(
     return Predictor(model, params, spec, batch_size, crf=crf, **options)
 
 
-# Beside the package, in a clone: their licences are not the package's.
-NETWORKS = Path(__file__).parents[2] / "pretrained"
+NETWORKS = shipped("pretrained")  # their licences are not the package's
 
 
 def pack(

@@ -215,7 +215,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "python -m dilax data list"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "dilax data list"
     BUILDER_CONFIGS: list[Variant]
     SPEC: DatasetSpec
     ARCHIVES: tuple[Archive, ...] = ()

@@ -1,0 +1,263 @@
+"""The command line's flags as a table: what each is for, and the modes that take it.
+
+`python experiments/NAME.py --mode=MODE` defines all of them, `dilax MODE` its own.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from dilax.inference import MAX_PIXELS, OUTPUTS
+from dilax.weights import RELEASED
+
+_STORED = ("eval", "predict", "export")
+_PREDICTING = ("eval", "predict", "submit")
+_JOBS = ("train", "eval", "predict")
+
+
+class Option(NamedTuple):
+    """One flag.
+
+    Attributes:
+        define: the function of `absl.flags` that defines it.
+        default: its value where it is not given.
+        modes: those that take it.
+        help: what it does, or mode → what it does there; brackets hold defaults that
+            depend on other things.
+        choices: of an enum.
+        least: the smallest value of a number.
+    """
+
+    define: Callable[..., Any]
+    default: Any
+    modes: Sequence[str]
+    help: str | dict[str, str]
+    choices: Sequence[str] = ()
+    least: int | None = None
+
+
+OPTIONS = {
+    "workdir": Option(
+        flags.DEFINE_string,
+        None,
+        ("train", *_STORED, "submit", "import_weights", "report"),
+        "Folder of the run.",
+    ),
+    "workdirs": Option(
+        flags.DEFINE_list, [], ("compare",), "Folders of the runs to compare: a,b,c."
+    ),
+    "data_dir": Option(
+        flags.DEFINE_string,
+        "",
+        ("train", "eval", "submit", "report", "compare"),
+        "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
+        "for your own images, the folder of images and masks.",
+    ),
+    "input": Option(
+        flags.DEFINE_string,
+        None,
+        ("predict", "import_weights"),
+        {
+            "predict": "An image, a folder (with its sub-folders), a pattern such as "
+            "'photos/*.jpg', a .txt file of paths, a video, or - for an image on "
+            "standard input.",
+            "import_weights": "The file of weights, such as a .caffemodel.",
+        },
+    ),
+    "output": Option(
+        flags.DEFINE_string,
+        None,
+        (*_STORED, "submit", "compare"),
+        {
+            "predict": "Folder for the predictions [WORKDIR/predicted].",
+            "eval": "JSON file for the scores.",
+            "submit": "The archive [WORKDIR/submission.tar or .zip].",
+            "export": "A .zip that JAX runs without dilax, an .onnx file, or a folder "
+            "that loads like a run [WORKDIR/network.zip].",
+            "compare": "The page [compare.html].",
+        },
+    ),
+    "weights": Option(
+        flags.DEFINE_string,
+        "",
+        _STORED,
+        "Name of a network that comes with dilax, such as camvid; replaces --workdir.",
+    ),
+    "stage": Option(
+        flags.DEFINE_string,
+        "",
+        (*_STORED, "submit"),
+        "Stage of the run to load [the last].",
+    ),
+    "which": Option(
+        flags.DEFINE_enum,
+        "last",
+        (*_STORED, "submit"),
+        "Checkpoint of the stage to load.",
+        choices=("last", "best"),
+    ),
+    "split": Option(
+        flags.DEFINE_string,
+        "",
+        ("eval", "submit"),
+        {
+            "eval": "Split to evaluate on [the run's validation split].",
+            "submit": "Split to predict [test].",
+        },
+    ),
+    "boundaries": Option(
+        flags.DEFINE_bool, False, ("eval",), "Also measure trimap IoU and boundary F."
+    ),
+    "outputs": Option(
+        flags.DEFINE_list,
+        ["labels", "overlay"],
+        ("predict",),
+        f"What to write for each image, of {', '.join(OUTPUTS)}.",
+    ),
+    "frames": Option(
+        flags.DEFINE_bool, False, ("predict",), "Write a video's frames as pictures."
+    ),
+    "overwrite": Option(
+        flags.DEFINE_bool, False, ("predict",), "Predict again what is there already."
+    ),
+    "max_pixels": Option(
+        flags.DEFINE_integer,
+        MAX_PIXELS,
+        ("predict",),
+        "Images with more pixels are refused.",
+        least=1,
+    ),
+    "tiling": Option(
+        flags.DEFINE_enum,
+        "tiles",
+        _PREDICTING,
+        "tiles: as in the paper's release. whole: the whole image at once. blend: "
+        "overlapping tiles, blended, for images of any size in bounded memory.",
+        choices=("tiles", "whole", "blend"),
+    ),
+    "scales": Option(
+        flags.DEFINE_list,
+        ["1"],
+        _PREDICTING,
+        "Average predictions over these image scales, such as 0.75,1,1.25.",
+    ),
+    "mirror": Option(
+        flags.DEFINE_bool,
+        False,
+        _PREDICTING,
+        "Average with the prediction of the mirrored image.",
+    ),
+    "rows": Option(
+        flags.DEFINE_integer,
+        1,
+        _PREDICTING,
+        "Spread the rows of an image's maps over this many devices, for images that "
+        "one device cannot hold.",
+        least=1,
+    ),
+    "competition": Option(
+        flags.DEFINE_enum,
+        "comp6",
+        ("submit",),
+        "Of Pascal VOC: comp5 for networks trained only on VOC's own data.",
+        choices=("comp5", "comp6"),
+    ),
+    "network": Option(
+        flags.DEFINE_enum,
+        None,
+        ("import_weights",),
+        "The network that the file of weights holds.",
+        choices=(*RELEASED,),
+    ),
+    "estimate": Option(
+        flags.DEFINE_bool,
+        True,
+        ("train",),
+        "Measure and print memory and time per step before training.",
+    ),
+    "profile": Option(
+        flags.DEFINE_bool,
+        False,
+        ("train",),
+        "Trace some steps and time each layer first, into WORKDIR/profile.",
+    ),
+    "seeds": Option(
+        flags.DEFINE_list,
+        [],
+        ("train",),
+        "Train one run per seed, into WORKDIR/seed0 and so on: 0,1,2.",
+    ),
+    "distributed": Option(
+        flags.DEFINE_bool,
+        False,
+        _JOBS,
+        "Join the job of several processes that the environment describes: Slurm, a "
+        "TPU pod, GKE, Open MPI, or torchrun's variables.",
+    ),
+    "coordinator": Option(
+        flags.DEFINE_string,
+        None,
+        _JOBS,
+        "HOST:PORT of process 0, to join a job that the environment does not describe.",
+    ),
+    "processes": Option(
+        flags.DEFINE_integer, None, _JOBS, "With --coordinator: number of processes."
+    ),
+    "process_id": Option(
+        flags.DEFINE_integer, None, _JOBS, "With --coordinator: this process, from 0."
+    ),
+    "join_timeout": Option(
+        flags.DEFINE_integer,
+        300,
+        _JOBS,
+        "Seconds to wait for the other processes of the job.",
+        least=1,
+    ),
+}
+
+
+def define_flags(
+    mode: str = "", configurations: Sequence[str] = (), modes: Sequence[str] = ()
+) -> None:
+    """Define the flags of one mode, or of an experiment with all its modes.
+
+    Args:
+        mode: the only mode; "" defines `--mode` and `--config` as well.
+        configurations: names of the experiment's; the first is the default.
+        modes: names of the experiment's; the first is the default.
+    """
+    names = [
+        name for name, option in OPTIONS.items() if not mode or mode in option.modes
+    ]
+    if not mode:
+        flags.DEFINE_enum("mode", modes[0], modes, "What to do.")
+        flags.DEFINE_enum(
+            "config",
+            configurations[0],
+            configurations,
+            "Configuration to train. Set its fields with --config.FIELD=VALUE, such as "
+            "--config.seed=1, --config.stages[0].steps=500, or "
+            "--config.stages.joint.optimizer.learning_rate=1e-5.",
+        )
+        names = ["mode", "config", *names]
+    for name in names:
+        if name in OPTIONS:
+            _define(name, OPTIONS[name], mode)
+        # --help lists the flags that belong to the script that was started.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _define(name: str, option: Option, mode: str) -> None:
+    text = option.help
+    if isinstance(text, dict):
+        text = text.get(mode) or " ".join(f"{m}: {text[m]}" for m in text)
+    elif not mode:
+        text = f"[{', '.join(option.modes)}] {text}"
+    if option.choices:
+        option.define(name, option.default, option.choices, text)
+    elif option.least is not None:
+        option.define(name, option.default, text, lower_bound=option.least)
+    else:
+        option.define(name, option.default, text)
