@@ -25,7 +25,7 @@ from dilax.data.prepared import (
     prepare,
     prepared_dir,
 )
-from dilax.data.source import Chosen, Statistics, open_source
+from dilax.data.source import Chosen, Statistics, evenly_spread, open_source
 from dilax.data.spec import DATASETS, DatasetSpec
 from dilax.data.survey import survey_folder
 from dilax.inference import save_image
@@ -177,7 +177,7 @@ def _show(values: argparse.Namespace) -> None:
         name, spec, str(values.data_dir), split, variant=values.variant
     )
     count = len(source)
-    chosen = _spread(count, values.limit or count)
+    chosen = evenly_spread(count, values.limit or count)
     statistics = Statistics(spec)
     counted = in_order(Chosen(source, chosen), 1)
     for [sample] in tqdm(counted, "count", len(chosen), unit="image"):
@@ -186,7 +186,7 @@ def _show(values: argparse.Namespace) -> None:
     print(tabulate(statistics.rows(), statistics.HEADERS, floatfmt=".3f"))
     print(f"\nmean pixel (B, G, R): {statistics.mean()}; in use: {spec.mean}")
     path = values.output or Path(f"{name}_{split}.png")
-    samples = [source[i] for i in _spread(count, values.images)]
+    samples = [source[i] for i in evenly_spread(count, values.images)]
     save_image(contact_sheet(samples, spec), path)
     print(f"images with their labels: {path}")
 
@@ -197,12 +197,6 @@ def _spec(values: argparse.Namespace) -> DatasetSpec:
     survey = survey_folder(values.data_dir)
     print("\n".join(survey.notes))
     return survey.spec
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` of `count` indices, evenly spread."""
-    wanted = min(wanted, count)
-    return [i * count // wanted for i in range(wanted)]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from dilax.crf.dense_crf import DenseCRF
+from dilax.data import evenly_spread
 from dilax.data.pixels import as_uint8
 from dilax.evaluation.confusion import Scores, empty_confusion
 from dilax.evaluation.evaluate import ImagePredictor, count_image
@@ -335,7 +336,7 @@ def search_crf(
     Deep Convolutional Nets and Fully Connected CRFs".
     """
     _check_arguments(source, images, iterations)
-    indices = _evenly_spread(len(source), images)
+    indices = evenly_spread(len(source), images)
     identity = _identity(predictor, source, indices, grid, iterations)
     record = SearchRecord(path, identity)
     tried = len(grid.points()) + len(grid.around(grid.points()[0]).points()) - 1
@@ -453,11 +454,6 @@ def _check_arguments(source: Sequence[dict], images: int, iterations: int) -> No
             raise ValueError(f"{name}={value}: must be 1 or more")
     if not len(source):
         raise ValueError("source: holds no images to search on")
-
-
-def _evenly_spread(count: int, wanted: int) -> list[int]:
-    taken = min(count, wanted)
-    return [i * count // taken for i in range(taken)]
 
 
 def _identity(

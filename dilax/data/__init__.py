@@ -14,7 +14,7 @@ from dilax.data.pipeline import (
 )
 from dilax.data.pixels import read_pixels
 from dilax.data.scenes import Scenes
-from dilax.data.source import Chosen, Joined, open_source
+from dilax.data.source import Chosen, Joined, evenly_spread, open_source
 from dilax.data.spec import DATASETS, DatasetSpec, colour_map
 from dilax.data.survey import Survey, survey_folder
 from dilax.data.transforms import (
@@ -44,6 +44,7 @@ __all__ = [
     "Survey",
     "check_crop",
     "colour_map",
+    "evenly_spread",
     "held_batches",
     "hold",
     "in_order",

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dilax.data.pipeline import Batch, ImageExample, Reading, in_order, training_batches
-from dilax.data.transforms import CropGeometry, rescale
+from dilax.data.transforms import CropGeometry, reflected, rescale
 from dilax.runtime import jit
 
 _FLAG = "--config.reading.hold"
@@ -135,9 +135,9 @@ def _cut_crops(images, labels, picks, geometry: CropGeometry):
     def one(pick):
         index, flip, y, x = pick["pick"]
         size = labels.shape[1:]
-        rows = _reflected(y - geometry.margin + jnp.arange(geometry.crop[0]), size[0])
+        rows = reflected(y - geometry.margin + jnp.arange(geometry.crop[0]), size[0])
         columns = x - geometry.margin + jnp.arange(geometry.crop[1])
-        columns = _flipped(_reflected(columns, size[1]), size[1], flip)
+        columns = _flipped(reflected(columns, size[1]), size[1], flip)
         below = y + geometry.stride * jnp.arange(
             -(-geometry.inner[0] // geometry.stride)
         )
@@ -153,12 +153,6 @@ def _cut_crops(images, labels, picks, geometry: CropGeometry):
         }
 
     return jax.vmap(one)(picks)
-
-
-def _reflected(at, n: int):
-    """Where positions of an endlessly reflected axis of n pixels come from."""
-    period = max(2 * n - 2, 1)
-    return abs((at + n - 1) % period - (n - 1))
 
 
 def _flipped(at, n: int, flip):

@@ -13,6 +13,7 @@ from dilax.data.spec import RGB
 T = TypeVar("T")
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _MOST_COLOURS = 256
+_PER_LEVEL = 257  # 65535 / 255: 16-bit values per 8-bit value
 
 
 class _UnfitError(ValueError):
@@ -289,8 +290,19 @@ def _colour_values(file: Image.Image) -> MaskValues:
     return MaskValues(ids, colours, {})
 
 
+def as_float(image):
+    """A uint8 or uint16 image as float32 on the 0..255 scale. NumPy or JAX.
+
+    Example:
+        >>> as_float(np.array([[[0, 257, 65535]]], np.uint16)).round(3).tolist()
+        [[[0.0, 1.0, 255.0]]]
+    """
+    scale = 1 / _PER_LEVEL if image.dtype == np.uint16 else 1
+    return image.astype(np.float32) * np.float32(scale)
+
+
 def as_uint8(image: np.ndarray) -> np.ndarray:
-    """A uint8 or uint16 image on the 0..255 scale of uint8.
+    """An image of 8 or 16 bits as uint8: 16-bit values are divided by 257.
 
     Example:
         >>> as_uint8(np.array([[[0, 257, 65535]]], np.uint16)).tolist()
@@ -298,4 +310,4 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype == np.uint8:
         return image
-    return np.round(image / 257).astype(np.uint8)
+    return np.rint(image * np.float32(1 / _PER_LEVEL)).astype(np.uint8)

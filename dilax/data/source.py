@@ -113,6 +113,17 @@ def open_source(
     return ImageLabelFiles(splits[split], spec, skip_unreadable)
 
 
+def evenly_spread(count: int, n: int) -> list[int]:
+    """Up to n of `count` indices, evenly spread.
+
+    Example:
+        >>> evenly_spread(10, 4), evenly_spread(2, 4)
+        ([0, 2, 5, 7], [0, 1])
+    """
+    n = min(n, count)
+    return [i * count // n for i in range(n)]
+
+
 class Joined(Sequence):
     """Two sources, one after the other, as one.
 

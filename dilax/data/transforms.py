@@ -9,6 +9,8 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from dilax.data.pixels import as_float
+
 
 @dataclasses.dataclass(frozen=True)
 class CropGeometry:
@@ -78,8 +80,18 @@ def subtract_mean(image, mean):
         >>> subtract_mean(pixel, (1.0, 2.0, 3.0)).tolist()
         [[[29.0, 18.0, 7.0]]]
     """
-    scale = np.float32(1 / 257 if image.dtype == np.uint16 else 1)
-    return image[..., ::-1].astype(np.float32) * scale - np.asarray(mean, np.float32)
+    return as_float(image[..., ::-1]) - np.asarray(mean, np.float32)
+
+
+def reflected(at, n: int):
+    """Positions on an axis of n pixels that is reflected without end. NumPy or JAX.
+
+    Example:
+        >>> reflected(np.arange(-2, 5), 3).tolist()
+        [2, 1, 0, 1, 2, 1, 0]
+    """
+    period = max(2 * (n - 1), 1)
+    return abs((at + n - 1) % period - (n - 1))
 
 
 def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int):

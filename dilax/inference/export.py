@@ -25,6 +25,7 @@ from flax import traverse_util
 from jax import export, lax
 
 from dilax.data import DatasetSpec
+from dilax.data.pixels import as_float
 from dilax.models import DilatedNet
 from dilax.ops import upsample_bilinear
 from dilax.runtime.compiling import compiler_options
@@ -251,8 +252,7 @@ def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Ca
     def network(weights: Mapping[str, jax.typing.ArrayLike], images: jax.Array):
         names = {name.removeprefix(_WEIGHTS): w for name, w in weights.items()}
         params = traverse_util.unflatten_dict(names, sep="/")
-        scale = np.float32(1 / 257 if images.dtype == np.uint16 else 1)
-        x = lax.rev(images, (3,)).astype(jnp.float32) * scale - mean
+        x = as_float(lax.rev(images, (3,))) - mean
         logits: Any = model.apply({"params": params}, x)
         return logits if output == "logits" else _finished(model, logits, output)
 

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dilax.data import DatasetSpec, read_pixels
+from dilax.data.pixels import as_uint8
 from dilax.runtime.files import whole_or_not_at_all
 
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG, but for its length
@@ -318,7 +319,7 @@ def _of_16_bits(values: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"values from {values.min()} to {values.max()} are not 16 bits"
         )
-    return np.rint(values / np.float32(257)).astype(np.uint8)
+    return as_uint8(values)
 
 
 def _opened(file: Path | bytes) -> Image.Image:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dilax.data.transforms import reflected
+
 
 @dataclasses.dataclass(frozen=True)
 class TileGrid:
@@ -65,18 +67,6 @@ class TileGrid:
         """Outputs (h, w, k) of tiles in order → (h, columns · w, k), side by side."""
         for _ in range(self.rows):
             yield np.concatenate([next(outputs) for _ in range(self.columns)], 1)
-
-
-def reflected(at: np.ndarray, n: int) -> np.ndarray:
-    """Positions on an axis of n pixels that goes on by reflection without end.
-
-    Example:
-        >>> reflected(np.arange(-2, 5), 3).tolist()
-        [2, 1, 0, 1, 2, 1, 0]
-    """
-    period = max(2 * (n - 1), 1)
-    at = at % period
-    return np.minimum(at, period - at) if n > 1 else at
 
 
 def take_tiles(

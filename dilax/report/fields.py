@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt
 from PIL import Image
 
-from dilax.data import resize, scaled_size, subtract_mean
+from dilax.data import evenly_spread, resize, scaled_size, subtract_mean
 from dilax.inference import save_image
 from dilax.inference.tiles import cut_tiles, plan_tiles
 from dilax.models import DilatedNet, EffectiveField, effective_field
@@ -178,10 +178,9 @@ def measured_field(
     """
     model, params, spec = load_checkpoint(run, stage)
     _, _, source = open_evaluation(run, data_dir)
-    count = min(images, len(source))
-    if count < 1:
+    if images < 1:
         raise ValueError(f"--images={images}: must be 1 or more")
-    chosen = [source[i * len(source) // count]["image"] for i in range(count)]
+    chosen = [source[i]["image"] for i in evenly_spread(len(source), images)]
     size = scaled_size(chosen[0].shape, spec.scale)
     grid = plan_tiles(size, None, model.margin, model.map_stride)
     tiles = np.concatenate([cut_tiles(resize(i, size), grid) for i in chosen])

@@ -25,6 +25,7 @@ from dilax.data import (
     DatasetSpec,
     ImageExample,
     MapExample,
+    evenly_spread,
     held_batches,
     hold,
     in_order,
@@ -197,10 +198,9 @@ def _check_space(
     surroundings: bool,
 ) -> None:
     """Estimates the maps' size from some of the images."""
-    some = missing[:: max(1, len(missing) // _PROBED)][:_PROBED]
     sizes = []
-    for i in some:
-        shape = source[i]["image"].shape
+    for i in evenly_spread(len(missing), _PROBED):
+        shape = source[missing[i]]["image"].shape
         rows, columns = predictor.map_size(shape, surroundings)
         height, width = scaled_size(shape, predictor.spec.scale)
         cell = 4 * predictor.spec.num_classes * predictor.model.front_end.duc**2

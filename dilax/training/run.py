@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dilax.data import DATASETS, DatasetSpec, Joined, open_source
+from dilax.data import DATASETS, DatasetSpec, Joined, evenly_spread, open_source
 from dilax.evaluation import image_scores, stage_table
 from dilax.inference import palette_image, save_image
 from dilax.runtime.processes import differing_process, gathered, wait_for_all
@@ -208,17 +208,12 @@ def picture_indices(config: Config, count: int) -> list[int]:
         >>> picture_indices(quickstart(), 100)
         [0, 16, 33, 50, 66, 83]
     """
-    return _spread(config.pictures, count)
+    return evenly_spread(count, config.pictures)
 
 
 def kept_indices(config: Config, count: int) -> set[int]:
     """Of which of `count` evaluation images to keep predictions, the shown included."""
-    return {*_spread(config.kept, count), *picture_indices(config, count)}
-
-
-def _spread(wanted: int, count: int) -> list[int]:
-    wanted = min(wanted, count)
-    return [i * count // wanted for i in range(wanted)]
+    return {*evenly_spread(count, config.kept), *picture_indices(config, count)}
 
 
 def read_results(run: Run) -> dict[str, Any]:

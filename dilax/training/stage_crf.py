@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dilax.crf import CRFRNN, DenseCRF
 from dilax.data import DatasetSpec
+from dilax.data.pixels import as_float
 from dilax.inference.predictor import log_probabilities
 from dilax.models import DilatedNet, init_params, param_shapes
 from dilax.runtime import jit
@@ -94,10 +94,8 @@ def rnn_logits(
     rnn = build_rnn(stage.crf, spec.num_classes, spec.scale)
     margin = model.margin
     inside = images[:, margin : -margin or None, margin : -margin or None]
-    scale = np.float32(1 / 257 if images.dtype == np.uint16 else 1)
     unary = log_probabilities(logits, model.output_stride)
-    pixels = inside.astype(jnp.float32) * scale
-    refined: Any = rnn.apply({"params": params}, unary, pixels, train=True)
+    refined: Any = rnn.apply({"params": params}, unary, as_float(inside), train=True)
     return refined
 
 
