@@ -1,6 +1,7 @@
-"""What several test modules share."""
+"""Fixtures and settings for all tests."""
 
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 
 
 def pytest_configure(config):
-    """Compiling is most of the time that tests take.
+    """Keep compiled programs between tests, as compiling takes most of their time.
 
-    So compiled programs are kept between tests, and between runs of the tests.
+    They are kept between runs as well, unless pytest's cache is off.
     """
-    folder = str(config.cache.mkdir("compiled"))
+    cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
+    folder = str(cache.mkdir("compiled") if cache else tempfile.mkdtemp("dilax"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of processes that tests start
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -23,10 +25,10 @@ def pytest_configure(config):
 
 
 def _compile_quickly():
-    """Has XLA make machine code in two thirds of the time, which is slower.
+    """Let XLA generate slower machine code in two thirds of the time.
 
-    How it rewrites programs stays the same. Processes that tests start are not told:
-    some of them train for long.
+    Its rewriting of programs stays the same. Processes that tests start keep the
+    default: some of them train for long.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0", prepend=" ")
@@ -34,7 +36,7 @@ def _compile_quickly():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with the longest tests first, so that no process is left with one."""
+    """Start with the files that take longest, so that both processes end together."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     several = "test_many_devices.py", "test_training_hosts.py"
     items.sort(key=lambda item: (item.path.name not in several, -slow[item.path]))
@@ -42,7 +44,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data that `DILAX_DATA` names."""
+    """Return the folder of real data that `DILAX_DATA` names, or skip."""
     folder = os.environ.get("DILAX_DATA")
     if not folder:
         pytest.skip("DILAX_DATA does not name a folder of real data")
@@ -56,5 +58,5 @@ def torch():
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Our own checks alone, as users run them, without the annotations' checks."""
+    """Turn the checks of annotations off, as they are for users."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
