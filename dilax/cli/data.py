@@ -1,4 +1,4 @@
-"""Data sets from the command line: what there is, preparing it, looking at it.
+"""`dilax data`: list, prepare, and show data sets.
 
 dilax data list
 dilax data prepare voc --from ~/downloads/voc
@@ -8,6 +8,7 @@ dilax data show voc --split train
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from logging import Formatter
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from dilax.report import contact_sheet
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a command; what a person can mend ends in one message and exit code 1."""
+    """Run a command; what users can fix ends in one message and exit code 1."""
     values = _parser().parse_args(argv)
     flags.FLAGS.mark_as_parsed()  # absl logs only then
     logging.use_absl_handler()
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         values.command(values)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing half-prepared is left, begin again", 130)
+        _fail("interrupted; nothing half-prepared is left: run the command again", 130)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
@@ -66,64 +67,47 @@ def _parser() -> argparse.ArgumentParser:
         "dilax data", description=__doc__, formatter_class=form
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--data_dir",
-        type=Path,
-        default=default_data_dir(),
-        help="folder of all prepared data sets [%(default)s]",
-    )
-    listing = commands.add_parser(
-        "list", parents=[common], help="what is prepared, what is not, where to get it"
-    )
-    listing.set_defaults(command=_list)
-    for name, command, text in (
-        ("prepare", _prepare, "prepare a data set from what its publisher gives"),
-        ("show", _show, "draw images with their labels; count classes, mean pixel"),
-    ):
-        sub = commands.add_parser(name, parents=[common], help=text, description=text)
-        sub.set_defaults(command=command)
-        others = ("scenes", "folder") if command is _show else ()
-        sub.add_argument("name", choices=(*NAMES, *others))
-        sub.add_argument("--variant", default="", help="see list [the first]")
-        (_add_show if command is _show else _add_prepare)(sub)
-    return parser
 
+    def add(name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        command.add_argument(
+            "--data_dir",
+            type=Path,
+            default=default_data_dir(),
+            help="folder of all prepared data sets [%(default)s]",
+        )
+        return command
 
-def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add("list", _list, "list data sets: what is prepared, and where to get the others")
+    text = "prepare a data set from its publisher's files"
+    command = add("prepare", _prepare, text).add_argument
+    command("name", choices=NAMES)
+    command("--variant", default="", help="see dilax data list [the first]")
+    command(
         "--from",
         dest="source",
         type=Path,
-        help="folder with the archives as downloaded, or unpacked, or an archive; "
-        "without it, what needs no account is downloaded",
+        help="folder with the archives as downloaded or unpacked, or one archive; "
+        "without it, files that need no account are downloaded",
     )
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="prepare what is there, even if images or labels are missing",
-    )
-    parser.add_argument(
-        "--unverified",
-        action="store_true",
-        help="take archives whose checksum is not the published one",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="prepare again what is prepared"
-    )
-
-
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", default="train", help="[%(default)s]")
-    parser.add_argument(
-        "--images", type=int, default=12, help="to draw, evenly spread [%(default)s]"
-    )
-    parser.add_argument(
-        "--limit", type=int, help="images to count, evenly spread [all of the split]"
-    )
-    parser.add_argument(
-        "--output", type=Path, help="picture to write [NAME_SPLIT.png here]"
-    )
+    text = "prepare the images that are there, even if some are missing"
+    command("--partial", action="store_true", help=text)
+    text = "accept archives whose checksum is not the published one"
+    command("--unverified", action="store_true", help=text)
+    text = "prepare again what is already prepared"
+    command("--overwrite", action="store_true", help=text)
+    text = "draw images with their labels; count classes and the mean pixel"
+    command = add("show", _show, text).add_argument
+    command("name", choices=(*NAMES, "scenes", "folder"))
+    command("--variant", default="", help="see dilax data list [the first]")
+    command("--split", default="train", help="[%(default)s]")
+    text = "number of images to draw, evenly spread [%(default)s]"
+    command("--images", type=int, default=12, help=text)
+    text = "number of images to count, evenly spread [all of the split]"
+    command("--limit", type=int, help=text)
+    command("--output", type=Path, help="picture to write [NAME_SPLIT.png here]")
+    return parser
 
 
 def _list(values: argparse.Namespace) -> None:
@@ -138,13 +122,13 @@ def _list(values: argparse.Namespace) -> None:
             print(f"    published: {published}\n    here: {state}")
         print(f"  {builder.HOW}")
         for archive in builder.ARCHIVES:
-            place = archive.url or "needs an account, or asking"
+            place = archive.url or "needs an account or a request"
             print(f"    {archive.name} ({archive.holds}): {place}")
         print()
 
 
 def _state(variant: Variant, folder: Path) -> str:
-    """The prepared splits with their sizes, and the published ones that are missing."""
+    """Describe the prepared splits, and the published ones that are missing."""
     if not folder.is_dir():
         return "not prepared"
     try:
@@ -197,7 +181,3 @@ def _spec(values: argparse.Namespace) -> DatasetSpec:
     survey = survey_folder(values.data_dir)
     print("\n".join(survey.notes))
     return survey.spec
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""`dilax doctor`: what is installed and found, and whether it works.
+"""`dilax doctor`: what is installed, and whether it works.
 
-The self-test takes some ten seconds: the arithmetic of Eq. 2, a small run on rendered
-scenes whose loss must fall, a prediction by what it saved, and its page.
+The self-test takes about ten seconds: the arithmetic of Eq. 2, a small run on rendered
+scenes whose loss must fall, a prediction with its network, and its page.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from dilax.data import DATASETS, Scenes
+from dilax.data.prepared import NAMES, builder_class, default_data_dir, prepared_dir
 from dilax.inference import Predictor, save_image
 from dilax.models import Layer
 from dilax.ops import dilated_conv
@@ -42,57 +43,61 @@ _EXTRAS = {
     "onnxruntime": "ONNX: pip install 'dilax[onnx]'",
     "ipywidgets": "notebooks: pip install 'dilax[notebooks]'",
 }
-_OTHERS = ("pillow", "tensorflow-datasets", "matplotlib", "Jinja2", "scipy")
+_PACKAGES = ("pillow", "tensorflow-datasets", "matplotlib", "Jinja2", "scipy")
 _SIDE, _BATCH, _STEPS = 64, 4, 40
 SCENES = DATASETS["scenes"]
 Check = tuple[str, Callable[[], str]]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints what there is, tests it, and returns 0 if all is well, else 1."""
-    parser = argparse.ArgumentParser("dilax doctor", description=__doc__)
-    parser.add_argument("--data_dir", type=Path, help="of prepared data sets")
+    """Print what is installed, test it, and return 0 if everything works, else 1."""
+    parser = argparse.ArgumentParser(
+        "dilax doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data_dir", type=Path, help="folder of prepared data sets")
     values = parser.parse_args(argv)
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what is no matter here
-    print(f"{tabulate(_told(values.data_dir), tablefmt='plain')}\n")
+    logging.set_verbosity(logging.ERROR)  # orbax warns of nothing that matters here
+    rows = [*_installed(), *_prepared(values.data_dir or default_data_dir())]
+    print(f"{tabulate(rows, tablefmt='plain')}\n")
     with tempfile.TemporaryDirectory(prefix="dilax-doctor") as folder:
         return run_checks(checks(Path(folder)))
 
 
-def _told(data_dir: Path | None) -> list[list[str]]:
+def _installed() -> list[list[str]]:
     found = machine()
-    names = {**found["versions"], **versions(_OTHERS)}
-    used = shutil.disk_usage(".")
-    rows = [[name, version or "not installed"] for name, version in names.items()]
+    packages = {**found["versions"], **versions(_PACKAGES)}
+    rows = [[name, version or "not installed"] for name, version in packages.items()]
     rows += [
         ["system", found["system"]],
         ["devices", f"{found['devices']} x {found['device']} ({found['platform']})"],
-        ["disk", f"{used.free / 1e9:.0f} GB free here"],
+        ["disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"],
     ]
     for name, remedy in _EXTRAS.items():
-        there = importlib.util.find_spec(name) is not None
-        rows.append([name, "there" if there else f"absent; for {remedy}"])
-    return rows + _data_told(data_dir)
+        missing = importlib.util.find_spec(name) is None
+        rows.append([name, f"not installed; for {remedy}" if missing else "installed"])
+    return rows
 
 
-def _data_told(data_dir: Path | None) -> list[list[str]]:
-    from dilax.data.prepared import NAMES, builder_class, default_data_dir, prepared_dir
-
-    root = (data_dir or default_data_dir()).expanduser()
-    rows = [["prepared data", str(root) if root.is_dir() else f"{root}: not there"]]
+def _prepared(root: Path) -> list[list[str]]:
+    root = root.expanduser()
+    rows = [
+        ["prepared data", str(root) if root.is_dir() else f"{root}: no such folder"]
+    ]
     for name in NAMES:
         variants = [variant.name for variant in builder_class(name).BUILDER_CONFIGS]
         there = [v for v in variants if prepared_dir(name, v, root).is_dir()]
-        how = f"absent; dilax data prepare {name}"
-        rows.append([f"  {name}", ", ".join(there) or how])
-    return [*rows, ["  scenes", "always there: rendered"]]
+        remedy = f"not prepared; dilax data prepare {name}"
+        rows.append([f"  {name}", ", ".join(there) or remedy])
+    return [*rows, ["  scenes", "always available: rendered"]]
 
 
 def run_checks(checks: list[Check]) -> int:
-    """Runs the checks in order and says what became of each, then the verdict.
+    """Run the checks in order, print the result of each, then the verdict.
 
     Args:
-        checks: (what is checked, what checks it and says what it found).
+        checks: (name, function that returns what it found, or raises).
 
     Returns:
         0 if all passed, else 1.
@@ -101,27 +106,26 @@ def run_checks(checks: list[Check]) -> int:
         >>> run_checks([("sums", lambda: "1 + 1 = 2")])  # doctest: +ELLIPSIS
         ok      sums: 1 + 1 = 2 (0.0 s)
         <BLANKLINE>
-        all is well, in 0.0 s
+        everything works (0.0 s)
         0
     """
     failed, start = [], time.perf_counter()
     for name, check in checks:
-        begun = time.perf_counter()
+        began = time.perf_counter()
         try:
             mark, found = "ok    ", check()
-        except Exception as error:  # whatever it is: that is what is being asked
+        except Exception as error:  # any failure is a finding
             mark, found = "FAILED", f"{type(error).__name__}: {error}".split("\n")[0]
             failed.append(name)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - began
         print(f"{mark}  {name}: {found} ({seconds:.1f} s)", flush=True)
-    whole = time.perf_counter() - start
-    verdict = f"not well: {', '.join(failed)} failed" if failed else "all is well"
-    print(f"\n{verdict}, in {whole:.1f} s")
+    verdict = f"failed: {', '.join(failed)}" if failed else "everything works"
+    print(f"\n{verdict} ({time.perf_counter() - start:.1f} s)")
     return 1 if failed else 0
 
 
 def check_convolution() -> str:
-    """Eq. 2, (F *_l k)(p) = Σ_{s + l t = p} F(s) k(t), by hand and by the library.
+    """Compare Eq. 2, (F *_l k)(p) = Σ_{s + l t = p} F(s) k(t), with `dilated_conv`.
 
     Raises:
         ValueError: if they differ.
@@ -143,7 +147,7 @@ def check_convolution() -> str:
 
 
 def check_run(folder: Path) -> str:
-    """A small run of a folder of rendered scenes: training, checkpoint, evaluation.
+    """Train, save and evaluate a small network on a folder of rendered scenes.
 
     Args:
         folder: empty, for the images and for the run.
@@ -162,10 +166,10 @@ def check_run(folder: Path) -> str:
 
 
 def check_prediction(folder: Path) -> str:
-    """Loads what `check_run` trained, and predicts an image with it.
+    """Load the network that `check_run` trained, and predict an image.
 
     Raises:
-        ValueError: if what comes back is not a label map of the image.
+        ValueError: if the result is not a label map of the image.
     """
     image = Scenes("val", count=1, size=_SIDE)[0]["image"]
     labels = Predictor(*load_checkpoint(folder / "run"))(image)
@@ -175,7 +179,7 @@ def check_prediction(folder: Path) -> str:
 
 
 def check_page(folder: Path) -> str:
-    """Writes the page of what `check_run` trained."""
+    """Write the page of the run of `check_run`."""
     return f"{write_page(folder / 'run').stat().st_size / 1e3:.0f} kB"
 
 
@@ -190,7 +194,7 @@ def _write_scenes(root: Path) -> None:
 
 
 def _config(data: Path) -> Config:
-    """A front end of two layers, on whole images."""
+    """Return the configuration: a front end of two layers, on whole images."""
     layers = (Layer("conv1", 3, 16), Layer("pool1", 2), Layer("fc", 1, 32))
     stage = StageConfig(
         "front_end",
@@ -205,7 +209,7 @@ def _config(data: Path) -> Config:
 
 
 def checks(folder: Path) -> list[Check]:
-    """The self-test, in order: later checks use what earlier ones wrote.
+    """Return the self-test in order: later checks use what earlier ones wrote.
 
     Args:
         folder: empty.
