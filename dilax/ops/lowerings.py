@@ -136,9 +136,11 @@ def _by_phases(x, kernel, dilation: int, undilated):
     b, h, w = x.shape[0], *(-(-n // dilation) for n in x.shape[1:3])
     widths = [(0, m * dilation - n) for m, n in zip((h, w), x.shape[1:3], strict=True)]
     x = jnp.pad(x, ((0, 0), *widths, (0, 0)))
-    x = x.reshape(b, h, dilation, w, dilation, -1).transpose(2, 4, 0, 1, 3, 5)
-    y = undilated(x.reshape(dilation * dilation * b, h, w, -1), kernel)
-    y = y.reshape(dilation, dilation, b, *y.shape[1:]).transpose(2, 3, 0, 4, 1, 5)
+    # The batch stays outermost: where it is divided over devices, the merged axis is
+    # divided with it, and the partitioner has nothing to gather.
+    x = x.reshape(b, h, dilation, w, dilation, -1).transpose(0, 2, 4, 1, 3, 5)
+    y = undilated(x.reshape(b * dilation * dilation, h, w, -1), kernel)
+    y = y.reshape(b, dilation, dilation, *y.shape[1:]).transpose(0, 3, 1, 4, 2, 5)
     rows, columns = (y.shape[i] * dilation for i in (1, 3))
     return y.reshape(b, rows, columns, -1)[:, : size[0], : size[1]]
 

@@ -8,6 +8,7 @@ import pytest
 
 from dilax.data import DatasetSpec
 from dilax.models import BASIC, FrontEnd, Layer, init_params
+from dilax.ops.lowerings import convolve
 from dilax.training import (
     Config,
     DataConfig,
@@ -205,3 +206,24 @@ def test_a_mesh_that_does_not_fit_names_the_number_to_change(mesh, message):
 def test_by_default_as_many_devices_work_as_divide_the_examples():
     assert dict(build_mesh(MeshConfig(), 6).shape) == {"data": 2, "rows": 1, "model": 1}
     assert dict(build_mesh(MeshConfig(rows=2), 8).shape)["data"] == 4
+
+
+def test_phases_of_a_divided_batch_stay_where_they_are():
+    # With the phases outside the batch, every device computed the whole batch.
+    mesh = jax.make_mesh((8,), ("data",))
+    images = jax.NamedSharding(mesh, jax.P("data"))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+
+    def squares(x, kernel):
+        return jnp.sum(convolve(x, kernel, 2, "phases") ** 2)
+
+    step = jax.jit(
+        jax.value_and_grad(squares, (0, 1)),
+        in_shardings=(images, everywhere),
+        out_shardings=(everywhere, (images, everywhere)),
+    )
+    shapes = ((16, 12, 12, 4), (3, 3, 4, 4))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    program = step.lower(*arrays).compile().as_text()
+    assert "all-reduce" in program  # of the loss and of the kernel's gradient
+    assert "all-gather" not in program and "all-to-all" not in program
