@@ -32,7 +32,8 @@ from tabulate import tabulate
 import dilax
 from dilax.crf import ExactFilter, build_lattice
 from dilax.crf.kernels import bilateral_features
-from dilax.data import list_images, read_pixels
+from dilax.data import evenly_spread, read_pixels
+from dilax.data.pairing import IMAGE_SUFFIXES
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Images, such as VOC's JPEGImages.")
 _IMAGES = flags.DEFINE_integer("images", 5, "How many of them.", lower_bound=1)
@@ -171,8 +172,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if not _DATA_DIR.value:
         raise app.UsageError("--data_dir: a folder of images is missing")
-    paths = sorted(list_images(Path(_DATA_DIR.value)))
-    chosen = paths[:: max(1, len(paths) // _IMAGES.value)][: _IMAGES.value]
+    paths = sorted(Path(_DATA_DIR.value).iterdir())
+    paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    chosen = [paths[i] for i in evenly_spread(len(paths), _IMAGES.value)]
     read = (Image.fromarray(read_pixels(path, 3)) for path in chosen)
     images = [np.array(image.resize(SIZE[::-1])) for image in read]
     print(

@@ -22,7 +22,7 @@ from dilax.data import (
     CropGeometry,
     ImageExample,
     Reading,
-    hold,
+    cache_on_host,
     open_source,
     training_batches,
 )
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
         f"{plain.threads} threads": (source, plain),
         "1 thread": (source, dataclasses.replace(plain, threads=1)),
         "1 process": (source, dataclasses.replace(plain, processes=1)),
-        "held on the host": (hold(source), plain),
+        "cached on the host": (cache_on_host(source), plain),
     }
     rows = []
     for name, (images, reading) in ways.items():

@@ -21,7 +21,8 @@ from absl import app, flags, logging
 from tabulate import tabulate
 
 from benchmarks.torch_twin import torch_network
-from dilax.data import DATASETS, list_images, read_pixels, subtract_mean
+from dilax.data import DATASETS, read_pixels, subtract_mean
+from dilax.data.pairing import IMAGE_SUFFIXES
 from dilax.inference import Predictor, plan_tiles
 from dilax.models import dilation8_camvid
 from dilax.runtime import jit
@@ -107,8 +108,9 @@ def main(argv: list[str]) -> None:
         import torch
     except ImportError as error:
         raise app.UsageError("PyTorch, to compare with, is not installed") from error
-    paths = list(list_images(Path(_DATA_DIR.value)))[: _IMAGES.value]
-    images = [read_pixels(path, 3) for path in paths]
+    paths = sorted(Path(_DATA_DIR.value).iterdir())
+    paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [read_pixels(path, 3) for path in paths[: _IMAGES.value]]
     model, spec = dilation8_camvid(width_multiplier=_WIDTH.value), DATASETS["camvid"]
     shape = (1, *(2 * model.margin + 8,) * 2, 3)
     params = jit(model.init)(jax.random.key(0), jnp.zeros(shape))["params"]

@@ -61,7 +61,7 @@ def scratch() -> Config:
     front_end.optimizer, front_end.evaluate_every = slim_adam(3e-3, warmup=200), 2000
     for stage in (context, control):
         stage.crop, stage.batch_size = (360, 480), 2
-    config.name, config.reading = "scratch", Reading(hold="host")
+    config.name, config.reading = "scratch", Reading(cache="host")
     config.model = ModelConfig("drn_d_22", width_multiplier=0.25, upsample=True)
     return config
 

@@ -8,7 +8,7 @@ names: a folder called mask, label, annotation, gt, … holds masks, and a mask 
 the image of the same name, up to endings such as _mask. Where that does not do,
 --images and --labels name folders, or patterns such as '*_mask.png'. Folders or lists
 called train, val and test are the splits (a line is an image, or an image and its
-mask); without val, a fifth of the images to train on is held back.
+mask); without val, a fifth of the images to train on is held out.
 
 Masks are grey or palette images of class ids (255 is ignored), or colour images.
 Images have any number of channels, of 8 or 16 bits (more than three, or 16 bits in

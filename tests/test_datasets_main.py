@@ -13,8 +13,8 @@ from layouts import encoded, ids, photo, unpacked
 from PIL import Image
 
 from dilax.cli.data import main
-from dilax.data.source import Statistics
 from dilax.data.spec import DatasetSpec, colour_map
+from dilax.data.survey import Statistics
 
 SIZE = 12, 16
 SPEC = DatasetSpec("two", ("a", "b"), colour_map(2), (1.0, 2.0, 3.0))

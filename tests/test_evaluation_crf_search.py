@@ -1,5 +1,6 @@
 """The search for CRF parameters, on scenes of which a predictor knows a noisy truth."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,15 +8,15 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dilax.crf import CRFGrid, DenseCRF, search_crf
-from dilax.data import DatasetSpec, scenes
+from dilax.data import DATASETS, Scenes
 from dilax.evaluation import Scores
 from dilax.inference import Predictor
 
 pytestmark = pytest.mark.slow
 
-SPEC = DatasetSpec("scenes", scenes.CLASSES, scenes.PALETTE, (0.0, 0.0, 0.0))
+SPEC = dataclasses.replace(DATASETS["scenes"], mean=(0.0, 0.0, 0.0))
 GRID = CRFGrid((1.0, 4.0), (10.0, 40.0), (6.0, 12.0))
-SOURCE = scenes.Scenes("val", 3, 64)
+SOURCE = Scenes("val", 3, 64)
 
 
 class Noisy(Predictor):

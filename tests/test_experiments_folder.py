@@ -169,7 +169,7 @@ KINDS = {
         [
             "images: 8 train, 2 val",
             r"my photos/Bild \d ü\.png has the mask my masks/Bild \d ü_L\.png",
-            "no images are called val, so a fifth of train, 2, is held back; .*",
+            "no images are called val, so a fifth of train, 2, is held out; .*",
             r"channels: 3 of 8 bits; all are 32x24; mean pixel, .*: [\d.]+, [\d.]+, .*",
             r"masks hold colours; 2 classes: road \d\d\.\d%, car \d\d\.\d%",
             r"ignored: \d\d\.\d% of the pixels",
@@ -289,7 +289,7 @@ def test_a_wrong_folder_ends_in_one_message_and_leaves_nothing(tmp_path):
     done = _run("--workdir=run", "--data_dir=nowhere", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert "nowhere: no such folder; give it with --data_dir" in done.stderr
+    assert "nowhere: no such folder; set it with --data_dir" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

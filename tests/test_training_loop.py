@@ -219,10 +219,10 @@ def test_predictions_are_kept_as_palette_images(whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hold", ["host", "device"])
-def test_images_held_in_memory_train_the_same_parameters(data, whole, tmp_path, hold):
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_images_held_in_memory_train_the_same_parameters(data, whole, tmp_path, cache):
     config = tiny_config(data)
-    config.reading.hold = hold
+    config.reading.cache = cache
     dilax.train(config, tmp_path / "run")
     for one, other in zip(_final(whole[0]), _final(tmp_path / "run"), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -26,9 +26,9 @@ from dilax.data.prepared import (
     prepare,
     prepared_dir,
 )
-from dilax.data.source import Chosen, Statistics, evenly_spread, open_source
+from dilax.data.source import Chosen, evenly_spread, open_source
 from dilax.data.spec import DATASETS, DatasetSpec
-from dilax.data.survey import survey_folder
+from dilax.data.survey import Statistics, survey_folder
 from dilax.inference import save_image
 from dilax.report import contact_sheet
 

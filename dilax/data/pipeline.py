@@ -1,181 +1,53 @@
-"""Sources → batches, by Grain: batch n is a pure function of the seed and n.
+"""From samples to batches, by Grain: batch n is a pure function of the seed and n.
 
-So a run that resumes at step n asks for batch n, and nothing else is to be restored.
+A run that resumes at step n asks for batch n; no other state needs to be restored.
+Small data sets can be kept decoded in memory: the host's, or the accelerator's. On the
+accelerator, crops are gathered from the same draws that `ImageExample` makes on the
+host, so that the batches are the same.
 """
 
 import dataclasses
+import functools
+import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
-from dilax.data.transforms import (
-    CropGeometry,
-    crop_maps,
-    cut_crop,
-    draw_place,
-    jitter_colours,
-    mirror,
-    rescale,
-)
+from dilax.data.transforms import CropGeometry, ImageExample, reflected, rescale
+from dilax.runtime import jit
 
-Example = Callable[[dict, np.random.Generator], dict[str, np.ndarray]]
 Batch = dict[str, np.ndarray]
+Example = Callable[[dict, np.random.Generator], Batch]
 
 _BATCHES_AHEAD = 2
-
-
-@dataclasses.dataclass
-class Augmentation:
-    """Random changes of training images.
-
-    Attributes:
-        mirror: flip left to right with probability ½, as the release does.
-        scales: (least, most) factor of a random resize; (1, 1) is none.
-        colour: strength of random brightness, contrast and saturation; 0 is none.
-
-    Example:
-        >>> Augmentation(scales=(0.75, 1.5)).mirror
-        True
-    """
-
-    mirror: bool = True
-    scales: tuple[float, float] = (1.0, 1.0)
-    colour: float = 0.0
+_FLAG = "--config.reading.cache"
 
 
 @dataclasses.dataclass
 class Reading:
-    """How training images are read. It changes the speed and no batch.
+    """How training images are read. This affects the speed, never the batches.
 
     Attributes:
-        threads: that decode and augment; in each process, if there are several.
+        threads: that decode and augment, in each process.
         processes: worker processes; 0 reads in the training process.
-        hold: `""` decodes an image each time; `"host"` keeps all decoded in main
-            memory, `"device"` in the accelerator's, where they are also cropped and
-            mirrored (that needs images of one size and no other augmentation).
+        cache: `""` decodes an image each time; `"host"` keeps all decoded in main
+            memory, `"device"` in the accelerator's, which also crops and mirrors them
+            (images must have one size, and no other augmentation).
 
     Example:
-        >>> Reading(hold="host").threads
+        >>> Reading(cache="host").threads
         4
     """
 
     threads: int = 4
     processes: int = 0
-    hold: Literal["", "host", "device"] = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageExample:
-    """Turns `{image, label}` into one training example.
-
-    Attributes:
-        geometry: crop, margin and label stride.
-        augmentation: random changes.
-        scale: factor by which images are resized before anything else.
-
-    Example:
-        >>> from dilax.data.transforms import CropGeometry
-        >>> example = ImageExample(CropGeometry((20, 20), 2, stride=8), Augmentation())
-        >>> image, label = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
-        >>> drawn = example({"image": image, "label": label}, np.random.default_rng(0))
-        >>> drawn["image"].shape, drawn["label"].shape
-        ((20, 20, 3), (2, 2))
-    """
-
-    geometry: CropGeometry
-    augmentation: Augmentation
-    scale: float = 1.0
-
-    def __call__(self, sample: dict, rng: np.random.Generator) -> Batch:
-        """`{"image": crop, "label"}`; see `cut_crop`."""
-        factor = self.draw_factor(rng)
-        image, label = rescale(sample["image"], sample["label"], factor)
-        if self.augmentation.colour:
-            image = jitter_colours(image, rng, self.augmentation.colour)
-        flip, place = self.draw(label.shape, rng)
-        if flip:
-            image, label = mirror(image, label)
-        return cut_crop(image, label, place, self.geometry)
-
-    def draw_factor(self, rng: np.random.Generator) -> float:
-        """The factor of the resize; the first that is drawn."""
-        return self.scale * rng.uniform(*self.augmentation.scales)
-
-    def draw(
-        self, size: tuple[int, ...], rng: np.random.Generator
-    ) -> tuple[bool, tuple[int, int]]:
-        """Whether the image is flipped, and where it is cropped then."""
-        flip = self.augmentation.mirror and rng.random() < 0.5
-        return flip, draw_place(size, rng, self.geometry)
-
-
-@dataclasses.dataclass(frozen=True)
-class MapExample:
-    """As `ImageExample`, for `{image: stored maps, label}`; see `crop_maps`.
-
-    Attributes:
-        cells: (height, width) of the crop in cells.
-        map_stride: image pixels from one cell to the next.
-        label_stride: image pixels from one label to the next.
-        ignore_label: written where there is no label.
-        augmentation: maps are mirrored only.
-
-    Example:
-        >>> example = MapExample((2, 3), 8, 8, 255, Augmentation())
-        >>> maps, label = np.zeros((4, 5, 21), np.float32), np.zeros((32, 40), np.uint8)
-        >>> drawn = example({"image": maps, "label": label}, np.random.default_rng(0))
-        >>> drawn["image"].shape, drawn["label"].shape
-        ((2, 3, 21), (2, 3))
-    """
-
-    cells: tuple[int, int]
-    map_stride: int
-    label_stride: int
-    ignore_label: int
-    augmentation: Augmentation
-
-    def __call__(self, sample: dict, rng: np.random.Generator) -> Batch:
-        """`{"image": maps, "label"}`."""
-        cut = crop_maps(
-            sample["image"],
-            sample["label"],
-            rng,
-            self.cells,
-            self.map_stride,
-            self.label_stride,
-            self.ignore_label,
-        )
-        if self.augmentation.mirror and rng.random() < 0.5:
-            # Only now, so that each cell keeps the label of its own sampled pixel.
-            maps, label = mirror(cut["image"], cut["label"])
-            return {"image": maps, "label": label}
-        return cut
-
-
-class _Apply:
-    def __init__(self, example: Example):
-        self._example = example
-
-    def __call__(self, element: dict, rng: np.random.Generator) -> Batch:
-        result = self._example(element, rng)
-        return {name: np.ascontiguousarray(array) for name, array in result.items()}
-
-
-class _Part(Sequence):
-    """Of endless examples, `own` of every batch from the `first` on."""
-
-    def __init__(self, examples: Any, batch_size: int, first: int, own: int):
-        self._examples, self._batch_size = examples, batch_size
-        self._first, self._own = first, own
-
-    def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * self._own
-
-    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        batch, place = divmod(index, self._own)
-        return self._examples[batch * self._batch_size + self._first + place]
+    cache: Literal["", "host", "device"] = ""
 
 
 def training_batches(
@@ -191,14 +63,13 @@ def training_batches(
 
     Args:
         source: random-access samples.
-        example: sample and generator → example, all of one shape.
-        batch_size: examples of a batch, over all shards.
+        example: from a sample and a generator to an example; all of one shape.
+        batch_size: examples per batch, over all shards.
         seed: decides order and augmentation.
         start: the index of the first batch; batch n is the same for every start.
         reading: threads and processes.
         shard: (index, count): which part of each batch to read, for training on
-            several hosts. All parts, one after the other, are the batch that one host
-            reads.
+            several hosts. All parts, concatenated, are the batch of a single host.
 
     Returns:
         An iterator of `{"image": (batch_size / count, …), "label": (…)}`.
@@ -207,27 +78,23 @@ def training_batches(
         ValueError: if the shards do not divide the batch.
 
     Example:
-        >>> from dilax.data import Scenes
-        >>> from dilax.data.transforms import CropGeometry
+        >>> from dilax.data import Augmentation, Scenes
         >>> example = ImageExample(CropGeometry((36, 36), 2, stride=8), Augmentation())
         >>> scenes = Scenes("train", count=4, size=64)
         >>> batch = next(iter(training_batches(scenes, example, 2, seed=0)))
         >>> batch["image"].shape, batch["label"].shape
         ((2, 36, 36, 3), (2, 4, 4))
     """
-    import grain  # here, as it takes a second to import orbax
+    import grain  # here, because it takes a second to import
 
     reading = reading or Reading()
     index, count = shard
     if batch_size % count:
         raise ValueError(f"batch_size={batch_size}: {count} processes do not divide it")
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(_Apply(example))[start * batch_size :]
-    )
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    examples = examples.random_map(functools.partial(_contiguous, example))[
+        start * batch_size :
+    ]
     own, threads = batch_size // count, reading.threads
     if count > 1:
         part = _Part(examples, batch_size, index * own, own)
@@ -235,18 +102,38 @@ def training_batches(
     if not reading.processes:
         ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
         batches = examples.to_iter_dataset(ahead).batch(own, drop_remainder=True)
-        # Batches are put together in a thread of their own, not in that which trains.
+        # Batches are put together in a separate thread, not in the training thread.
         return iter(
             grain.experimental.ThreadPrefetchIterDataset(
                 batches, prefetch_buffer_size=_BATCHES_AHEAD
             )
         )
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # the worker processes ask for absl's flags
+        flags.FLAGS.mark_as_parsed()  # worker processes read absl's flags
     ahead = grain.ReadOptions(threads, prefetch_buffer_size=threads)
     workers = grain.MultiprocessingOptions(reading.processes)
     batches = examples.batch(own, drop_remainder=True).to_iter_dataset(ahead)
     return iter(batches.mp_prefetch(workers))
+
+
+def _contiguous(example: Example, sample: dict, rng: np.random.Generator) -> Batch:
+    arrays = example(sample, rng).items()
+    return {name: np.ascontiguousarray(array) for name, array in arrays}
+
+
+class _Part(Sequence):
+    """Of an endless sequence of examples, `own` of every batch from `first` on."""
+
+    def __init__(self, examples: Any, batch_size: int, first: int, own: int):
+        self._examples, self._batch_size = examples, batch_size
+        self._first, self._own = first, own
+
+    def __len__(self) -> int:
+        return len(self._examples) // self._batch_size * self._own
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        batch, place = divmod(index, self._own)
+        return self._examples[batch * self._batch_size + self._first + place]
 
 
 def in_order(
@@ -256,8 +143,8 @@ def in_order(
 
     Args:
         source: random-access samples of any sizes.
-        batch_size: samples a list.
-        threads: reader threads.
+        batch_size: samples per list.
+        threads: that read samples ahead.
 
     Example:
         >>> from dilax.data import Scenes
@@ -268,11 +155,126 @@ def in_order(
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     samples = iter(grain.MapDataset.source(source).to_iter_dataset(options))
-    chunk: list[dict] = []
-    for sample in samples:
-        chunk.append(sample)
-        if len(chunk) == batch_size:
-            yield chunk
-            chunk = []
-    if chunk:
+    while chunk := list(itertools.islice(samples, batch_size)):
         yield chunk
+
+
+def cache_on_host(source: Sequence[dict], title: str = "decode") -> list[dict]:
+    """Decodes all samples of a source into main memory; a source itself.
+
+    Raises:
+        ValueError: if they do not fit in half of the machine's memory.
+
+    Example:
+        >>> from dilax.data import Scenes
+        >>> len(cache_on_host(Scenes("val", count=2, size=64), title=""))
+        2
+    """
+    first = source[0]
+    need = len(source) * sum(first[name].nbytes for name in ("image", "label"))
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    _check_fits("host", need, have // 2)
+    chunks = in_order(source, 1)
+    return [c[0] for c in tqdm(chunks, title, len(source), unit="image", delay=1)]
+
+
+def batches_on_device(
+    source: Sequence[dict],
+    example: ImageExample,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches of `training_batches`, cropped from images in the device's memory.
+
+    Args:
+        source: random-access samples of images of one size.
+        example: its augmentation may only mirror.
+        batch_size: see `training_batches`, also for the rest.
+        seed: decides order and augmentation.
+        start: the index of the first batch.
+        shard: (index, count) of several hosts.
+
+    Raises:
+        ValueError: if the images differ in size, do not fit in the device's memory, or
+            have other augmentations.
+
+    Example:
+        >>> from dilax.data import Augmentation
+        >>> image, label = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+        >>> source = [{"image": image, "label": label, "id": "a"}]
+        >>> geometry = CropGeometry((4, 4), 0, stride=1)
+        >>> example = ImageExample(geometry, Augmentation())
+        >>> next(batches_on_device(source, example, 2, seed=0))["image"].shape
+        (2, 4, 4, 3)
+    """
+    changes, geometry = example.augmentation, example.geometry
+    if changes.colour or tuple(changes.scales) != (1.0, 1.0):
+        raise ValueError(
+            f"{_FLAG}=device: images are not changed; set augmentation.scales=(1,1) "
+            f"and augmentation.colour=0, or {_FLAG}=host"
+        )
+    images, labels = _cache_on_device(source, example.scale)
+
+    def draw(sample: dict, rng: np.random.Generator) -> Batch:
+        """What `ImageExample` draws for a sample, in the same order."""
+        rng.uniform(*changes.scales)
+        flip = changes.draw_mirror(rng)
+        place = geometry.draw(labels.shape[1:], rng)
+        return {"draw": np.array([sample["index"], flip, *place], np.int32)}
+
+    indices = [{"index": i} for i in range(len(labels))]
+    reading = Reading(threads=1)
+    draws = training_batches(indices, draw, batch_size, seed, start, reading, shard)
+    cut = jit(jax.vmap(functools.partial(_cut, geometry=geometry), (None, None, 0)))
+    return (cut(images, labels, batch["draw"]) for batch in draws)
+
+
+def _cache_on_device(
+    source: Sequence[dict], scale: float
+) -> tuple[jax.Array, jax.Array]:
+    """All images (n, h, w, c) and labels (n, h, w) on the device."""
+    first = rescale(source[0]["image"], source[0]["label"], scale)
+    stats = jax.devices()[0].memory_stats() or {}
+    need = len(source) * sum(array.nbytes for array in first)
+    _check_fits("device", need, stats.get("bytes_limit", 2**63) // 2)
+    images, labels = (np.empty((len(source), *a.shape), a.dtype) for a in first)
+    for i, [sample] in enumerate(in_order(source, 1)):
+        image, label = rescale(sample["image"], sample["label"], scale)
+        if image.shape != images.shape[1:]:
+            raise ValueError(
+                f"{_FLAG}=device: images differ in size ({sample['id']} is "
+                f"{image.shape}, the first {images.shape[1:]}); use {_FLAG}=host"
+            )
+        images[i], labels[i] = image, label
+    return jnp.asarray(images), jnp.asarray(labels)
+
+
+def _check_fits(where: str, need: int, limit: int) -> None:
+    if need > limit:
+        raise ValueError(
+            f"{_FLAG}={where}: the decoded images take {need / 1e9:.1f} GB, more than "
+            f'half of its memory; leave it at ""'
+        )
+
+
+def _cut(images, labels, draw, geometry: CropGeometry):
+    """`CropGeometry.cut` on the device, of one (index, flip, y, x)."""
+    index, flip, y, x = draw
+    (height, width), stride = labels.shape[1:], geometry.stride
+
+    def flipped(columns):
+        return jnp.where(flip, width - 1 - columns, columns)
+
+    rows = reflected(y - geometry.margin + jnp.arange(geometry.crop[0]), height)
+    columns = reflected(x - geometry.margin + jnp.arange(geometry.crop[1]), width)
+    below = y + jnp.arange(0, geometry.inner[0], stride)
+    beside = x + jnp.arange(0, geometry.inner[1], stride)
+    inside = (below < height)[:, None] & (beside < width)
+    label_rows = jnp.minimum(below, height - 1)[:, None]
+    label = labels[index, label_rows, flipped(jnp.minimum(beside, width - 1))]
+    return {
+        "image": images[index, rows[:, None], flipped(columns)],
+        "label": jnp.where(inside, label, geometry.ignore_label).astype(jnp.uint8),
+    }

@@ -1,13 +1,13 @@
-"""Scenes, painted: from where things stand and what light falls on them to pixels.
+"""Paints scenes: from where things are, and in what light, to pixels and labels.
 
 A painter's algorithm: sky, ground, towers and balloons cover one another, from back to
 front, in the image and in the label map at once. A shape is a signed distance to its
-outline, so that edges come out smooth, and the band to ignore along them comes out one
-pixel wide on either side, at every size. Textures are sums of smooth noise on lattices
-whose cells scale with the scene.
+outline, so that edges are smooth, and the ignored band along them is one pixel wide on
+either side, at every size. Textures are sums of smooth noise on lattices whose cells
+scale with the scene.
 
-Where things stand, and what a tower is called, is up to `dilax.data.scenes`; random
-here is the grain of things alone: clouds, stars, waves, flowers, plaster.
+`dilax.data.scenes` decides where things are; only textures are random here: clouds,
+stars, waves, flowers, plaster.
 
 All geometry is in scene units: a scene is 256 units wide and high, x to the right, y
 down, whatever its size in pixels. Colours are RGB in 0..255, (3, 1, 1), and images
@@ -25,11 +25,22 @@ import numpy as np
 
 EXTENT = 256.0  # width and height of a scene, in scene units
 
+CLASSES: tuple[str, ...] = (
+    *("sky", "water", "road", "grass", "lighthouse", "office", "silo", "balloon"),
+)
+PALETTE: tuple[tuple[int, int, int], ...] = (
+    *((86, 180, 233), (0, 92, 170), (84, 84, 100), (0, 158, 115)),
+    *((240, 228, 66), (213, 94, 0), (226, 140, 190), (245, 245, 245)),
+)
+CONTEXT_CLASSES: tuple[str, ...] = ("lighthouse", "office", "silo")
+IGNORE = 255
+TOWER_ON = {"water": "lighthouse", "road": "office", "grass": "silo"}
+
 _BAND = 1.0  # pixels to ignore on either side of an object's outline
 
 
 def colours(text: str) -> np.ndarray:
-    """Returns colours (n, 3, 1, 1) from words of six hexadecimal digits."""
+    """Colours (n, 3, 1, 1) from words of six hexadecimal digits."""
     rgb = np.array([list(bytes.fromhex(word)) for word in text.split()], np.float32)
     return rgb[..., None, None]
 
@@ -47,7 +58,7 @@ class Light:
     zenith: np.ndarray
     horizon: np.ndarray
     sun: np.ndarray
-    tint: np.ndarray  # factor on the colours of all things, RGB
+    tint: np.ndarray  # RGB factor on all colours
     darkness: float  # 0 at noon, 1 at night
     place: tuple[float, float]  # of the sun or the moon
     clouds: float  # share of the sky, 0..1
@@ -55,6 +66,8 @@ class Light:
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
+    """A tower, without the class that its ground gives it."""
+
     x: float
     base: float  # y of the foot
     top: float  # y of the tip of the roof
@@ -63,13 +76,15 @@ class Tower:
     roof: int  # 0 dome, 1 cone, 2 battlements
     wall: np.ndarray
     trim: np.ndarray
-    bands: bool  # whether every other pair of storeys is painted as the roof is
+    bands: bool  # whether every other pair of storeys has the roof's paint
     storey: float  # height of a storey
-    panes: np.ndarray  # darkness that it takes to light a window, (storeys, columns)
+    panes: np.ndarray  # the darkness at which each window is lit, (storeys, columns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Balloon:
+    """A balloon, with a basket below it."""
+
     x: float
     y: float
     radius: float
@@ -79,18 +94,18 @@ class Balloon:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """All of a scene but the kinds of ground."""
+    """A scene without the kinds of ground."""
 
     light: Light
     horizon: float  # y at which the ground starts
-    borders: tuple[float, ...]  # x between one section of ground and the next
+    borders: tuple[float, ...]  # x between neighbouring sections of ground
     towers: tuple[Tower, ...]
     balloons: tuple[Balloon, ...]
 
 
 @functools.lru_cache(maxsize=256)
 def _splines(pixels: int, cells: float | int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each pixel's first lattice point (n,) and quadratic weights (3, n)."""
+    """Each pixel's first lattice point (n,) and quadratic weights (3, n)."""
     at = (np.arange(pixels) + 0.5) / pixels * cells
     i = at.astype(int)
     f = at - i
@@ -98,12 +113,8 @@ def _splines(pixels: int, cells: float | int) -> tuple[np.ndarray, np.ndarray]:
     return i, weights.astype(np.float32)
 
 
-def _noise(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    cells: tuple[float | int, float | int],
-) -> np.ndarray:
-    """Returns smooth noise in 0..1, (rows, columns), with that many cells.
+def _noise(rng, shape: tuple[int, ...], cells) -> np.ndarray:
+    """Smooth noise in 0..1, (rows, columns), with that many cells.
 
     What is drawn depends on the cells alone, so that scenes look alike at every size.
     Sums of slices, not matrix products: the same on every machine, and no threads.
@@ -120,20 +131,16 @@ class Canvas:
     A shape is a signed distance to its outline, in scene units, negative inside.
 
     Args:
-      size: width and height in pixels.
-      classes: names of the classes, in the order of their labels.
-      ignore: label of what lies near an outline.
+        size: width and height in pixels.
     """
 
-    def __init__(self, size: int, classes: Sequence[str], ignore: int):
-        self.index = {name: i for i, name in enumerate(classes)}
-        self.ignore = ignore
-        self.unit = size / EXTENT  # pixels a scene unit
+    def __init__(self, size: int):
+        self.unit = size / EXTENT  # pixels per scene unit
         self.rgb = np.zeros((3, size, size), np.float32)
         self.label = np.zeros((size, size), np.uint8)
 
     def window(self, x0: float, x1: float, y0: float, y1: float):
-        """Returns the slices of a box, and x (1, w), y (h, 1) of its pixel centres."""
+        """The slices of a box, and x (1, w), y (h, 1) of its pixel centres."""
         size = len(self.label)
         x0, x1, y0, y1 = (
             min(max(round(edge * self.unit), 0), size) for edge in (x0, x1, y0, y1)
@@ -149,10 +156,41 @@ class Canvas:
         below += cover * (colour - below)
 
     def mark(self, box, distance, name: str) -> None:
-        """Labels a shape, and ignores what is near its outline."""
+        """Labels a shape, and ignores the pixels near its outline."""
         label = self.label[box]
-        label[distance < 0] = self.index[name]
-        label[np.abs(distance) * self.unit < _BAND] = self.ignore
+        label[distance < 0] = CLASSES.index(name)
+        label[np.abs(distance) * self.unit < _BAND] = IGNORE
+
+
+def paint_scene(
+    layout: Layout,
+    grounds: Sequence[str],
+    above: np.random.Generator,
+    below: np.random.Generator,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paints a layout; the ground below a tower decides its class.
+
+    Args:
+        layout: where everything is.
+        grounds: the kind of ground of each section, left to right.
+        above: generator for the textures of sky and towers.
+        below: generator for the textures of the ground.
+        size: of the picture, in pixels.
+
+    Returns:
+        Image (size, size, 3), uint8, and label (size, size), uint8.
+    """
+    canvas, light = Canvas(size), layout.light
+    _paint_sky(canvas, light, layout.horizon, above)
+    _paint_ground(canvas, layout, grounds, below)
+    for tower in layout.towers:
+        ground = grounds[int(np.searchsorted(layout.borders, tower.x))]
+        _paint_tower(canvas, tower, TOWER_ON[ground], light, above)
+    for balloon in layout.balloons:
+        _paint_balloon(canvas, balloon, light)
+    image = np.clip(canvas.rgb + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0)), canvas.label
 
 
 def _ellipse(x, y, rx: float, ry: float):
@@ -165,7 +203,7 @@ def _box(x, y, rx, ry):
     return np.maximum(np.abs(x) - rx, np.abs(y) - ry)
 
 
-def paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
+def _paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
     """Paints the whole canvas: a gradient, the sun and its glow, stars, clouds."""
     box, x, y = canvas.window(0.0, EXTENT, 0.0, EXTENT)
     height = np.clip(y / horizon, 0, 1)
@@ -173,25 +211,14 @@ def paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
     away = np.hypot(x - light.place[0], y - light.place[1])
     canvas.rgb += 0.55 * np.exp(-away / 38) * (light.sun - canvas.rgb)
     canvas.paint(box, away - 11, light.sun)
-    canvas.label[:] = canvas.index["sky"]
-    _paint_stars(canvas, light, rng)
-    _paint_clouds(canvas, light, rng)
-
-
-def _paint_stars(canvas: Canvas, light: Light, rng) -> None:
-    """Paints stars, a pixel each; they fade with the night."""
-    places = (rng.random((90, 2)) * len(canvas.label) * (0.8, 1)).astype(int)
-    canvas.rgb[:, places[:, 0], places[:, 1]] += 130 * light.darkness**2
-
-
-def _paint_clouds(canvas: Canvas, light: Light, rng) -> None:
-    """Paints clouds: noise of four octaves above a level, their tops the brightest."""
-    octaves = ((4.3, 2.2), (9, 5.3), (19, 12), (37, 26))
-    weights = (0.42, 0.29, 0.18, 0.11)
+    canvas.label[:] = CLASSES.index("sky")
+    # Stars, one pixel each, appear in the dark.
+    stars = (rng.random((90, 2)) * len(canvas.label) * (0.8, 1)).astype(int)
+    canvas.rgb[:, stars[:, 0], stars[:, 1]] += 130 * light.darkness**2
+    # Clouds: noise of four octaves above a level, brightest at their tops.
+    octaves = {(4.3, 2.2): 0.42, (9, 5.3): 0.29, (19, 12): 0.18, (37, 26): 0.11}
     shape = canvas.label.shape
-    field = sum(
-        w * _noise(rng, shape, c) for w, c in zip(weights, octaves, strict=True)
-    )
+    field = sum(w * _noise(rng, shape, cells) for cells, w in octaves.items())
     cover = np.clip((field - 0.6 + 0.2 * light.clouds) / 0.11, 0, 1)
     cover = 0.85 * cover * cover * (3 - 2 * cover)
     step = max(1, round(5 * canvas.unit))
@@ -202,9 +229,8 @@ def _paint_clouds(canvas: Canvas, light: Light, rng) -> None:
     canvas.rgb += cover * (dim + relief * (lit - dim) - canvas.rgb)
 
 
-def _water(x, depth, light: Light, rng):
-    """Returns the colour of waves; depth is 0 at the horizon, 1 at the lower edge."""
-    shape = np.broadcast_shapes(x.shape, depth.shape)
+def _water(x, depth, shape, light: Light, rng):
+    """The colour of waves; depth is 0 at the horizon, 1 at the lower edge."""
     swell = 5 * np.sqrt(depth) + 0.9 * _noise(rng, shape, (3, 14))
     swell = swell + 0.45 * _noise(rng, shape, (8, 40))
     crest = np.sin(2 * np.pi * swell)
@@ -215,9 +241,8 @@ def _water(x, depth, light: Light, rng):
     return colour + 0.35 * glitter * np.clip(crest, 0, 1) * light.sun
 
 
-def _road(x, depth, light: Light, rng):
-    """Returns the colour of asphalt with a kerb and a dashed line."""
-    shape = np.broadcast_shapes(x.shape, depth.shape)
+def _road(x, depth, shape, light: Light, rng):
+    """The colour of asphalt with a kerb and a dashed line."""
     grain = _noise(rng, shape, (24, 200)) + _noise(rng, shape, (4, 26))
     grey = 66 + 22 * grain
     dash = ((x + 400 * rng.random()) % 26 < 15) & (np.abs(depth - 0.6) < 0.07)
@@ -227,9 +252,8 @@ def _road(x, depth, light: Light, rng):
     return grey * light.tint * _ASPHALT / 255
 
 
-def _grass(x, depth, light: Light, rng):
-    """Returns the colour of blades of grass, with flowers."""
-    shape = np.broadcast_shapes(x.shape, depth.shape)
+def _grass(x, depth, shape, light: Light, rng):
+    """The colour of blades of grass, with flowers."""
     blades = _noise(rng, shape, (3, 128)) + 0.6 * _noise(rng, shape, (2, 30))
     blades = blades * (0.6 + 0.6 * depth)
     green = _MEADOW + 1.2 * blades * _BLADE
@@ -243,34 +267,27 @@ def _grass(x, depth, light: Light, rng):
 _TEXTURES = {"water": _water, "road": _road, "grass": _grass}
 
 
-def paint_ground(canvas: Canvas, layout: Layout, kinds, rng) -> None:
-    """Paints the sections of ground, and the shadows that the towers cast there."""
+def _paint_ground(canvas: Canvas, layout: Layout, grounds, rng) -> None:
+    """Paints the sections of ground, and the shadows of the towers on them."""
     box, x, y = canvas.window(0.0, EXTENT, layout.horizon - 4, EXTENT)
+    shape = y.shape[0], x.shape[1]
     depth = np.clip((y - layout.horizon) / (EXTENT - layout.horizon), 0, 1)
     ripple = _noise(rng, (1, x.shape[1]), (1, 60)) * 4 - 2
     lefts, rights = (-EXTENT, *layout.borders), (*layout.borders, 2 * EXTENT)
-    for left, right, kind in zip(lefts, rights, kinds, strict=True):
+    for left, right, kind in zip(lefts, rights, grounds, strict=True):
         above = layout.horizon + (ripple if kind == "grass" else 0) - y
-        colour = _TEXTURES[kind](x, depth, layout.light, rng)
+        colour = _TEXTURES[kind](x, depth, shape, layout.light, rng)
         canvas.paint(box, np.where((left <= x) & (x < right), above, EXTENT), colour)
         canvas.mark(box, np.maximum(above, np.maximum(left - x, x - right)), kind)
     for tower in layout.towers:
-        _paint_shadow(canvas, tower)
-
-
-def _paint_shadow(canvas: Canvas, tower: Tower) -> None:
-    """Darkens the ground (or the water) around the foot of a tower."""
-    box, x, y = canvas.window(
-        tower.x - 40, tower.x + 40, tower.base - 4, tower.base + 10
-    )
-    cover = np.clip(
-        -_ellipse(x - tower.x, y - tower.base, tower.foot + 7, 6.0) / 5, 0, 1
-    )
-    canvas.rgb[:, *box] *= 1 - 0.55 * cover
+        middle, foot = tower.x, tower.base
+        box, x, y = canvas.window(middle - 40, middle + 40, foot - 4, foot + 10)
+        shadow = -_ellipse(x - middle, y - foot, tower.foot + 7, 6.0)
+        canvas.rgb[:, *box] *= 1 - 0.55 * np.clip(shadow / 5, 0, 1)
 
 
 def _round_shade(across, light: Light, x: float):
-    """Returns the light on a cylinder at `across` (-1..1 from edge to edge).
+    """The light on a cylinder at `across` (-1..1 from edge to edge).
 
     The light comes from the side of the sun, as seen from x.
     """
@@ -280,7 +297,7 @@ def _round_shade(across, light: Light, x: float):
 
 
 def _wall(tower: Tower, x, y, across, light: Light, rng):
-    """Returns the colour of a tower's wall: courses, painted bands, windows."""
+    """The colour of a tower's wall: courses, painted bands, windows."""
     up = (tower.base - y) / tower.storey
     banded = (up % 4 >= 2) & (up > 0) if tower.bands else np.zeros_like(y, bool)
     band = 0.35 * tower.wall + 0.65 * tower.trim
@@ -289,7 +306,7 @@ def _wall(tower: Tower, x, y, across, light: Light, rng):
     course = 1 - 0.07 * (up * 3 % 1 < 0.22)
     colour = colour * (grain * course)
     colour = colour * light.tint * _round_shade(across, light, tower.x)
-    around = np.arcsin(across) / 0.62 + 2.5  # a window each 36 degrees
+    around = np.arcsin(across) / 0.62 + 2.5  # one window per 36 degrees
     inside = _box(around % 1 - 0.5, up % 1 - 0.5, 0.24, 0.27) < 0
     inside &= (up > 1) & (np.abs(across) < 0.93)
     lit = tower.panes < 0.08 + 0.5 * light.darkness
@@ -312,8 +329,8 @@ def _roof_distance(tower: Tower, x, y, eave: float):
     return np.maximum(wall, np.minimum(notch, y - eave + 4) * -1)
 
 
-def paint_tower(canvas: Canvas, tower: Tower, name: str, light: Light, rng) -> None:
-    """Paints wall, roof, and the ring between them; `name` is for the label alone."""
+def _paint_tower(canvas: Canvas, tower: Tower, name: str, light: Light, rng) -> None:
+    """Paints wall, roof, and the ring between them; `name` only affects the label."""
     reach = tower.foot + 6
     box, x, y = canvas.window(
         tower.x - reach, tower.x + reach, tower.top - 3, tower.base + 5
@@ -346,7 +363,7 @@ def _envelope(x, y, radius: float, mouth: float, length: float):
     return np.where(along < 0, upper, np.where(along > rise * length, lower, side))
 
 
-def paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
+def _paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
     """Paints gores of silk (or a smile), ropes, and a basket."""
     r = balloon.radius
     box, x, y = canvas.window(
@@ -362,7 +379,10 @@ def paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
     colour = balloon.silks[..., 0, 0].T[:, gore % len(balloon.silks)]
     canvas.paint(box, silk, colour * shade * glow)
     if balloon.face:
-        _paint_face(canvas, box, dx / r, dy / r, r)
+        eyes = _ellipse(np.abs(dx / r) - 0.3, dy / r + 0.2, 0.1, 0.16)
+        mouth = np.abs(np.hypot(dx / r, dy / r - 0.02) - 0.46) - 0.07
+        smile = np.maximum(mouth, 0.16 - dy / r)
+        canvas.paint(box, np.minimum(eyes, smile) * r, 40.0)
     basket = _box(dx, dy - 2.05 * r, 0.24 * r, 0.16 * r)
     ropes = np.maximum(
         np.abs(np.abs(dx) - 0.2 * r) - 0.5, np.abs(dy - 1.6 * r) - 0.4 * r
@@ -370,10 +390,3 @@ def paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
     canvas.paint(box, ropes, 60 * light.tint)
     canvas.paint(box, basket, _WICKER * light.tint)
     canvas.mark(box, np.minimum(silk, basket), "balloon")
-
-
-def _paint_face(canvas: Canvas, box, x, y, radius: float) -> None:
-    """Paints two eyes and a smile; x and y are in radii."""
-    eyes = _ellipse(np.abs(x) - 0.3, y + 0.2, 0.1, 0.16)
-    smile = np.maximum(np.abs(np.hypot(x, y - 0.02) - 0.46) - 0.07, 0.16 - y)
-    canvas.paint(box, np.minimum(eyes, smile) * radius, 40.0)

@@ -1,63 +1,28 @@
-"""Any split of any data set as one kind of source: a sequence of samples.
+"""Samples: any split of any data set as a sequence that can be read in any order.
 
-What a split holds: how often each class occurs, and the mean pixel.
+A source is a sequence of `{"image": (h, w, c), "label": (h, w) uint8, "id"}`; images
+are RGB and uint8 unless the data set says otherwise.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from dilax.data.folder import read_folder
-from dilax.data.image_files import ImageLabelFiles
+from dilax.data.pairing import Pair
+from dilax.data.pixels import (
+    convertible,
+    read_header,
+    read_mask,
+    read_mask_size,
+    read_pixels,
+)
 from dilax.data.scenes import Scenes
-from dilax.data.spec import DATASETS, DatasetSpec
+from dilax.data.spec import DATASETS, RGB, DatasetSpec, ids_of_colours
 
-
-class Statistics:
-    """Counts of samples that are added one by one.
-
-    Args:
-        spec: the classes and the ignore label.
-    """
-
-    HEADERS = ("class", "% of labelled pixels", "% of images")
-
-    def __init__(self, spec: DatasetSpec):
-        self._spec = spec
-        self._pixels = np.zeros(256, np.int64)
-        self._images = np.zeros(256, np.int64)
-        self._sum, self._count, self._samples = 0.0, 0, 0
-
-    def add(self, sample: dict) -> None:
-        """Counts a sample `{image, label}`."""
-        counts = np.bincount(sample["label"].ravel(), minlength=256)
-        self._pixels += counts
-        self._images += counts > 0
-        image = sample["image"]
-        scale = 257 if image.dtype == np.uint16 else 1
-        self._sum = self._sum + image.sum((0, 1), dtype=np.float64) / scale
-        self._count += image.shape[0] * image.shape[1]
-        self._samples += 1
-
-    def rows(self) -> list[tuple[str, float, float]]:
-        """(class, % of labelled pixels, % of images that hold it), ignored pixels last.
-
-        The share of ignored pixels is of all pixels.
-        """
-        k, ignore = self._spec.num_classes, self._spec.ignore_label
-        labelled = max(1, int(self._pixels[:k].sum()))
-        images = 100 * self._images / max(1, self._samples)
-        rows = [
-            (name, 100 * int(self._pixels[i]) / labelled, float(images[i]))
-            for i, name in enumerate(self._spec.classes)
-        ]
-        ignored = 100 * int(self._pixels[ignore]) / max(1, int(self._pixels.sum()))
-        return [*rows, ("(ignored)", ignored, float(images[ignore]))]
-
-    def mean(self) -> tuple[float, ...]:
-        """The mean pixel on the 0..255 scale, channels reversed: (B, G, R)."""
-        mean = np.atleast_1d(self._sum / max(1, self._count))
-        return tuple(round(float(v), 4) for v in mean[::-1])
+_SKIP = "repair them, or skip them with --config.data.skip_unreadable=True"
+_CLASSES = "give each missing one a line in --classes, called void to ignore it"
 
 
 def open_source(
@@ -76,7 +41,7 @@ def open_source(
 
     Args:
         dataset: `"scenes"`, `"folder"` (your own), or a prepared data set.
-        spec: the data set's facts.
+        spec: of the data set.
         data_dir: the folder of the files, or of all prepared sets.
         split: `"train"`, `"val"`, ….
         variant: of a prepared set; "" is its first.
@@ -89,7 +54,7 @@ def open_source(
         A random-access source.
 
     Raises:
-        ValueError: if the data set is unknown or not there, or its files are missing,
+        ValueError: if the data set is unknown or missing, or its files are missing,
             empty or wrong.
 
     Example:
@@ -99,29 +64,153 @@ def open_source(
     """
     if dataset == "scenes":
         return Scenes(split, seed=seed)
-    if dataset != "folder":
-        if dataset not in DATASETS:
-            known = ", ".join(["folder", *DATASETS])
-            raise ValueError(f"--config.data.dataset={dataset!r}: is none of {known}")
-        # Here, because it takes tfds more than a second to import itself.
-        from dilax.data.prepared import open_prepared
+    if dataset == "folder":
+        splits = read_folder(data_dir, images, labels).splits
+        if split not in splits:
+            raise ValueError(f"{data_dir}: has no split {split!r}; it has {[*splits]}")
+        return ImageLabelFiles(splits[split], spec, skip_unreadable)
+    if dataset not in DATASETS:
+        known = ", ".join(["folder", *DATASETS])
+        raise ValueError(f"--config.data.dataset={dataset!r}: must be one of {known}")
+    # Imported here because tfds takes more than a second to import.
+    from dilax.data.prepared import open_prepared
 
-        return open_prepared(dataset, spec, data_dir, split, variant)
-    splits = read_folder(data_dir, images, labels).splits
-    if split not in splits:
-        raise ValueError(f"{data_dir}: has no split {split!r}; there are {[*splits]}")
-    return ImageLabelFiles(splits[split], spec, skip_unreadable)
+    return open_prepared(dataset, spec, data_dir, split, variant)
 
 
-def evenly_spread(count: int, n: int) -> list[int]:
-    """Up to n of `count` indices, evenly spread.
+class ImageLabelFiles(Sequence):
+    """A source that reads pairs of files, and names the file when one is wrong.
+
+    Headers are checked on creation: both files exist, are images, and agree in size.
+    Pixels are read on access. An image whose pixels turn out to be unreadable raises;
+    with `skip_unreadable`, it is logged once and returned with a label of nothing but
+    `ignore_label`, so that it affects neither training nor evaluation. Ids and colours
+    of no class always raise: usually the list of classes is wrong.
+
+    Args:
+        pairs: the files.
+        spec: what masks hold and how it maps to train ids.
+        skip_unreadable: skip what cannot be read instead of stopping.
+
+    Raises:
+        ValueError: naming up to ten files, if a header is wrong and they are not
+            skipped, or if nothing is left.
 
     Example:
-        >>> evenly_spread(10, 4), evenly_spread(2, 4)
-        ([0, 2, 5, 7], [0, 1])
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from dilax.data.pairing import Pair
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pair = Pair("a", Path(folder, "a.jpg"), Path(folder, "a.png"))
+        ...     Image.new("RGB", (4, 3)).save(pair.image)
+        ...     Image.new("L", (4, 3), 7).save(pair.label)
+        ...     source = ImageLabelFiles([pair], DATASETS["voc"])
+        ...     source[0]["image"].shape, int(source[0]["label"].max())
+        ((3, 4, 3), 7)
     """
-    n = min(n, count)
-    return [i * count // n for i in range(n)]
+
+    def __init__(
+        self, pairs: Sequence[Pair], spec: DatasetSpec, skip_unreadable: bool = False
+    ):
+        self._spec, self._skip = spec, skip_unreadable
+        table = spec.label_table()
+        invalid = (0, (1 << 16) - len(table))
+        self._table = np.pad(table, invalid, constant_values=-1)
+        self._colours: dict[RGB, int] = {c: i for i, c in enumerate(spec.palette)}
+        self._colours |= dict.fromkeys(spec.void_colours, spec.ignore_label)
+        self._logged: set[Pair] = set()
+        self._pairs, problems = check_pairs(pairs, skip_unreadable, len(spec.mean))
+        for problem in problems:
+            logging.warning("Skipped: %s", problem)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
+        pair, channels = self._pairs[index], len(self._spec.mean)
+        try:
+            image = read_pixels(pair.image, channels)
+            mask = read_mask(pair.label, self._spec.colour_masks)
+        except ValueError as error:
+            if not self._skip:
+                raise ValueError(f"{error}; {_SKIP}") from error
+            if pair not in self._logged:
+                self._logged.add(pair)
+                logging.warning("Skipped: %s", error)
+            header = read_header(pair.image)
+            kind = np.uint16 if header.bits == 16 else np.uint8
+            image = np.zeros((*header.size, channels), kind)
+            label = np.full(header.size, self._spec.ignore_label, np.uint8)
+        else:
+            label = self._train_ids(mask, pair)
+        return {"image": image, "label": label, "id": pair.id}
+
+    def _train_ids(self, mask: np.ndarray, pair: Pair) -> np.ndarray:
+        if self._spec.colour_masks:
+            try:
+                return ids_of_colours(mask, self._colours, str(pair.label))
+            except ValueError as error:
+                raise ValueError(f"{error}; {_CLASSES}") from error
+        label = self._table[mask]
+        if (label < 0).any():
+            wrong = np.unique(mask[label < 0]).tolist()
+            raise ValueError(
+                f"{pair.label}: ids {wrong} are not among the {self._spec.num_classes} "
+                f"classes of {self._spec.name}; {_CLASSES}"
+            )
+        return label.astype(np.uint8)
+
+
+def check_pairs(
+    pairs: Sequence[Pair], skip_unreadable: bool = False, channels: int | None = None
+) -> tuple[list[Pair], list[str]]:
+    """Checks the headers of files.
+
+    Args:
+        pairs: the files.
+        skip_unreadable: skip the wrong ones instead of stopping.
+        channels: of the images, if it is known.
+
+    Returns:
+        The pairs that are right, and what is wrong with the others.
+
+    Raises:
+        ValueError: naming up to ten files, if a header is wrong and they are not
+            skipped, or if nothing is left.
+    """
+    problems = {pair: _header_problem(pair, channels) for pair in pairs}
+    right = [pair for pair, problem in problems.items() if not problem]
+    wrong = [problem for problem in problems.values() if problem]
+    if not right or (wrong and not skip_unreadable):
+        more = f"\n… and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        first = "\n".join(wrong[:10])
+        raise ValueError(
+            f"{len(wrong)} of {len(pairs)} images are unusable:\n{first}{more}\n{_SKIP}"
+        )
+    return right, wrong
+
+
+def _header_problem(pair: Pair, channels: int | None) -> str | None:
+    if not pair.image.exists():
+        return f"{pair.image}: is missing"
+    if not pair.label.exists():
+        return f"{pair.image}: has no mask, such as {pair.label}"
+    try:
+        image, size = read_header(pair.image), read_mask_size(pair.label)
+    except ValueError as error:
+        return str(error)
+    if image.size != size:
+        turned = "; is it rotated by its EXIF orientation?"
+        return "{}: is {}x{}, its mask {}x{}{}".format(
+            pair.image,
+            *image.size[::-1],
+            *size[::-1],
+            turned if image.size == size[::-1] else "",
+        )
+    if channels and not convertible(image.channels, channels):
+        return f"{pair.image}: has {image.channels} channels, not {channels}"
+    return None
 
 
 class Joined(Sequence):
@@ -162,3 +251,14 @@ class Chosen(Sequence):
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
         return self._source[self._indices[index]]
+
+
+def evenly_spread(count: int, n: int) -> list[int]:
+    """Up to n of `count` indices, evenly spread.
+
+    Example:
+        >>> evenly_spread(10, 4), evenly_spread(2, 4)
+        ([0, 2, 5, 7], [0, 1])
+    """
+    n = min(n, count)
+    return [i * count // n for i in range(n)]

@@ -1,39 +1,42 @@
-"""What a data set is: classes, palette, mean pixel, ignore label, tiles."""
+"""The data sets of the paper (§4, §5, A.1-A.3): classes, palettes, mean pixels, tiles.
+
+Numbers are those of the paper's release; classes, colours and ids are as published.
+"""
 
 import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from dilax.data.scenes import CLASSES, CONTEXT_CLASSES, PALETTE
+from dilax.data.scenes_painting import CLASSES, CONTEXT_CLASSES, PALETTE
 
 RGB = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """Facts about a data set that networks, metrics and pictures need.
+    """What networks, metrics and figures need to know about a data set.
 
     Attributes:
         name: for messages and tables.
         classes: class names in the order of the train ids 0, 1, ….
-        palette: one RGB colour a class.
+        palette: one RGB colour per class.
         mean: the mean pixel (B, G, R) on the 0..255 scale, subtracted from the input;
-            a number a channel, in reversed order, where images are not RGB.
-        ignore_label: label of pixels that count nowhere, on disk and in memory.
-        tile: (height, width) in pixels of a tile as the network takes it, margins
-            included; None makes the whole image one tile.
-        scale: images are resized by this factor on their way into the network.
-            Accuracy is measured at the images' own resolution all the same.
+            one number per channel, in reversed order, where images are not RGB.
+        ignore_label: label of pixels that are ignored, on disk and in memory.
+        tile: (height, width) in pixels of the network's input, margins included; None
+            makes the whole image one tile.
+        scale: images are resized by this factor before they enter the network.
+            Accuracy is still measured at the images' own resolution.
         label_map: (id on disk, train id) pairs where they differ; other ids on disk are
             errors. Empty: ids on disk are train ids.
-        context_classes: classes that look alike and only their surroundings tell apart.
-        categories: (name, classes) groups whose IoU is measured besides.
+        context_classes: classes that look alike and differ only in their context.
+        categories: (name, classes) groups whose IoU is also measured.
         splits: (name, images) of the published splits.
-        context_layers: layers of the context module that the paper gives the set.
-        void_colours: colours of unlabelled pixels where masks are colour images; the
-            other colours of a mask are those of the palette.
-        colour_masks: the masks of a folder are such colour images.
+        context_layers: layers of the context module that the paper uses for it.
+        void_colours: colours of unlabelled pixels in masks that are colour images; all
+            other colours of a mask are in the palette.
+        colour_masks: whether the masks of a folder are colour images.
 
     Example:
         >>> voc = DATASETS["voc"]
@@ -62,7 +65,7 @@ class DatasetSpec:
         return len(self.classes)
 
     def label_table(self) -> np.ndarray:
-        """int16: train id or ignore label of each id on disk, −1 if invalid.
+        """int16: the train id or ignore label of each id on disk, −1 if invalid.
 
         It has 256 entries, or more if ids on disk are larger.
         """
@@ -74,10 +77,9 @@ class DatasetSpec:
         return table
 
     def disk_ids(self) -> np.ndarray:
-        """(k,) uint8: the id on disk of each class, as submissions want it."""
-        first: dict[int, int] = {}
-        for source, target in self.label_map or enumerate(range(self.num_classes)):
-            first.setdefault(target, source)
+        """(k,) uint8: the id on disk of each class, which submissions use."""
+        pairs = self.label_map or tuple(enumerate(range(self.num_classes)))
+        first = {train_id: disk_id for disk_id, train_id in reversed(pairs)}
         return np.array([first[i] for i in range(self.num_classes)], np.uint8)
 
 
@@ -101,10 +103,10 @@ def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.n
     Args:
         image: the colours.
         ids: the id of each colour.
-        name: of the file, for the message.
+        name: of the file, for messages.
 
     Raises:
-        ValueError: naming the file and the colours that stand for nothing.
+        ValueError: naming the file and the colours that have no id.
     """
     packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     keys = np.array([(r << 16) | (g << 8) | b for r, g, b in ids], np.uint32)
@@ -114,8 +116,8 @@ def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.n
     if (unknown := keys[at] != packed).any():
         colours = np.unique(image[unknown], axis=0)[:5].tolist()
         raise ValueError(
-            f"{name}: {int(unknown.sum())} pixels have colours that stand for no class,"
-            f" such as {', '.join(map(str, map(tuple, colours)))}"
+            f"{name}: {int(unknown.sum())} pixels have colours of no class, such as "
+            f"{', '.join(map(str, map(tuple, colours)))}"
         )
     return values[at]
 
@@ -123,45 +125,24 @@ def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.n
 VOC = DatasetSpec(
     name="Pascal VOC 2012",
     classes=(
-        "background",
-        "aeroplane",
-        "bicycle",
-        "bird",
-        "boat",
-        "bottle",
-        "bus",
-        "car",
-        "cat",
-        "chair",
-        "cow",
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
+        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus"),
+        *("car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike"),
+        *("person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
     ),
     palette=colour_map(21),
     mean=(102.93, 111.36, 116.52),
     tile=(900, 900),
     splits=(
-        ("train", 1464),
-        ("val", 1449),
-        ("trainval", 2913),
-        ("train_aug", 10582),
-        ("test", 1456),
+        *(("train", 1464), ("val", 1449), ("trainval", 2913)),
+        *(("train_aug", 10582), ("test", 1456)),
     ),
     context_layers=8,
 )
 
-# COCO's images with VOC's classes, so that a network goes from one to the other (§5).
+# COCO's images with VOC's classes, so that networks can be trained on both (§5).
 COCO = dataclasses.replace(VOC, name="COCO, VOC classes", splits=())
 
-# The release's order for CamVid and KITTI; the public CamVid files number otherwise.
+# (class, colour, id in the public CamVid files), in the order of the release.
 _ROAD_SCENE = (
     ("Building", (128, 0, 0), 1),
     ("Tree", (128, 128, 0), 5),
@@ -227,7 +208,7 @@ CITYSCAPES = DatasetSpec(
     palette=tuple(row[1] for row in _CITYSCAPES),
     mean=(72.39, 82.91, 73.16),
     tile=(1396, 1396),
-    # Raw label ids 0..33 on disk; those that are not among the 19 are ignored.
+    # Raw label ids 0..33 on disk; those outside the 19 classes are ignored.
     label_map=(
         *((row[2], i) for i, row in enumerate(_CITYSCAPES)),
         *((i, 255) for i in range(34) if i not in {row[2] for row in _CITYSCAPES}),

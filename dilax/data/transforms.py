@@ -1,7 +1,7 @@
-"""The released data layer as pure functions on numpy arrays (paper §4, A; release).
+"""The released data layer on NumPy arrays (Yu & Koltun 2016, §4, A; its release).
 
-Images are padded by reflection, cropped at random and mirrored; labels are sampled at
-the network's output stride, from the pixel that the crop's first output cell stands on.
+Images are padded by reflection, cropped at random and mirrored. Labels are sampled at
+the network's output stride, beginning at the first output cell of the crop.
 """
 
 import dataclasses
@@ -11,65 +11,14 @@ from PIL import Image, ImageEnhance
 
 from dilax.data.pixels import as_float
 
-
-@dataclasses.dataclass(frozen=True)
-class CropGeometry:
-    """How a crop of the padded image relates to the labels it is trained on.
-
-    Attributes:
-        crop: (height, width) in pixels of the network's input, margins included.
-        margin: pixels of surroundings on every side that have no labels.
-        stride: image pixels from one label to the next: the network's output stride.
-        ignore_label: written where the crop has no label.
-        halves: crops stand at the left or the right end of the image, not between
-            (A.3 trains jointly on halves of images).
-
-    Example:
-        >>> CropGeometry((628, 628), margin=186, stride=8).inner
-        (256, 256)
-    """
-
-    crop: tuple[int, int]
-    margin: int
-    stride: int
-    ignore_label: int = 255
-    halves: bool = False
-
-    @property
-    def inner(self) -> tuple[int, int]:
-        """(height, width) in pixels of the crop without its margins."""
-        return self.crop[0] - 2 * self.margin, self.crop[1] - 2 * self.margin
-
-
-def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
-    """Refuses crops that do not give whole output cells.
-
-    Args:
-        crop: side of the network's input in pixels.
-        margin: see `CropGeometry`; 186 for VGG-16.
-        stride: image pixels from one cell to the next.
-        flag: named in the message.
-
-    Raises:
-        ValueError: unless crop − 2·margin is a positive multiple of stride.
-
-    Example:
-        >>> check_crop(628, margin=186, stride=8, flag="crop")  # 256 + 2 * 186
-    """
-    inner = crop - 2 * margin
-    if inner <= 0 or inner % stride:
-        lower = 2 * margin + max(inner // stride, 1) * stride
-        raise ValueError(
-            f"{flag}={crop}: (crop - {2 * margin}) must be a positive multiple of "
-            f"{stride}; the nearest that fit are {lower} and {lower + stride}"
-        )
+Example = dict[str, np.ndarray]
 
 
 def subtract_mean(image, mean):
     """(…, c) uint8 or uint16 → float32, channels reversed, minus the mean pixel.
 
-    RGB becomes BGR on the 0..255 scale, as the release has it; 16-bit values are
-    brought to that scale. NumPy or JAX.
+    RGB becomes BGR on the 0..255 scale, as in the release; 16-bit values are scaled to
+    the same range. NumPy or JAX.
 
     Args:
         image: channels in the order of the file.
@@ -95,7 +44,7 @@ def reflected(at, n: int):
 
 
 def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int):
-    """Pads (h, w, …) by reflection, edge pixel not repeated, bouncing where needed.
+    """Pads (h, w, …) by reflection without repeating the edge, as often as necessary.
 
     Example:
         >>> reflect_pad(np.array([[1, 2, 3]]), 0, 0, 2, 3).tolist()
@@ -116,21 +65,21 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         >>> resize(np.array([[1, 2]], np.uint8), (2, 4)).tolist()
         [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
+
+    def resized(array: np.ndarray, method: Image.Resampling) -> np.ndarray:
+        return np.asarray(Image.fromarray(array).resize(size[::-1], method))
+
     if image.shape[:2] == tuple(size):
         return image
     if image.ndim == 2:
-        return _resized(image, size, Image.Resampling.NEAREST)
+        return resized(image, Image.Resampling.NEAREST)
     if image.shape[2] == 3 and image.dtype == np.uint8:
-        return _resized(image, size, Image.Resampling.BILINEAR)
+        return resized(image, Image.Resampling.BILINEAR)
     planes = [
-        _resized(plane.astype(np.float32), size, Image.Resampling.BILINEAR)
+        resized(plane.astype(np.float32), Image.Resampling.BILINEAR)
         for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack(planes, -1).round().astype(image.dtype)
-
-
-def _resized(array: np.ndarray, size, method: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(array).resize(size[::-1], method))
 
 
 def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
@@ -144,7 +93,7 @@ def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
 
 
 def rescale(image: np.ndarray, label: np.ndarray, scale: float):
-    """Image and label resized by the same factor.
+    """Resizes an image and its label by the same factor.
 
     Example:
         >>> image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
@@ -158,7 +107,7 @@ def rescale(image: np.ndarray, label: np.ndarray, scale: float):
 def jitter_colours(image: np.ndarray, rng: np.random.Generator, strength: float):
     """Scales brightness, contrast and saturation by factors within 1 ± strength.
 
-    Images that are not 8-bit RGB have no saturation: two factors.
+    Images that are not 8-bit RGB have no saturation, and only two factors.
     """
     if image.shape[2] == 3 and image.dtype == np.uint8:
         picture = Image.fromarray(image)
@@ -173,106 +122,200 @@ def jitter_colours(image: np.ndarray, rng: np.random.Generator, strength: float)
     return changed.clip(0, np.iinfo(image.dtype).max).round().astype(image.dtype)
 
 
-def mirror(image: np.ndarray, label: np.ndarray):
-    """Image (or maps) and label flipped left to right."""
-    return image[:, ::-1], label[:, ::-1]
+@dataclasses.dataclass(frozen=True)
+class CropGeometry:
+    """How a crop of the padded image relates to its training labels.
+
+    Attributes:
+        crop: (height, width) in pixels of the network's input, margins included.
+        margin: pixels of context on every side that have no labels.
+        stride: image pixels from one label to the next: the network's output stride.
+        ignore_label: written where the crop has no label.
+        edge_crops: crops are at the left or the right end of the image, never between
+            (A.3 trains jointly on halves of images).
+
+    Example:
+        >>> CropGeometry((628, 628), margin=186, stride=8).inner
+        (256, 256)
+    """
+
+    crop: tuple[int, int]
+    margin: int
+    stride: int
+    ignore_label: int = 255
+    edge_crops: bool = False
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """(height, width) in pixels of the crop without its margins."""
+        return self.crop[0] - 2 * self.margin, self.crop[1] - 2 * self.margin
+
+    def draw(self, size: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
+        """(y, x) of a crop in an image of (height, width), padded by the margin.
+
+        Uniform over all places within the padding; 0 where the crop is larger.
+        """
+        spare = [max(0, n - i) for n, i in zip(size, self.inner, strict=False)]
+        y = int(rng.integers(spare[0] + 1))
+        if self.edge_crops:
+            return y, spare[1] * int(rng.integers(2))
+        return y, int(rng.integers(spare[1] + 1))
+
+    def cut(self, image: np.ndarray, label: np.ndarray, y: int, x: int) -> Example:
+        """A crop of the reflection-padded image, and the labels at the stride.
+
+        Where the crop is larger than the image padded by the margin, reflection goes on
+        at the bottom and the right. Labels outside the image are ignored.
+
+        Args:
+            image: (h, w, c).
+            label: (h, w) uint8.
+            y: of the crop in the padded image.
+            x: of the crop in the padded image.
+
+        Returns:
+            `{"image": crop × c, "label": ((crop − 2·margin) / stride)²}`.
+
+        Source: the release's data layer; labels at offset 186 with stride 8.
+        """
+        margin, (height, width) = self.margin, self.inner
+        bottom = margin + max(0, height - label.shape[0])
+        right = margin + max(0, width - label.shape[1])
+        padded = reflect_pad(image, margin, bottom, margin, right)
+        label = label[y : y + height, x : x + width]
+        labels = _fill(label, self.inner, self.ignore_label)
+        return {
+            "image": padded[y : y + self.crop[0], x : x + self.crop[1]],
+            "label": labels[:: self.stride, :: self.stride],
+        }
 
 
-def draw_place(
-    size: tuple[int, ...], rng: np.random.Generator, geometry: CropGeometry
-) -> tuple[int, int]:
-    """(y, x) of a crop in the image padded by its margin.
+def _fill(array: np.ndarray, size: tuple[int, ...], value: int) -> np.ndarray:
+    """(h, w, …) filled up to `size` at the bottom and the right."""
+    widths = [(0, s - n) for s, n in zip(size, array.shape[:2], strict=True)]
+    widths += [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, widths, constant_values=value)
 
-    Uniform over all places within the padding; where the crop is larger, 0.
+
+def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
+    """Checks that a crop gives whole output cells.
 
     Args:
-        size: (height, width) of the image in pixels.
-        rng: draws the place.
-        geometry: sizes.
+        crop: side of the network's input in pixels.
+        margin: see `CropGeometry`; 186 for VGG-16.
+        stride: image pixels from one cell to the next.
+        flag: named in the message.
+
+    Raises:
+        ValueError: unless crop − 2·margin is a positive multiple of stride.
     """
-    spare = [max(0, n - i) for n, i in zip(size, geometry.inner, strict=False)]
-    y = int(rng.integers(spare[0] + 1))
-    if geometry.halves:
-        return y, spare[1] * int(rng.integers(2))
-    return y, int(rng.integers(spare[1] + 1))
+    inner = crop - 2 * margin
+    if inner <= 0 or inner % stride:
+        lower = 2 * margin + max(inner // stride, 1) * stride
+        raise ValueError(
+            f"{flag}={crop}: (crop - {2 * margin}) must be a positive multiple of "
+            f"{stride}; the nearest that fit are {lower} and {lower + stride}"
+        )
 
 
-def cut_crop(
-    image: np.ndarray, label: np.ndarray, place: tuple[int, int], geometry: CropGeometry
-) -> dict[str, np.ndarray]:
-    """A crop of the reflection-padded image, and the labels at the network's stride.
+@dataclasses.dataclass
+class Augmentation:
+    """Random changes of training images.
 
-    Where the crop is larger than the image padded by `margin`, reflection goes on at
-    the bottom and the right. Labels outside the image are ignored.
+    Attributes:
+        mirror: flip left to right with probability ½, as in the release.
+        scales: (lowest, highest) factor of a random resize; (1, 1) turns it off.
+        colour: strength of random brightness, contrast and saturation; 0 turns it off.
 
-    Args:
-        image: (h, w, c).
-        label: (h, w) uint8.
-        place: (y, x) of the crop in the padded image; see `draw_place`.
-        geometry: sizes.
-
-    Returns:
-        `{"image": crop × c, "label": ((crop − 2·margin) / stride)²}`.
-
-    Source: the release's data layer; labels at offset 186 with stride 8.
+    Example:
+        >>> Augmentation(scales=(0.75, 1.5)).mirror
+        True
     """
-    margin, inner, (y, x) = geometry.margin, geometry.inner, place
-    lack = [max(0, i - n) for n, i in zip(image.shape[:2], inner, strict=True)]
-    padded = reflect_pad(image, margin, margin + lack[0], margin, margin + lack[1])
-    labels = np.pad(
-        label[y : y + inner[0], x : x + inner[1]],
-        ((0, lack[0]), (0, lack[1])),
-        constant_values=geometry.ignore_label,
-    )
-    return {
-        "image": padded[y : y + geometry.crop[0], x : x + geometry.crop[1]],
-        "label": labels[:: geometry.stride, :: geometry.stride],
-    }
+
+    mirror: bool = True
+    scales: tuple[float, float] = (1.0, 1.0)
+    colour: float = 0.0
+
+    def draw_mirror(self, rng: np.random.Generator) -> bool:
+        """Whether the image is flipped."""
+        return self.mirror and rng.random() < 0.5
 
 
-def crop_maps(
-    maps: np.ndarray,
-    label: np.ndarray,
-    rng: np.random.Generator,
-    cells: tuple[int, int],
-    map_stride: int,
-    label_stride: int,
-    ignore_label: int = 255,
-) -> dict[str, np.ndarray]:
-    """A crop of stored front-end maps, and the labels of its cells.
+@dataclasses.dataclass(frozen=True)
+class ImageExample:
+    """Turns a sample `{image, label}` into one training example.
+
+    Attributes:
+        geometry: crop, margin and label stride.
+        augmentation: random changes.
+        scale: factor by which images are resized before anything else.
+
+    Example:
+        >>> example = ImageExample(CropGeometry((20, 20), 2, stride=8), Augmentation())
+        >>> image, label = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
+        >>> drawn = example({"image": image, "label": label}, np.random.default_rng(0))
+        >>> drawn["image"].shape, drawn["label"].shape
+        ((20, 20, 3), (2, 2))
+    """
+
+    geometry: CropGeometry
+    augmentation: Augmentation
+    scale: float = 1.0
+
+    def __call__(self, sample: dict, rng: np.random.Generator) -> Example:
+        """`{"image": crop, "label"}`; see `CropGeometry.cut`."""
+        # In this order, which the device's cache repeats: it draws without pixels.
+        factor = self.scale * rng.uniform(*self.augmentation.scales)
+        image, label = rescale(sample["image"], sample["label"], factor)
+        if self.augmentation.colour:
+            image = jitter_colours(image, rng, self.augmentation.colour)
+        if self.augmentation.draw_mirror(rng):
+            image, label = image[:, ::-1], label[:, ::-1]
+        return self.geometry.cut(image, label, *self.geometry.draw(label.shape, rng))
+
+
+@dataclasses.dataclass(frozen=True)
+class MapExample:
+    """Turns a sample `{image: stored maps, label}` into one training example.
 
     Smaller maps are padded with zeros at the bottom and the right, as the release pads
     them to 80×80; labels there are ignored.
 
-    Args:
-        maps: (hc, wc, k) float32 logits.
-        label: (h, w) uint8 of the image that the maps were computed from.
-        rng: draws the crop's place.
+    Attributes:
         cells: (height, width) of the crop in cells.
         map_stride: image pixels from one cell to the next.
         label_stride: image pixels from one label to the next: the output stride.
         ignore_label: written where there is no label.
+        augmentation: maps are only mirrored.
 
-    Returns:
-        `{"image": (cells, k) float32, "label": labels at label_stride}`.
+    Example:
+        >>> example = MapExample((2, 3), 8, 8, 255, Augmentation())
+        >>> maps, label = np.zeros((4, 5, 21), np.float32), np.zeros((32, 40), np.uint8)
+        >>> drawn = example({"image": maps, "label": label}, np.random.default_rng(0))
+        >>> drawn["image"].shape, drawn["label"].shape
+        ((2, 3, 21), (2, 3))
     """
-    y, x = (
-        int(rng.integers(max(0, n - c) + 1))
-        for n, c in zip(maps.shape[:2], cells, strict=True)
-    )
-    maps = maps[y : y + cells[0], x : x + cells[1]]
-    pixels = [c * map_stride for c in cells]
-    label = label[
-        y * map_stride : y * map_stride + pixels[0],
-        x * map_stride : x * map_stride + pixels[1],
-    ]
-    return {
-        "image": _fill(maps, cells, 0),
-        "label": _fill(label, pixels, ignore_label)[::label_stride, ::label_stride],
-    }
 
+    cells: tuple[int, int]
+    map_stride: int
+    label_stride: int
+    ignore_label: int
+    augmentation: Augmentation
 
-def _fill(array: np.ndarray, size, value: int) -> np.ndarray:
-    widths = [(0, s - n) for s, n in zip(size, array.shape[:2], strict=True)]
-    widths += [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, widths, constant_values=value)
+    def __call__(self, sample: dict, rng: np.random.Generator) -> Example:
+        """`{"image": (cells, k) float32 logits, "label": at label_stride}`."""
+        maps, label, stride = sample["image"], sample["label"], self.map_stride
+        height, width = self.cells
+        y, x = (
+            int(rng.integers(max(0, n - c) + 1))
+            for n, c in zip(maps.shape[:2], self.cells, strict=True)
+        )
+        maps = _fill(maps[y : y + height, x : x + width], self.cells, 0)
+        pixels = height * stride, width * stride
+        label = label[y * stride :, x * stride :][: pixels[0], : pixels[1]]
+        label = _fill(label, pixels, self.ignore_label)
+        label = label[:: self.label_stride, :: self.label_stride]
+        # Mirrored last, so that each cell keeps the label of its own first pixel.
+        if self.augmentation.draw_mirror(rng):
+            maps, label = maps[:, ::-1], label[:, ::-1]
+        return {"image": maps, "label": label}

@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dilax.data import DatasetSpec
-from dilax.data.image_files import IMAGE_SUFFIXES, read_lines
+from dilax.data.folder import read_lines
+from dilax.data.pairing import IMAGE_SUFFIXES
 from dilax.inference.photos import (
     MAX_PIXELS,
     PNG_END,

@@ -25,9 +25,9 @@ from dilax.data import (
     DatasetSpec,
     ImageExample,
     MapExample,
+    batches_on_device,
+    cache_on_host,
     evenly_spread,
-    held_batches,
-    hold,
     in_order,
     resize,
     scaled_size,
@@ -264,10 +264,10 @@ def stage_batches(
     reading, seed = run.config.reading, run.config.seed
     shard = jax.process_index(), jax.process_count()
     example = _example(run, stage, model)
-    if reading.hold == "device" and isinstance(example, ImageExample):
-        return held_batches(source, example, stage.batch_size, seed, start, shard)
-    if reading.hold:
-        source = hold(source)
+    if reading.cache == "device" and isinstance(example, ImageExample):
+        return batches_on_device(source, example, stage.batch_size, seed, start, shard)
+    if reading.cache:
+        source = cache_on_host(source)
     return training_batches(
         source, example, stage.batch_size, seed, start, reading, shard
     )

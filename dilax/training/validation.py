@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from dilax.crf.search import CRFGrid
-from dilax.data import check_crop
+from dilax.data.transforms import check_crop
 from dilax.models import DilatedNet
 from dilax.training.config import (
     Config,

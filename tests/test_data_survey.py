@@ -1,5 +1,6 @@
-"""What own images are like: measured, named, and said before anything trains."""
+"""What own images are like: measured, named, and reported before anything trains."""
 
+import os
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ import tifffile
 from layouts import encoded, photo, unpacked
 from PIL import Image
 
-from dilax.data import DatasetSpec, open_source, survey, survey_folder
+from dilax.data import DatasetSpec, open_source, survey_folder
 from dilax.training import from_json
 from dilax.training.config import to_json
 
@@ -17,9 +18,9 @@ TABLE = np.array([*COLOURS.values(), (0, 0, 0)], np.uint8)
 LISTED = "".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in COLOURS.items())
 
 
-def _ids(seed, values, size=(6, 8)):
+def _ids(seed, values, size=(6, 8), kind=np.uint8):
     """As many pixels of each value, in any order."""
-    every = np.resize(np.asarray(values), size[0] * size[1])
+    every = np.resize(np.asarray(values, kind), size[0] * size[1])
     return np.random.default_rng(seed).permutation(every).reshape(size)
 
 
@@ -35,7 +36,7 @@ def _write(root, masks, suffix="png"):
 
 
 def _of_ids(root, values, kind=np.uint8, count=5):
-    return _write(root, [_ids(i, values).astype(kind) for i in range(count)])
+    return _write(root, [_ids(i, values, kind=kind) for i in range(count)])
 
 
 def _of_colours(root, count=5, lines=4):
@@ -43,7 +44,7 @@ def _of_colours(root, count=5, lines=4):
 
 
 def _palette(ids, colours):
-    image = Image.fromarray(ids.astype(np.uint8))
+    image = Image.fromarray(ids)
     image.putpalette([level for colour in colours for level in colour])
     return image
 
@@ -63,7 +64,7 @@ def _labels(root, spec):
 # Images.
 
 
-def test_the_mean_pixel_is_that_of_the_images_to_train_on(tmp_path):
+def test_the_mean_pixel_is_that_of_the_training_images(tmp_path):
     _of_ids(tmp_path, [0, 1])
     unpacked(tmp_path, {"images/0.png": encoded(np.full((6, 8, 3), (1, 2, 9)))})
     (tmp_path / "val.txt").write_text("4")
@@ -71,20 +72,20 @@ def test_the_mean_pixel_is_that_of_the_images_to_train_on(tmp_path):
     # The others are 20, 30 and 40 in every channel; channels are reversed.
     assert found.spec.mean == (99 / 4, 92 / 4, 91 / 4)
     assert found.sizes == {(6, 8): 4}
-    assert found.notes[:3] == [
+    assert found.notes[:2] == [
         "images: 4 train, 1 val",
         "images/0.png has the mask masks/0.png",
-        "channels: 3 of 8 bits; all are 8x6; mean pixel, channels reversed: "
-        "24.75, 23.0, 22.75",
     ]
+    assert re.search("3 of 8 bits; all are 8x6; .* 24.75, 23.0, 22.75", found.notes[2])
 
 
 def test_the_mean_weighs_each_pixel_and_the_common_size_is_named(tmp_path):
     _of_ids(tmp_path, [0, 1], count=4)
-    unpacked(tmp_path, {"images/2.png": encoded(np.full((12, 8, 3), 70))})
-    Image.fromarray(_ids(0, [0, 1], (12, 8)).astype(np.uint8)).save(
-        tmp_path / "masks/2.png"
-    )
+    large = {
+        "images/2.png": encoded(np.full((12, 8, 3), 70)),
+        "masks/2.png": encoded(_ids(0, [0, 1], (12, 8))),
+    }
+    unpacked(tmp_path, large)
     (tmp_path / "val.txt").write_text("3")
     found = survey_folder(tmp_path)
     assert found.spec.mean == ((10 + 20 + 2 * 70) / 4,) * 3
@@ -92,7 +93,7 @@ def test_the_mean_weighs_each_pixel_and_the_common_size_is_named(tmp_path):
     assert "2 of 3 are 8x6" in found.notes[2]
 
 
-def test_many_channels_of_16_bits_are_brought_to_255(tmp_path):
+def test_many_channels_of_16_bits_are_scaled_to_255(tmp_path):
     _of_ids(tmp_path, [0, 1])
     for path in sorted((tmp_path / "images").iterdir()):
         path.unlink()
@@ -106,29 +107,27 @@ def test_many_channels_of_16_bits_are_brought_to_255(tmp_path):
 @pytest.mark.parametrize(
     "odd, message",
     [
-        (np.zeros((6, 8), np.uint16), "1 x 16 bits a pixel, others 1 x 8"),
-        (np.zeros((6, 8, 5), np.uint8), "5 x 8 bits a pixel, others 1 x 8"),
+        (np.zeros((6, 8), np.uint16), "1 x 16 bits .* 1 x 8"),
+        (np.zeros((6, 8, 5), np.uint8), "5 x 8 bits .* 1 x 8"),
     ],
 )
-def test_images_that_are_not_alike_are_named(tmp_path, odd, message):
+def test_images_of_another_kind_are_named(tmp_path, odd, message):
     _of_ids(tmp_path, [0, 1])
     for path in (tmp_path / "images").iterdir():
         Image.open(path).convert("L").save(path)
     (tmp_path / "images/2.png").unlink()
     _tiff(tmp_path / "images/2.tif", odd)
-    with pytest.raises(ValueError, match=rf"2\.tif: has {message}; save all"):
+    with pytest.raises(ValueError, match=rf"2\.tif: has {message}"):
         survey_folder(tmp_path)
 
 
-def test_grey_images_among_colour_images_are_read_as_these(tmp_path):
+def test_grey_images_among_colour_images_are_read_as_colour(tmp_path):
     _of_ids(tmp_path, [0, 1])
     Image.open(tmp_path / "images/0.png").convert("L").save(tmp_path / "images/0.png")
-    found = survey_folder(tmp_path)
-    assert len(found.spec.mean) == 3
-    assert (
-        open_source("folder", found.spec, str(tmp_path), "train")[0]["image"].shape[2]
-        == 3
-    )
+    spec = survey_folder(tmp_path).spec
+    samples = open_source("folder", spec, str(tmp_path), "train")
+    assert [sample["image"].shape[2] for sample in samples] == [3] * 4
+    assert len(spec.mean) == 3
 
 
 # Masks of ids.
@@ -144,37 +143,29 @@ IDS = {
 
 
 @pytest.mark.parametrize("values, classes, train", IDS.values(), ids=IDS)
-def test_classes_are_the_ids_that_masks_hold(tmp_path, values, classes, train):
+def test_classes_are_the_ids_in_the_masks(tmp_path, values, classes, train):
     kind = np.uint16 if max(values) > 255 else np.uint8
-    count = 6 if len(values) < 9 else 30
-    _write(
-        tmp_path, [_ids(i, np.roll(values, 48 * i)).astype(kind) for i in range(count)]
-    )
-    spec = survey_folder(tmp_path).spec
+    masks = [_ids(i, np.roll(values, 48 * i), kind=kind) for i in range(6)]
+    spec = survey_folder(_write(tmp_path, masks)).spec
     assert spec.classes == tuple(classes)
-    table = dict(zip(values, train, strict=True))
-    labels = np.stack(_labels(tmp_path, spec))
-    masks = [np.asarray(Image.open(p)) for p in (tmp_path / "masks").iterdir()]
-    counts = np.unique_counts(np.stack(masks))
-    expected = {}
-    for value, n in zip(*counts, strict=True):
-        expected[table[int(value)]] = expected.get(table[int(value)], 0) + int(n)
-    found = np.unique_counts(labels)
-    assert (
-        dict(zip(found.values.tolist(), found.counts.tolist(), strict=True)) == expected
-    )
+    table = np.zeros(65536, int)
+    table[[*values]] = train
+    for mask, label in zip(masks, _labels(tmp_path, spec), strict=True):
+        np.testing.assert_array_equal(label, table[mask])
 
 
-def test_what_masks_hold_is_said(tmp_path):
-    notes = survey_folder(_of_ids(tmp_path, [0, 1, 1, 255])).notes
+def test_the_shares_of_classes_are_reported(tmp_path):
+    notes = survey_folder(_of_ids(tmp_path / "a", [0, 1, 1, 255])).notes
     assert "masks hold ids; 2 classes: id 0 25.0%, id 1 50.0%" in notes
     assert "ignored: 25.0% of the pixels" in notes
+    notes = survey_folder(_of_ids(tmp_path / "b", [0, 2]), classes="a,b,c").notes
+    assert notes[-1] == "no pixel is b"
 
 
-def test_255_is_a_class_where_there_is_only_0_besides_and_that_is_said(tmp_path):
+def test_255_is_a_class_next_to_0_alone_which_is_reported(tmp_path):
     notes = survey_folder(_of_ids(tmp_path, [0, 255, 255, 255])).notes
     assert "masks hold ids; 2 classes: id 0 25.0%, id 255 75.0%" in notes
-    assert notes[-1] == "masks hold only 0 and 255, so 255 is a class and not ignored"
+    assert "255 is a class" in notes[-1]
 
 
 NAMED = {
@@ -190,59 +181,44 @@ NAMED = {
 
 
 @pytest.mark.parametrize("values, flag, classes, label_map", NAMED.values(), ids=NAMED)
-def test_names_are_those_of_the_ids_in_order(
-    tmp_path, values, flag, classes, label_map
-):
-    found = survey_folder(_of_ids(tmp_path, values), classes=flag)
-    assert found.spec.classes == tuple(classes)
-    assert found.spec.label_map == label_map
-    assert found.spec.num_classes == len(found.spec.palette)
-
-
-def test_an_order_that_is_not_plain_is_said(tmp_path):
-    notes = survey_folder(_of_ids(tmp_path, [3, 40]), classes="a,b").notes
-    assert notes[-1] == "the names are those of the ids in order: 3 is a, 40 is b"
-    notes = survey_folder(_of_ids(tmp_path, [0, 2]), classes="a,b,c").notes
-    assert notes[-1] == "no pixel is of b"
+def test_names_belong_to_the_ids_in_order(tmp_path, values, flag, classes, label_map):
+    spec, notes, _ = survey_folder(_of_ids(tmp_path, values), classes=flag)
+    assert spec.classes == tuple(classes)
+    assert spec.label_map == label_map
+    assert spec.num_classes == len(spec.palette)
+    if 40 in values:
+        assert "in order: 3 is a, " in notes[-1] and "40 is b" in notes[-1]
 
 
 def test_an_id_without_a_name_is_refused_with_its_file(tmp_path):
     _of_ids(tmp_path, [0, 1])
-    Image.fromarray(_ids(0, [0, 1, 5, 9]).astype(np.uint8)).save(
-        tmp_path / "masks/3.png"
-    )
-    message = (
-        r"masks/3\.png: holds id 9; --classes names 2, 0 to 1\. Give each of the 4 ids "
-        r"in masks, 0, 1, 5, 9, a line in their order, called void to ignore it"
-    )
+    unpacked(tmp_path, {"masks/3.png": encoded(_ids(0, [0, 1, 5, 9]))})
+    message = r"masks/3\.png: holds id 9; --classes names 2, .* 4 ids .*0, 1, 5, 9"
     with pytest.raises(ValueError, match=message):
         survey_folder(tmp_path, classes="a,b")
 
 
-def test_palette_images_hold_ids(tmp_path):
-    masks = [_palette(_ids(i, [0, 1, 2]), TABLE) for i in range(5)]
-    spec = survey_folder(_write(tmp_path, masks)).spec
-    assert (spec.classes, spec.colour_masks) == (("id 0", "id 1", "id 2"), False)
-    np.testing.assert_array_equal(_labels(tmp_path, spec)[3], _ids(3, [0, 1, 2]))
-
-
-def test_palettes_that_differ_hold_colours_and_that_is_said(tmp_path):
-    tables = [TABLE[:3], TABLE[[1, 0, 2]]]
+@pytest.mark.parametrize("differing", [False, True])
+def test_palette_images_hold_ids_unless_their_palettes_differ(tmp_path, differing):
+    tables = [TABLE[:3], TABLE[[1, 0, 2]] if differing else TABLE[:3]]
     ids = [_ids(i, [0, 1, 2]) for i in range(6)]
     _write(tmp_path, [_palette(ids[i], tables[i % 2]) for i in range(6)])
     found = survey_folder(tmp_path)
-    assert found.spec.colour_masks
-    assert any(re.match(r"palettes differ .*: colours count", n) for n in found.notes)
+    assert found.spec.colour_masks == differing
+    assert any("palettes differ" in note for note in found.notes) == differing
     palette = np.array(found.spec.palette)
     for i, label in enumerate(_labels(tmp_path, found.spec)):
-        np.testing.assert_array_equal(palette[label], tables[i % 2][ids[i]])
+        if differing:
+            np.testing.assert_array_equal(palette[label], tables[i % 2][ids[i]])
+        else:
+            np.testing.assert_array_equal(label, ids[i])
 
 
 # Masks of colours.
 
 
 @pytest.mark.parametrize("alpha", [False, True])
-def test_classes_are_the_colours_that_masks_hold(tmp_path, alpha):
+def test_classes_are_the_colours_in_the_masks(tmp_path, alpha):
     masks = [TABLE[_ids(i, range(4))] for i in range(5)]
     clear = [np.dstack([m, np.full((6, 8), 90, np.uint8)]) for m in masks]
     found = survey_folder(_write(tmp_path, clear if alpha else masks))
@@ -263,7 +239,7 @@ LINES = {
 
 @pytest.mark.parametrize("text", LINES.values(), ids=LINES)
 @pytest.mark.parametrize("where", ["classes.txt", "flag", "elsewhere", "below"])
-def test_a_list_names_colours_and_what_counts_nowhere(tmp_path, text, where):
+def test_a_list_names_colours_and_what_is_ignored(tmp_path, text, where):
     root = _of_colours(tmp_path / "data")
     flag = {"classes.txt": "", "below": "my names"}.get(where, str(tmp_path / "x"))
     path = {"classes.txt": root / "classes.txt", "below": root / flag}.get(where, flag)
@@ -271,18 +247,17 @@ def test_a_list_names_colours_and_what_counts_nowhere(tmp_path, text, where):
         flag = text.removeprefix("name,r,g,b\n").replace(",", " ").replace("\n", ",")
     else:
         (tmp_path / path).write_text(text)
-    found = survey_folder(root, classes=flag)
-    assert found.spec.classes == tuple(COLOURS)
-    assert found.spec.palette == tuple(COLOURS.values())
-    assert found.spec.void_colours == ((0, 0, 0),)
-    assert found.notes[4:] == [
+    spec, notes, _ = survey_folder(root, classes=flag)
+    assert spec.classes == tuple(COLOURS)
+    assert spec.palette == tuple(COLOURS.values())
+    assert spec.void_colours == ((0, 0, 0),)
+    assert notes[4:] == [
         "masks hold colours; 3 classes: sky 25.0%, tree 25.0%, road 25.0%",
         "ignored: 25.0% of the pixels",
     ]
-    for i, label in enumerate(_labels(root, found.spec)):
-        np.testing.assert_array_equal(
-            label, np.array([0, 1, 2, 255])[_ids(i, range(4))]
-        )
+    table = np.array([0, 1, 2, 255])
+    for i, label in enumerate(_labels(root, spec)):
+        np.testing.assert_array_equal(label, table[_ids(i, range(4))])
 
 
 @pytest.mark.parametrize(
@@ -290,14 +265,9 @@ def test_a_list_names_colours_and_what_counts_nowhere(tmp_path, text, where):
     [
         (
             LISTED.replace("\n", ","),
-            r"masks/0\.png: \(0, 0, 0\) is the colour of 60 pixels and of no class in "
-            r"--classes; a line 'void 0 0 0' ignores it .*smoothed.*: \(0, 0, 0\)$",
+            r"masks/0\.png: \(0, 0, 0\) .* 60 pixels .*--classes; .*'void 0 0 0'",
         ),
-        (
-            "sky,tree,road,void",
-            r"--classes: masks are colour images, .* 'sky 0 0 0'; masks hold "
-            r"\(0, 0, 0\), \(128, 64, 128\)",
-        ),
+        ("sky,tree,road,void", r"--classes: .*'sky 0 0 0'; .* \(128, 64, 128\)"),
     ],
 )
 def test_a_colour_without_a_name_is_refused_with_its_file(tmp_path, classes, message):
@@ -306,17 +276,13 @@ def test_a_colour_without_a_name_is_refused_with_its_file(tmp_path, classes, mes
 
 
 def test_black_masks_among_colours_may_be_grey(tmp_path):
-    _write(
-        tmp_path,
-        [np.zeros((6, 8), np.uint8), *(TABLE[_ids(i, [1, 3])] for i in range(4))],
-    )
-    assert survey_folder(tmp_path).spec.classes == ("#000000", "#808000")
+    masks = [np.zeros((6, 8), np.uint8), *(TABLE[_ids(i, [1, 3])] for i in range(4))]
+    classes = survey_folder(_write(tmp_path, masks)).spec.classes
+    assert classes == ("#000000", "#808000")
 
 
 def test_equal_channels_are_ids_unless_the_list_has_their_colours(tmp_path):
-    grey = [
-        np.repeat(_ids(i, [0, 255]).astype(np.uint8)[..., None], 3, 2) for i in range(5)
-    ]
+    grey = [np.dstack([_ids(i, [0, 255])] * 3) for i in range(5)]
     _write(tmp_path, grey)
     spec = survey_folder(tmp_path, classes="ground,crack").spec
     assert (spec.colour_masks, spec.label_map) == (False, ((0, 0), (255, 1)))
@@ -325,80 +291,67 @@ def test_equal_channels_are_ids_unless_the_list_has_their_colours(tmp_path):
     np.testing.assert_array_equal(_labels(tmp_path, spec)[0], grey[0][..., 0] == 0)
 
 
-def test_smoothed_edges_are_told_by_their_rare_colours(tmp_path):
-    big = [TABLE[_ids(i, range(2), (120, 160))] for i in range(5)]
-    for mask in big:
+def test_smoothed_edges_show_as_rare_colours(tmp_path):
+    masks = [TABLE[_ids(i, range(2), (120, 160))] for i in range(5)]
+    for mask in masks:
         mask[0, 0] = 77, 78, 79
-    _write(tmp_path, big)
-    for path in (tmp_path / "images").iterdir():
-        path.write_bytes(encoded(photo(0, 120, 160)))
+    _write(tmp_path, masks)
+    unpacked(
+        tmp_path, {f"images/{i}.png": encoded(photo(0, 120, 160)) for i in "01234"}
+    )
     note = survey_folder(tmp_path).notes[-1]
     assert note.startswith("rare colours: 1, such as (77, 78, 79) in ")
     assert "smoothed" in note and "--classes" in note
 
 
-# What masks cannot be.
+# Wrong masks and lists.
+
+WRONG_MASKS = {
+    "JPEG": ([_ids(i, [0, 255]) for i in range(3)], "jpg", r"0\.jpg: JPEG"),
+    "ignored": ([_ids(i, [255]) for i in range(3)], "png", "all pixels are ignored"),
+    "many ids": (
+        [np.arange(48, dtype=np.uint16).reshape(6, 8) + 48 * i for i in range(6)],
+        "png",
+        r"masks/5\.png: masks hold 287 ids, more than 255 classes; .*objects",
+    ),
+    "many colours": (
+        [photo(i) for i in range(6)],
+        "png",
+        r"masks hold 28\d colours, more than 255 classes; .*smoothed.*PNG",
+    ),
+    "both kinds": (
+        [TABLE[_ids(0, range(3))], _ids(0, [0, 999], kind=np.uint16)],
+        "png",
+        r"masks/1\.png: holds no colours",
+    ),
+}
 
 
 @pytest.mark.parametrize(
-    "masks, suffix, message",
-    [
-        (
-            [_ids(i, [0, 255]).astype(np.uint8) for i in range(3)],
-            "jpg",
-            r"0\.jpg: JPEG",
-        ),
-        (
-            [_ids(i, [255]).astype(np.uint8) for i in range(3)],
-            "png",
-            r"all pixels are i",
-        ),
-        (
-            [np.arange(48, dtype=np.uint16).reshape(6, 8) + 48 * i for i in range(6)],
-            "png",
-            r"masks/5\.png: masks hold 287 ids, more than 255 classes; .*objects apart",
-        ),
-        (
-            [photo(i) for i in range(6)],
-            "png",
-            r"masks hold 28\d colours, more than 255 classes; .*smoothed.*as PNG",
-        ),
-        (
-            [TABLE[_ids(0, range(3))], _ids(0, [0, 999]).astype(np.uint16)],
-            "png",
-            r"masks/1\.png: holds no colours, as other masks do",
-        ),
-    ],
+    "masks, suffix, message", WRONG_MASKS.values(), ids=WRONG_MASKS
 )
-def test_masks_that_cannot_be_are_named_with_the_remedy(
-    tmp_path, masks, suffix, message
-):
+def test_impossible_masks_are_named_with_the_remedy(tmp_path, masks, suffix, message):
     with pytest.raises(ValueError, match=message):
         survey_folder(_write(tmp_path, masks, suffix))
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        (" \n", "is empty"),
-        ("sky\ntree\nsky", "names sky more than once"),
-        ("sky 1 2 3\ntree 1 2 3", r"names \(1, 2, 3\) more than once"),
-        ("sky 1 2 333", r"'sky 1 2 333': a colour is three numbers 0 to 255"),
-        ("void", "0 classes are not 1 to 255"),
-        ("\n".join(map(str, range(256))), "256 classes are not 1 to 255"),
-    ],
-)
-def test_a_wrong_list_of_classes_is_refused(tmp_path, text, message):
+def test_a_wrong_list_of_classes_is_refused(tmp_path):
     _of_ids(tmp_path, [0, 1])
-    (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(ValueError, match=rf"classes\.txt: {message}"):
-        survey_folder(tmp_path)
-
-
-def test_a_list_of_classes_that_is_not_there_is_refused(tmp_path):
-    _of_ids(tmp_path, [0, 1])
-    with pytest.raises(ValueError, match=r"--classes=crack: no such file; .* commas"):
-        survey_folder(tmp_path, classes="crack")
+    wrong = {
+        " \n": "is empty",
+        "sky\ntree\nsky": "names sky more than once",
+        "sky 1 2 3\ntree 1 2 3": r"names \(1, 2, 3\) more than once",
+        "sky 1 2 333": "'sky 1 2 333': .* 0 to 255",
+        "void": "0 classes",
+        "\n".join(map(str, range(256))): "256 classes",
+    }
+    for text, message in wrong.items():
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(ValueError, match=rf"classes\.txt: {message}"):
+            survey_folder(tmp_path)
+    for missing in ("crack", "../classes.txt"):
+        with pytest.raises(ValueError, match=f"--classes={missing}: no such file"):
+            survey_folder(tmp_path, classes=missing)
 
 
 # Files that cannot be read, and reading once.
@@ -410,9 +363,7 @@ def test_unreadable_files_stop_or_are_left_out(tmp_path):
     (tmp_path / "images/4.png").write_bytes(b"no image")
     whole = (tmp_path / "images/5.png").read_bytes()
     (tmp_path / "images/5.png").write_bytes(whole[:-30])
-    with pytest.raises(
-        ValueError, match=r"(?s)2 unusable.*4\.png: cannot.*3\.png: has"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)2 of 10.*4\.png: cannot.*3\.png: has"):
         survey_folder(tmp_path)
     found = survey_folder(tmp_path, skip_unreadable=True)
     left = [note for note in found.notes if "left out" in note]
@@ -429,28 +380,25 @@ def test_a_test_split_needs_no_masks_but_those_it_has_count(tmp_path):
     assert survey_folder(tmp_path).spec.num_classes == 3
 
 
-def test_files_are_read_once_unless_they_change(tmp_path, monkeypatch):
+def test_files_are_read_once_unless_they_change(tmp_path):
     _of_ids(tmp_path, [0, 1])
     first = survey_folder(tmp_path)
-    reads = []
-    read = survey.mask_values
-    monkeypatch.setattr(survey, "mask_values", lambda p: (reads.append(p), read(p))[1])
+    # Other pixels that claim to be as old are not noticed: nothing is read again.
+    mask = tmp_path / "masks/2.png"
+    modified = mask.stat().st_mtime_ns
+    mask.write_bytes(encoded(_ids(0, [0, 1, 2])))
+    os.utime(mask, ns=(modified, modified))
     assert survey_folder(tmp_path) == first
     assert survey_folder(tmp_path, classes="a,b").spec.mean == first.spec.mean
-    assert not reads
-    (tmp_path / "masks/2.png").write_bytes(encoded(_ids(0, [0, 1, 2])))
+    os.utime(mask)
     assert survey_folder(tmp_path).spec.num_classes == 3
-    assert len(reads) == 5
 
 
-def test_what_was_found_goes_through_a_file(tmp_path):
-    specs = [
+def test_what_was_found_can_be_saved(tmp_path):
+    classes = "void 0 0 0," + LISTED.strip().replace("\n", ",")
+    for spec in (
         survey_folder(_of_ids(tmp_path / "a", [3, 70, 255])).spec,
-        survey_folder(
-            _of_colours(tmp_path / "b"),
-            classes="void 0 0 0," + LISTED.strip().replace("\n", ","),
-        ).spec,
-    ]
-    for spec in specs:
+        survey_folder(_of_colours(tmp_path / "b"), classes=classes).spec,
+    ):
         (tmp_path / "spec.json").write_text(to_json(spec))
         assert from_json(DatasetSpec, tmp_path / "spec.json") == spec

@@ -1,0 +1,200 @@
+"""Batches: the same for every way of reading, and ones that can be resumed."""
+
+import itertools
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from dilax.data import (
+    Augmentation,
+    CropGeometry,
+    ImageExample,
+    Reading,
+    batches_on_device,
+    cache_on_host,
+    in_order,
+    training_batches,
+)
+
+
+def _numbered(sample, rng):
+    return {"image": sample["image"], "label": rng.integers(0, 2**31, (3,))}
+
+
+def _batches(count, seed=0, start=0, size=4, threads=2, samples=10, shard=(0, 1)):
+    source = [{"image": np.full((2, 2), i)} for i in range(samples)]
+    batches = training_batches(
+        source, _numbered, size, seed, start, Reading(threads), shard
+    )
+    return list(itertools.islice(batches, count))
+
+
+def _numbers(batches):
+    return [int(i) for batch in batches for i in batch["image"][:, 0, 0]]
+
+
+def _draws(batches):
+    return np.ravel([batch["label"] for batch in batches]).tolist()
+
+
+def _equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return _batches(9)
+
+
+@pytest.mark.parametrize("start", [1, 2, 5, 7])
+def test_a_batch_is_the_same_for_every_start_and_number_of_threads(whole, start):
+    _equal(whole[start:], _batches(9 - start, start=start, threads=start % 2 + 1))
+
+
+@pytest.mark.parametrize("shards, start", [(2, 0), (4, 3)])
+def test_the_parts_of_several_hosts_are_the_batch_of_one(whole, shards, start):
+    parts = [_batches(4, start=start, shard=(i, shards)) for i in range(shards)]
+    for batch, *own in zip(whole[start : start + 4], *parts, strict=True):
+        for name, array in batch.items():
+            rows = [part[name] for part in own]
+            assert {len(r) for r in rows} == {4 // shards}
+            np.testing.assert_array_equal(np.concatenate(rows), array)
+
+
+def test_hosts_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size=4: 3 processes"):
+        _batches(1, shard=(0, 3))
+
+
+def test_another_seed_gives_another_order_and_other_augmentation(whole):
+    other = _batches(5, seed=1)
+    assert _numbers(whole[:5]) != _numbers(other)
+    assert not {*_draws(whole[:5])} & {*_draws(other)}
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 20])
+def test_an_epoch_is_every_sample_once_in_its_own_order_and_augmentation(size):
+    batches = _batches(40 // size, size=size)
+    numbers = _numbers(batches)
+    epochs = [numbers[i : i + 10] for i in range(0, 40, 10)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 4
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert len({*_draws(batches)}) == 4 * 10 * 3
+
+
+@pytest.mark.parametrize(
+    "count, size, lengths",
+    [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (3, 1, [1, 1, 1])],
+)
+def test_samples_in_order_come_once_each_and_the_last_list_is_shorter(
+    count, size, lengths
+):
+    source = [{"id": i, "image": np.zeros((i + 1, 3))} for i in range(count)]
+    chunks = list(in_order(source, size, threads=2))
+    assert [len(chunk) for chunk in chunks] == lengths
+    samples = list(itertools.chain.from_iterable(chunks))
+    assert [s["id"] for s in samples] == list(range(count))
+    assert [len(s["image"]) for s in samples] == list(range(1, count + 1))
+
+
+# Images cached in memory.
+
+
+class Counted(list):
+    """A source that counts how often its samples are read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def _source(size, count=5):
+    rng = np.random.default_rng(0)
+    return Counted(
+        {
+            "image": rng.integers(0, 256, (*size, 3), np.uint8),
+            "label": rng.integers(0, 20, size, np.uint8),
+            "id": str(i),
+        }
+        for i in range(count)
+    )
+
+
+def _example(**changes):
+    return ImageExample(CropGeometry((16, 24), 0, 8), Augmentation(**changes))
+
+
+def _first(batches, count=6):
+    return list(itertools.islice(batches, count))
+
+
+@pytest.mark.slow
+def test_a_batch_is_the_same_from_worker_processes():
+    example = ImageExample(
+        CropGeometry((26, 34), 5, 4), Augmentation(scales=(0.7, 1.4), colour=0.1)
+    )
+    one, two = (
+        _first(training_batches(_source((21, 30)), example, 4, 0, 1, reading), 5)
+        for reading in (Reading(2), Reading(2, processes=2))
+    )
+    _equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "size, stride, edge_crops",
+    [
+        ((40, 50), 1, False),
+        ((16, 24), 4, True),
+        ((17, 60), 4, False),
+        ((3, 30), 1, True),
+        ((1, 60), 4, True),
+        ((2, 2), 1, False),
+    ],
+)
+def test_crops_made_on_the_device_are_those_of_the_host(size, stride, edge_crops):
+    geometry = CropGeometry((26, 34), 5, stride, 255, edge_crops)
+    example = ImageExample(geometry, Augmentation())
+    host = _first(training_batches(_source(size), example, 3, seed=1))
+    _equal(host, _first(batches_on_device(_source(size), example, 3, seed=1)))
+    assert len({b["image"].tobytes() for b in host}) > 1
+
+
+def test_crops_on_the_device_agree_for_another_scale_start_and_host():
+    example = ImageExample(CropGeometry((16, 24), 0, 8), Augmentation(), scale=0.5)
+    options = dict(batch_size=4, seed=7, start=3, shard=(1, 2))
+    host = training_batches(_source((40, 50)), example, **options)
+    device = batches_on_device(_source((40, 50)), example, **options)
+    _equal(_first(host), _first(device))
+
+
+def test_cached_images_are_the_source_and_are_read_once(unchecked):
+    source = _source((16, 24))
+    assert [s["id"] for s in cache_on_host(source)] == list("01234")
+    assert len(source) <= source.reads <= len(source) + 1  # the first, for its size
+    source = _source((16, 24))
+    _first(batches_on_device(source, _example(), 2, 0), 9)
+    assert len(source) <= source.reads <= len(source) + 2
+
+
+def test_on_the_device_images_have_one_size_and_are_only_mirrored():
+    for changes in ({"colour": 0.1}, {"scales": (0.5, 1.0)}):
+        with pytest.raises(ValueError, match=r"cache=device: .*scales=\(1,1\)"):
+            batches_on_device(_source((16, 24)), _example(**changes), 2, 0)
+    source = Counted([*_source((16, 24)), *_source((16, 25), 1)])
+    with pytest.raises(ValueError, match=r"differ in size \(0 is \(16, 25, 3\)"):
+        batches_on_device(source, _example(), 2, 0)
+
+
+def test_images_that_do_not_fit_are_refused_before_they_are_read(
+    monkeypatch, unchecked
+):
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * 5 * 16 * 24 * 4 - 1}
+    monkeypatch.setattr(os, "sysconf", pages.get)
+    source = _source((16, 24))
+    with pytest.raises(ValueError, match=r"reading\.cache=host: .* GB"):
+        cache_on_host(source)
+    assert source.reads == 1
