@@ -147,12 +147,10 @@ def test_a_batch_is_the_same_from_worker_processes():
 @pytest.mark.parametrize(
     "size, stride, edge_crops",
     [
-        ((40, 50), 1, False),
-        ((16, 24), 4, True),
-        ((17, 60), 4, False),
-        ((3, 30), 1, True),
-        ((1, 60), 4, True),
-        ((2, 2), 1, False),
+        ((17, 60), 1, False),
+        ((40, 50), 4, True),
+        ((3, 30), 4, False),
+        ((1, 2), 4, False),
     ],
 )
 def test_crops_made_on_the_device_are_those_of_the_host(size, stride, edge_crops):

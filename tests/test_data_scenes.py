@@ -5,14 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from dilax.data.scenes import SPLITS, Scenes, draw_layout, render
+from dilax.data.scenes import SPLITS, Scenes, draw_layout, paint, render
 from dilax.data.scenes_painting import (
     CLASSES,
     CONTEXT_CLASSES,
     IGNORE,
     PALETTE,
     TOWER_ON,
-    paint_scene,
 )
 
 GROUND_OF = {CLASSES.index(t): CLASSES.index(g) for g, t in TOWER_ON.items()}
@@ -136,7 +135,7 @@ def _paint(kinds, seed=11, size=128):
         if len((drawn := draw_layout(np.random.default_rng(i))).borders) == 2
     )
     above, below = np.random.default_rng(1), np.random.default_rng(2)
-    return layout, *paint_scene(layout, kinds, above, below, size)
+    return layout, *paint(layout, kinds, above, below, size)
 
 
 def test_nothing_above_the_ground_changes_when_the_kinds_of_ground_do():

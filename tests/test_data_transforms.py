@@ -77,12 +77,12 @@ def test_a_crop_shows_the_image_and_its_reflection(size):
 
 
 def test_every_place_within_the_padding_is_drawn_about_equally_often():
-    crops = _examples(_unchanged(), _coordinates(16 + 2, 24 + 3), 300)
+    crops = _examples(_unchanged(), _coordinates(16 + 2, 24 + 3), 150)
     places = collections.Counter(
         tuple(crop["image"][MARGIN, MARGIN, :2].tolist()) for crop in crops
     )
     assert set(places) == set(itertools.product(range(3), range(4)))
-    assert min(places.values()) > 10
+    assert min(places.values()) > 4
 
 
 def test_edge_crops_are_at_either_end_of_the_image():
@@ -192,9 +192,7 @@ def test_every_crop_of_the_maps_is_drawn():
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_reflected_positions_are_those_of_numpy(n):
     expected = np.pad(np.arange(n), (11, 17), mode="reflect")
-    for array in (np, jnp):
-        at = array.arange(-11, n + 17)
-        np.testing.assert_array_equal(reflected(at, n), expected)
+    np.testing.assert_array_equal(reflected(np.arange(-11, n + 17), n), expected)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (1, 1), (1, 6), (40, 30)])

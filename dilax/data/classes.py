@@ -33,6 +33,17 @@ class ClassLine(NamedTuple):
         """Whether pixels of this name are ignored."""
         return self.name.lower() in _VOID
 
+    @classmethod
+    def parse(cls, text: str, source: str) -> "ClassLine":
+        """Reads a name, with a colour before or after it, or without."""
+        match = _NAME_FIRST.fullmatch(text) or _COLOUR_FIRST.fullmatch(text)
+        if not match:
+            return cls(text)
+        colour = (int(match["r"]), int(match["g"]), int(match["b"]))
+        if max(colour) > 255:
+            raise ValueError(f"{source}: {text!r}: a colour is three numbers 0 to 255")
+        return cls(match["name"], colour)
+
 
 class ClassList(NamedTuple):
     """Classes as the user names them.
@@ -71,7 +82,7 @@ def read_classes(root: Path, classes: str) -> ClassList | None:
         if path is None:
             return None
         source, texts = str(path), read_lines(path)
-    lines = [_parse(text, source) for text in texts]
+    lines = [ClassLine.parse(text, source) for text in texts]
     if lines[1:] and not lines[0].colour and all(line.colour for line in lines[1:]):
         del lines[0]  # the header of a table
     names = [line.name for line in lines if not line.void]
@@ -81,16 +92,6 @@ def read_classes(root: Path, classes: str) -> ClassList | None:
     if not 0 < len(names) <= _MAX_CLASSES:
         raise ValueError(f"{source}: {len(names)} classes are not 1 to {_MAX_CLASSES}")
     return ClassList(source, lines)
-
-
-def _parse(text: str, source: str) -> ClassLine:
-    match = _NAME_FIRST.fullmatch(text) or _COLOUR_FIRST.fullmatch(text)
-    if not match:
-        return ClassLine(text)
-    colour = (int(match["r"]), int(match["g"]), int(match["b"]))
-    if max(colour) > 255:
-        raise ValueError(f"{source}: {text!r}: a colour is three numbers 0 to 255")
-    return ClassLine(match["name"], colour)
 
 
 class _Found(NamedTuple):

@@ -161,39 +161,32 @@ def _images_and_masks(
 ) -> tuple[list[Path], list[Path]]:
     """What the flags choose, or else what the names of folders and files say."""
 
-    def pictures(paths: Sequence[Path]) -> list[Path]:
-        return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-
     def chosen(flag: str) -> list[Path]:
         folder = Path(os.path.normpath(root / flag))
         if folder.is_dir():
-            found = pictures(listing.files(folder))
+            found = _pictures(listing.files(folder))
         else:
             found = [path for path in every if path.relative_to(root).match(flag)]
         if not found:
             raise ValueError(f"{folder}: no such folder or files; {HINT}")
         return found
 
-    def without(paths: list[Path], others: list[Path]) -> list[Path]:
-        known = set(others)
-        return [path for path in paths if path not in known]
-
-    every = pictures(files)
+    every = _pictures(files)
     masks = chosen(labels) if labels else []
-    photos = without(chosen(images), masks) if images else []
-    free = without(every, photos)
+    photos = _without(chosen(images), masks) if images else []
+    free = _without(every, photos)
     kinds = {path: folder_kind(path.relative_to(root).parts[:-1]) for path in every}
     if not masks:
         # PNGs next to files of another format with the same name are masks, too.
         pngs = [path for path in free if path.suffix.lower() == ".png"]
-        others = {path.with_suffix("") for path in without(free, pngs)}
+        others = {path.with_suffix("") for path in _without(free, pngs)}
         masks = (
             [path for path in free if kinds[path] == "mask"]
             or [path for path in free if is_mask_name(path.stem)]
             or [path for path in pngs if path.with_suffix("") in others]
         )
     if not images:
-        free = without(free, masks)
+        free = _without(free, masks)
         photos = [path for path in free if not kinds[path]] or free
     if photos and masks:
         return photos, masks
@@ -202,6 +195,15 @@ def _images_and_masks(
     raise ValueError(
         f"{root}: no {missing} found; there are pictures in {folders[:10]}; {HINT}"
     )
+
+
+def _pictures(paths: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _without(paths: list[Path], others: list[Path]) -> list[Path]:
+    known = set(others)
+    return [path for path in paths if path not in known]
 
 
 def _lists(root: Path, files: Sequence[Path]) -> dict[str, Path]:

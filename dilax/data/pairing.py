@@ -9,7 +9,7 @@ Unicode forms are ignored.
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
@@ -130,17 +130,24 @@ class NamedFiles:
             self._same[normalized(path.stem)].append(path)
             self._similar[sample_name(path.stem)].append(path)
 
-    def find(
-        self, stem: str, words: Words, fits: Callable[[Path], bool] = lambda path: True
-    ) -> list[Path]:
+    def find(self, stem: str, words: Words, split: str = "") -> list[Path]:
         """The files of this name, or else of similar names, in the nearest folders."""
         same = self._same.get(normalized(stem), [])
         similar = self._similar.get(sample_name(stem), [])
-        return self.nearest([*filter(fits, same)] or [*filter(fits, similar)], words)
+        return self.nearest(same, words, split) or self.nearest(similar, words, split)
 
-    def nearest(self, paths: Iterable[Path], words: Words) -> list[Path]:
-        """Those whose folders have the most of the words, and the fewest others."""
-        ranks = {p: (len(words & (w := self.words[p])), -len(w)) for p in paths}
+    def nearest(
+        self, paths: Iterable[Path], words: Words, split: str = ""
+    ) -> list[Path]:
+        """Those whose folders have the most of the words, and the fewest others.
+
+        If there is a split, files of other splits are left out.
+        """
+        ranks = {
+            path: (len(words & own), -len(own))
+            for path in paths
+            if split_of(own := self.words[path]) in ("", split) or not split
+        }
         best = max(ranks.values(), default=None)
         return [path for path, rank in ranks.items() if rank == best]
 
@@ -190,17 +197,13 @@ class Pairing:
         """
         words = self.images.words[image]
         split = split_of(words)
-
-        def fits(mask: Path) -> bool:
-            return not split or split_of(self.masks.words[mask]) in ("", split)
-
-        found = self.masks.find(image.stem, words, fits)
+        found = self.masks.find(image.stem, words, split)
         if len(found) > 1:
             several = ", ".join(map(str, found[:3]))
             raise ValueError(f"{image}: has {len(found)} masks, {several}; {HINT}")
         if not found:
             if words not in self._folders:
-                near = self.masks.nearest(filter(fits, self.masks.words), words)
+                near = self.masks.nearest(self.masks.words, words, split)
                 self._folders[words] = near[0].parent if near else image.parent
             found = [self._folders[words] / f"{image.stem}_mask.png"]
         other = self._taken.setdefault(found[0], image)

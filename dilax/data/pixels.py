@@ -110,7 +110,16 @@ def read_pixels(
         (3, 4, 1)
     """
     with _naming(path):
-        pixels = _tiff_pixels(path) if _is_tiff(path) else _pillow_pixels(path, upright)
+        if _is_tiff(path):
+            pixels = _tiff_pixels(path)
+        else:
+            with Image.open(path) as file:
+                mode = _mode(file)
+                turned = ImageOps.exif_transpose(file) if upright else file
+                if mode == "I;16":
+                    pixels = np.asarray(turned).astype(np.uint16)[..., None]
+                else:
+                    pixels = np.atleast_3d(np.asarray(turned.convert(mode)))
     found = pixels.shape[2]
     if channels in (None, found):
         return pixels
@@ -133,15 +142,6 @@ def _mode(file: Image.Image) -> str:
     if file.mode[0] in "IF":
         raise _UnsuitableError(f"mode {file.mode} is neither 8 nor 16 bits per channel")
     return "RGB"
-
-
-def _pillow_pixels(path: Path, upright: bool) -> np.ndarray:
-    with Image.open(path) as file:
-        mode = _mode(file)
-        turned = ImageOps.exif_transpose(file) if upright else file
-        if mode == "I;16":
-            return np.asarray(turned).astype(np.uint16)[..., None]
-        return np.atleast_3d(np.asarray(turned.convert(mode)))
 
 
 def _is_tiff(path: Path) -> bool:

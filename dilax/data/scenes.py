@@ -26,11 +26,15 @@ from dilax.data.scenes_painting import (
     EXTENT,
     TOWER_ON,
     Balloon,
+    Canvas,
     Layout,
     Light,
     Tower,
     colours,
-    paint_scene,
+    paint_balloon,
+    paint_ground,
+    paint_sky,
+    paint_tower,
 )
 
 SPLITS = {"train": 400, "val": 100}
@@ -138,7 +142,38 @@ def _render(sequence: np.random.SeedSequence, size: int):
     )
     layout = draw_layout(placing)
     grounds = naming.permutation(list(TOWER_ON))[: len(layout.borders) + 1].tolist()
-    return paint_scene(layout, grounds, above, below, size)
+    return paint(layout, grounds, above, below, size)
+
+
+def paint(
+    layout: Layout,
+    grounds: Sequence[str],
+    above: np.random.Generator,
+    below: np.random.Generator,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paints a layout; the ground below a tower decides its class.
+
+    Args:
+        layout: where everything is.
+        grounds: the kind of ground of each section, left to right.
+        above: generator for the textures of sky and towers.
+        below: generator for the textures of the ground.
+        size: of the picture, in pixels.
+
+    Returns:
+        Image (size, size, 3), uint8, and label (size, size), uint8.
+    """
+    canvas, light = Canvas(size), layout.light
+    paint_sky(canvas, light, layout.horizon, above)
+    paint_ground(canvas, layout, grounds, below)
+    for tower in layout.towers:
+        ground = grounds[int(np.searchsorted(layout.borders, tower.x))]
+        paint_tower(canvas, tower, TOWER_ON[ground], light, above)
+    for balloon in layout.balloons:
+        paint_balloon(canvas, balloon, light)
+    image = np.clip(canvas.rgb + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0)), canvas.label
 
 
 def draw_layout(rng: np.random.Generator) -> Layout:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -162,37 +161,6 @@ class Canvas:
         label[np.abs(distance) * self.unit < _BAND] = IGNORE
 
 
-def paint_scene(
-    layout: Layout,
-    grounds: Sequence[str],
-    above: np.random.Generator,
-    below: np.random.Generator,
-    size: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paints a layout; the ground below a tower decides its class.
-
-    Args:
-        layout: where everything is.
-        grounds: the kind of ground of each section, left to right.
-        above: generator for the textures of sky and towers.
-        below: generator for the textures of the ground.
-        size: of the picture, in pixels.
-
-    Returns:
-        Image (size, size, 3), uint8, and label (size, size), uint8.
-    """
-    canvas, light = Canvas(size), layout.light
-    _paint_sky(canvas, light, layout.horizon, above)
-    _paint_ground(canvas, layout, grounds, below)
-    for tower in layout.towers:
-        ground = grounds[int(np.searchsorted(layout.borders, tower.x))]
-        _paint_tower(canvas, tower, TOWER_ON[ground], light, above)
-    for balloon in layout.balloons:
-        _paint_balloon(canvas, balloon, light)
-    image = np.clip(canvas.rgb + 0.5, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(image.transpose(1, 2, 0)), canvas.label
-
-
 def _ellipse(x, y, rx: float, ry: float):
     """Approximate signed distance to an ellipse about the origin."""
     return (np.hypot(x / rx, y / ry) - 1) * min(rx, ry)
@@ -203,7 +171,7 @@ def _box(x, y, rx, ry):
     return np.maximum(np.abs(x) - rx, np.abs(y) - ry)
 
 
-def _paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
+def paint_sky(canvas: Canvas, light: Light, horizon: float, rng) -> None:
     """Paints the whole canvas: a gradient, the sun and its glow, stars, clouds."""
     box, x, y = canvas.window(0.0, EXTENT, 0.0, EXTENT)
     height = np.clip(y / horizon, 0, 1)
@@ -267,7 +235,7 @@ def _grass(x, depth, shape, light: Light, rng):
 _TEXTURES = {"water": _water, "road": _road, "grass": _grass}
 
 
-def _paint_ground(canvas: Canvas, layout: Layout, grounds, rng) -> None:
+def paint_ground(canvas: Canvas, layout: Layout, grounds, rng) -> None:
     """Paints the sections of ground, and the shadows of the towers on them."""
     box, x, y = canvas.window(0.0, EXTENT, layout.horizon - 4, EXTENT)
     shape = y.shape[0], x.shape[1]
@@ -329,7 +297,7 @@ def _roof_distance(tower: Tower, x, y, eave: float):
     return np.maximum(wall, np.minimum(notch, y - eave + 4) * -1)
 
 
-def _paint_tower(canvas: Canvas, tower: Tower, name: str, light: Light, rng) -> None:
+def paint_tower(canvas: Canvas, tower: Tower, name: str, light: Light, rng) -> None:
     """Paints wall, roof, and the ring between them; `name` only affects the label."""
     reach = tower.foot + 6
     box, x, y = canvas.window(
@@ -363,7 +331,7 @@ def _envelope(x, y, radius: float, mouth: float, length: float):
     return np.where(along < 0, upper, np.where(along > rise * length, lower, side))
 
 
-def _paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
+def paint_balloon(canvas: Canvas, balloon: Balloon, light: Light) -> None:
     """Paints gores of silk (or a smile), ropes, and a basket."""
     r = balloon.radius
     box, x, y = canvas.window(

@@ -19,7 +19,7 @@ from dilax.data.pixels import (
     read_pixels,
 )
 from dilax.data.scenes import Scenes
-from dilax.data.spec import DATASETS, RGB, DatasetSpec, ids_of_colours
+from dilax.data.spec import DATASETS, DatasetSpec
 
 _SKIP = "repair them, or skip them with --config.data.skip_unreadable=True"
 _CLASSES = "give each missing one a line in --classes, called void to ignore it"
@@ -114,11 +114,6 @@ class ImageLabelFiles(Sequence):
         self, pairs: Sequence[Pair], spec: DatasetSpec, skip_unreadable: bool = False
     ):
         self._spec, self._skip = spec, skip_unreadable
-        table = spec.label_table()
-        invalid = (0, (1 << 16) - len(table))
-        self._table = np.pad(table, invalid, constant_values=-1)
-        self._colours: dict[RGB, int] = {c: i for i, c in enumerate(spec.palette)}
-        self._colours |= dict.fromkeys(spec.void_colours, spec.ignore_label)
         self._logged: set[Pair] = set()
         self._pairs, problems = check_pairs(pairs, skip_unreadable, len(spec.mean))
         for problem in problems:
@@ -142,24 +137,12 @@ class ImageLabelFiles(Sequence):
             kind = np.uint16 if header.bits == 16 else np.uint8
             image = np.zeros((*header.size, channels), kind)
             label = np.full(header.size, self._spec.ignore_label, np.uint8)
-        else:
-            label = self._train_ids(mask, pair)
+            return {"image": image, "label": label, "id": pair.id}
+        try:
+            label = self._spec.train_ids(mask, str(pair.label))
+        except ValueError as error:
+            raise ValueError(f"{error}; {_CLASSES}") from error
         return {"image": image, "label": label, "id": pair.id}
-
-    def _train_ids(self, mask: np.ndarray, pair: Pair) -> np.ndarray:
-        if self._spec.colour_masks:
-            try:
-                return ids_of_colours(mask, self._colours, str(pair.label))
-            except ValueError as error:
-                raise ValueError(f"{error}; {_CLASSES}") from error
-        label = self._table[mask]
-        if (label < 0).any():
-            wrong = np.unique(mask[label < 0]).tolist()
-            raise ValueError(
-                f"{pair.label}: ids {wrong} are not among the {self._spec.num_classes} "
-                f"classes of {self._spec.name}; {_CLASSES}"
-            )
-        return label.astype(np.uint8)
 
 
 def check_pairs(

@@ -76,6 +76,29 @@ class DatasetSpec:
             table[source] = target
         return table
 
+    def train_ids(self, mask: np.ndarray, name: str) -> np.ndarray:
+        """(h, w) ids or (h, w, 3) colours of a mask on disk → (h, w) uint8 train ids.
+
+        Args:
+            mask: ids, or colours where the data set has `colour_masks`.
+            name: of the file, for messages.
+
+        Raises:
+            ValueError: naming the file and the ids or colours of no class.
+        """
+        if self.colour_masks:
+            ids = {colour: i for i, colour in enumerate(self.palette)}
+            ids |= dict.fromkeys(self.void_colours, self.ignore_label)
+            return ids_of_colours(mask, ids, name)
+        table = self.label_table()
+        label = table.take(mask, mode="clip")
+        if (wrong := (label < 0) | (mask >= len(table))).any():
+            raise ValueError(
+                f"{name}: ids {np.unique(mask[wrong]).tolist()} are not among the "
+                f"{self.num_classes} classes of {self.name}"
+            )
+        return label.astype(np.uint8)
+
     def disk_ids(self) -> np.ndarray:
         """(k,) uint8: the id on disk of each class, which submissions use."""
         pairs = self.label_map or tuple(enumerate(range(self.num_classes)))

@@ -65,21 +65,21 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         >>> resize(np.array([[1, 2]], np.uint8), (2, 4)).tolist()
         [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
-
-    def resized(array: np.ndarray, method: Image.Resampling) -> np.ndarray:
-        return np.asarray(Image.fromarray(array).resize(size[::-1], method))
-
     if image.shape[:2] == tuple(size):
         return image
     if image.ndim == 2:
-        return resized(image, Image.Resampling.NEAREST)
+        return _resized(image, size, Image.Resampling.NEAREST)
     if image.shape[2] == 3 and image.dtype == np.uint8:
-        return resized(image, Image.Resampling.BILINEAR)
+        return _resized(image, size, Image.Resampling.BILINEAR)
     planes = [
-        resized(plane.astype(np.float32), Image.Resampling.BILINEAR)
+        _resized(plane.astype(np.float32), size, Image.Resampling.BILINEAR)
         for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack(planes, -1).round().astype(image.dtype)
+
+
+def _resized(array: np.ndarray, size, method: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(array).resize(size[::-1], method))
 
 
 def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
