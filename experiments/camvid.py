@@ -3,7 +3,7 @@
     dilax data prepare camvid --from CamVid
     python experiments/camvid.py --config=small --workdir=runs/camvid
     python experiments/camvid.py --config=paper --config.init=VGG16 --workdir=runs/paper
-    python experiments/camvid.py --mode=eval --workdir=runs/camvid --which=best
+    python experiments/camvid.py --mode=eval --workdir=runs/camvid --checkpoint=best
 
 small   On a machine without a GPU: VGG-16 with an eighth of the channels at half
         resolution, from scratch; then Basic context and its undilated control on the

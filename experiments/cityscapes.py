@@ -64,7 +64,7 @@ def paper() -> Config:
         "all",
         start="context",
         context=CITYSCAPES,
-        halves=True,
+        edge_crops=True,
         steps=60_000,
         batch_size=1,
         crop=(1396, 1396),

@@ -1,6 +1,6 @@
 """DeepLab-LargeFOV on Pascal VOC as its authors train it (Chen et al. 2015).
 
-    python experiments/deeplab.py --config.init=VGG16 --config.reset=fc6,fc7 \
+    python experiments/deeplab.py --config.init=VGG16 --config.reinit=fc6,fc7 \
         --workdir=runs/deeplab
     python experiments/tables.py --table=4 --mode=collect --runs=runs/deeplab,DIR \
         --workdir=runs/table4
@@ -32,7 +32,7 @@ def paper() -> Config:
         learning_rate=1e-3,
         momentum=0.9,
         milestones=((2000, 0.1), (4000, 0.1)),
-        fast_layers=("final",),
+        lr_multipliers=(("final", 10.0),),
     )
     network = StageConfig(
         "front_end",

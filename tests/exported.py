@@ -35,15 +35,12 @@ RELEASED = {
 SMALL = {
     "front end": DilatedNet(FrontEnd(5, TINY)),
     "same": DilatedNet(
-        FrontEnd(5, TINY, padding="same", norm=True), ContextModule(5, CONTEXT), True
+        FrontEnd(5, TINY, padding="same"), ContextModule(5, CONTEXT), True
     ),
     "reflect": DilatedNet(
-        FrontEnd(5, TINY, padding="reflect"),
-        ContextModule(5, CONTEXT, border="reflect"),
+        FrontEnd(5, TINY, padding="reflect"), ContextModule(5, CONTEXT)
     ),
-    "entry": DilatedNet(
-        FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="entry", border="reflect")
-    ),
+    "entry": DilatedNet(FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="entry")),
     "resnet": DilatedNet(
         ResNet(5, resnet_blocks((1, 1, 1, 0)), PLAIN_STEM, 1 / 16, duc=4)
     ),
@@ -74,9 +71,7 @@ def spec_of(name, channels=3):
 def params_of(model, channels=3):
     size = _side(model, 2)
     params = random_params(model, jnp.zeros((1, size, size, channels)))
-    if not getattr(
-        model.front_end, "norm", True
-    ):  # scores that a softmax can tell apart
+    if isinstance(model.front_end, FrontEnd):  # scores that a softmax can tell apart
         params["front_end"][model.front_end.final_name]["kernel"] *= 1e-2
     return params
 

@@ -10,7 +10,7 @@ from tiny_run import CLASSES, tiny_config, write_images
 from dilax.evaluation import Scores, image_scores
 from dilax.inference import palette_image, save_image
 from dilax.training import build_spec
-from dilax.training.config import to_json
+from dilax.training.serialization import to_json
 
 IMAGES, SIZE = 8, (48, 64)
 STAGES = {"front_end": 2, "context": 1, "joint": 0}  # with so many rows wrong, and more

@@ -76,8 +76,8 @@ def test_fields_of_a_crf_and_of_its_grid_are_set():
     ],
 )
 def test_words_of_a_tuple_are_divided_by_commas(text, value):
-    config = overridden(voc.quickstart(), [f"--config.reset={text}"])
-    assert config.reset == value
+    config = overridden(voc.quickstart(), [f"--config.reinit={text}"])
+    assert config.reinit == value
 
 
 def test_a_stage_s_field_is_that_stage_s_alone():

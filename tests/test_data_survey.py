@@ -11,7 +11,7 @@ from PIL import Image
 
 from dilax.data import DatasetSpec, open_source, survey_folder
 from dilax.training import from_json
-from dilax.training.config import to_json
+from dilax.training.serialization import to_json
 
 COLOURS = {"sky": (128, 128, 128), "tree": (128, 128, 0), "road": (128, 64, 128)}
 TABLE = np.array([*COLOURS.values(), (0, 0, 0)], np.uint8)

@@ -18,7 +18,8 @@ from tiny_run import tiny_config, write_images
 
 import dilax
 from dilax.data.prepared import prepare
-from dilax.training.config import Config, from_json, to_json
+from dilax.training.config import Config
+from dilax.training.serialization import from_json, to_json
 from experiments import camvid, voc
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,8 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 import dilax
-from dilax.training.config import Config, from_json
+from dilax.training.config import Config
+from dilax.training.serialization import from_json
 dilax.train(from_json(Config, Path(sys.argv[1])), sys.argv[2])
 """
 

@@ -23,13 +23,6 @@ from dilax.models import VGG16_SLIM_HEAD, ContextModule, DilatedNet, FrontEnd, L
             ),
             (0, 2, 3),
         ),
-        (DilatedNet(FrontEnd(2), ContextModule(2, border="reflect")), (186, 8, 17)),
-        (
-            DilatedNet(
-                FrontEnd(2), ContextModule(2, border="reflect", padding="entry")
-            ),
-            (186, 8, 34),
-        ),
         (DilatedNet(FrontEnd(2), ContextModule(2, padding="none")), (450, 8, 1)),
         # Five pools inside, and enlarged again.
         (ENLARGING["fcn8s"], (0, 32, 1)),

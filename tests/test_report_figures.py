@@ -5,7 +5,7 @@ import pytest
 
 from dilax.data import DATASETS
 from dilax.report import field_figure, picture_figure, save_figure
-from dilax.training.config import to_json
+from dilax.training.serialization import to_json
 from experiments import figures, tables
 
 SPEC = DATASETS["camvid"]

@@ -16,7 +16,7 @@ from dilax.report import PAPER, collect, paper_figures, paper_table
 from dilax.report.paper import System
 from dilax.report.runs import system_of
 from dilax.training import quickstart
-from dilax.training.config import to_json
+from dilax.training.serialization import to_json
 
 ROWS = [(n, row) for n, table in PAPER.items() for row in table.rows]
 

@@ -12,8 +12,9 @@ from dilax.data import DatasetSpec, colour_map
 from dilax.models import init_params
 from dilax.training import pack
 from dilax.training.checkpoint import Checkpoints, stage_params
-from dilax.training.config import build_model, to_json
+from dilax.training.config import build_model
 from dilax.training.loop import open_run, train_stage
+from dilax.training.serialization import to_json
 from dilax.training.step import init_state
 
 SPEC = DatasetSpec("three", ("dark", "light", "red"), colour_map(3), (1.0, 2.0, 3.0))
@@ -97,7 +98,7 @@ def test_the_best_outlives_a_resume_and_is_the_one_that_loads(tmp_path):
 
 def test_best_of_a_stage_that_was_never_evaluated_is_refused(trained):
     with pytest.raises(ValueError, match=r"joint: was not evaluated .* take the last"):
-        dilax.load_checkpoint(trained[0], "joint", which="best")
+        dilax.load_checkpoint(trained[0], "joint", checkpoint="best")
 
 
 def test_stages_carry_on_what_their_start_trained(trained):
@@ -134,7 +135,7 @@ def test_best_checkpoint_is_the_one_that_evaluated_best(trained):
         if line["stage"] == "front_end" and "val_mean_iou" in line
     }
     assert set(scores) == {3, 6}
-    model, params, spec = dilax.load_checkpoint(workdir, "front_end", which="best")
+    model, params, spec = dilax.load_checkpoint(workdir, "front_end", checkpoint="best")
     _, _, source = dilax.training.open_evaluation(workdir)
     found = dilax.evaluate(dilax.Predictor(model, params, spec), source, title="")
     assert found.mean_iou == pytest.approx(max(scores.values()))

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 
 import pytest
 from tiny_run import tiny_config
@@ -13,7 +14,8 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.training import Config, CRFConfig
-from dilax.training.config import build_model, build_spec, from_json, to_json
+from dilax.training.config import build_model, build_spec
+from dilax.training.serialization import from_json, to_json
 from dilax.training.validation import check_config
 from experiments import camvid, cityscapes, coco, kitti, table3, voc
 
@@ -35,6 +37,46 @@ def test_every_configuration_is_sound_and_survives_its_file(make, tmp_path):
     assert from_json(Config, path) == config
     path.write_text(to_json(build_spec(config)), "utf-8")
     assert from_json(DatasetSpec, path) == build_spec(config)
+
+
+def _of_version_0_1(value):
+    """Configuration data with the field names and the fields of version 0.1."""
+    if isinstance(value, list):
+        return [_of_version_0_1(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    old = {name: _of_version_0_1(item) for name, item in value.items()}
+    if "lr_multipliers" in old:
+        pairs = old.pop("lr_multipliers")
+        old |= {"fast_layers": [layer for layer, _ in pairs], "fast_multiplier": 10.0}
+        old["for_batch"] = old.pop("base_batch_size")
+    if "edge_crops" in old:
+        old["halves"] = old.pop("edge_crops")
+        old["surroundings"] = old.pop("full_tile_maps")
+    if "min_kept" in old:
+        old |= {"least": old.pop("min_kept"), "balance": ""}
+    if "threads" in old:
+        old["hold"] = old.pop("cache")
+    if "saved_predictions" in old:
+        old["kept"], old["reset"] = old.pop("saved_predictions"), old.pop("reinit")
+    if "context_prefix" in old:
+        old |= {"context_border": "zero", "norm": False}
+    return old
+
+
+def test_configurations_of_version_0_1_are_read(tmp_path, caplog):
+    config = cityscapes.paper()
+    config.reinit = ("final",)
+    config.stages[0].optimizer.lr_multipliers = (("final", 10.0),)
+    path = tmp_path / "config.json"
+    old = _of_version_0_1(json.loads(to_json(config)))
+    path.write_text(json.dumps(old))
+    assert from_json(Config, path) == config
+    assert "of version 0.1" in caplog.text and "reset as reinit" in caplog.text
+    old["model"]["norm"] = True
+    path.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"config.json: norm: .* version 0\.1"):
+        from_json(Config, path)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +137,7 @@ def test_the_recipes_of_kitti_and_cityscapes_are_those_of_the_appendix():
     assert _row(front_end) == (40_000, 8, (628, 628), 1e-4, 0.99)
     assert _row(context) == (24_000, 100, (1024, 2048), 1e-4, 0.99)
     assert _row(joint) == (60_000, 1, (1396, 1396), 1e-5, 0.99)
-    assert (joint.halves, context.inputs) == (True, "maps")
+    assert (joint.edge_crops, context.inputs) == (True, "maps")
 
 
 @pytest.mark.parametrize("paper", [s.paper for s in SETS])

@@ -27,8 +27,9 @@ from dilax.training import (
 )
 from dilax.training import crf_parameters as dense
 from dilax.training.checkpoint import stage_params
-from dilax.training.config import build_model, from_json
+from dilax.training.config import build_model
 from dilax.training.optimizer import build_optimizer
+from dilax.training.serialization import from_json
 from dilax.training.stage_crf import build_rnn, init_stage
 from dilax.training.step import (
     init_state,

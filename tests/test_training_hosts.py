@@ -96,7 +96,7 @@ def test_two_processes_keep_the_average_of_one_and_its_loss(data, tmp_path):
     flags = [
         *("--config.stages.front_end.ema=0.5", "--config.stages.joint.ema=0.9"),
         "--config.stages.joint.loss.name=dice",
-        "--config.stages.front_end.loss.balance=median",
+        "--config.data.class_weight_power=0.5",
     ]
     _finish([_start(data, tmp_path / "alone", *flags)])
     _finish(_start_two(data, tmp_path / "two", *flags))

@@ -132,21 +132,21 @@ def _fine_tuning(trained, data, **fields):
 def test_a_run_starts_from_another_run_s_folder(trained, data):
     given, _, params, report = _fine_tuning(trained, data)
     assert _equal(given, params)
-    assert not (report.missing or report.reset or report.left_over)
+    assert not (report.missing or report.reinit or report.left_over)
 
 
 def test_layers_that_are_reset_keep_the_initialisation(trained, data):
     reset = ("final", "ctx")
-    given, fresh, params, report = _fine_tuning(trained, data, reset=reset)
+    given, fresh, params, report = _fine_tuning(trained, data, reinit=reset)
     assert _equal(params["context"], fresh["context"])
     assert _equal(params["front_end"]["final"], fresh["front_end"]["final"])
     assert _equal(params["front_end"]["fc"], given["front_end"]["fc"])
-    assert len(report.reset) == 2 + 2 * 4
+    assert len(report.reinit) == 2 + 2 * 4
 
 
 def test_stages_without_the_module_leave_it_and_its_resetting_aside(trained, data):
     config = dataclasses.replace(
-        _still(data), init=str(trained[0]), reset=("final", "ctx")
+        _still(data), init=str(trained[0]), reinit=("final", "ctx")
     )
     config.stages = (*config.stages, *tiny_config(data).stages[1:])
     model, spec = _model(config)
@@ -155,8 +155,8 @@ def test_stages_without_the_module_leave_it_and_its_resetting_aside(trained, dat
     params, report = params_from_init(config, spec, model, fresh)
     assert set(params) == {"front_end"}
     assert "context/ctx_final/kernel" in report.left_over
-    config.reset = ("fianl",)
-    with pytest.raises(ValueError, match=r"--config\.reset='fianl': is none of"):
+    config.reinit = ("fianl",)
+    with pytest.raises(ValueError, match=r"--config\.reinit='fianl': is none of"):
         check_fits(config, spec)
 
 
@@ -182,7 +182,7 @@ def test_the_paper_s_recipes_ask_for_weights(experiment):
 
 
 def test_resetting_without_weights_is_refused(data):
-    config = tiny_config(data, reset=("final",))
+    config = tiny_config(data, reinit=("final",))
     with pytest.raises(ValueError, match=r"no --config\.init to reset"):
         check_init(config)
 

@@ -13,7 +13,8 @@ import dilax
 from dilax.models import BASIC, Block, Named
 from dilax.training import LossConfig, StageConfig, recipes
 from dilax.training.checkpoint import Checkpoints, stage_params
-from dilax.training.config import Config, DataConfig, ModelConfig, from_json
+from dilax.training.config import Config, DataConfig, ModelConfig
+from dilax.training.serialization import from_json
 from dilax.training.validation import check_config
 
 NAMES = get_args(Named)
@@ -192,7 +193,7 @@ def test_an_average_of_parameters_is_what_is_evaluated_and_started_from(data, tm
         ("loss", LossConfig(threshold=2.0), r"loss.threshold=2.0: must be from 0 to 1"),
         (
             "loss",
-            LossConfig("ohem", threshold=0.0, least=0.0),
+            LossConfig("ohem", threshold=0.0, min_kept=0.0),
             "no pixel is hard; raise one",
         ),
     ],

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from dilax.training import OptimizerConfig
-from dilax.training.optimizer import build_optimizer, build_schedule, for_batch
+from dilax.training.optimizer import build_optimizer, build_schedule, scale_to_batch
 
 STEPS = 8
 
@@ -52,13 +52,13 @@ def test_sgd_differs_from_optax_only_after_the_rate_changes():
         assert np.allclose(a, b, rtol=1e-5) is equal
 
 
-def test_fast_layers_move_at_a_multiple_of_the_rate():
+def test_multipliers_scale_the_rate_of_their_layers():
     """Caffe's lr_mult 10 and 20 of a classifier's kernel and bias."""
     fields = {"learning_rate": 0.1, "weight_decay": 0.01, "milestones": ((4, 0.1),)}
     gradients = np.random.default_rng(0).normal(size=STEPS)
     rates = [0.1] * 4 + [0.01] * 4
     for pattern, times in (("conv", 10), ("front", 1)):
-        config = OptimizerConfig(fast_layers=(pattern,), **fields)
+        config = OptimizerConfig(lr_multipliers=((pattern, 10.0),), **fields)
         got = _run(build_optimizer(config, STEPS), gradients)
         kernel = _caffe(gradients, rates, 0.9, decay=0.01, rate_multiplier=times)
         bias = _caffe(gradients, rates, 0.9, decay=0.0, rate_multiplier=2 * times)
@@ -107,6 +107,6 @@ def test_schedules_have_their_values(fields, wanted):
 )
 def test_a_rate_follows_the_batch_only_where_it_is_asked_to(name, batch, factor):
     fixed = OptimizerConfig(name, 1e-3)
-    assert for_batch(fixed, batch) == fixed
-    scaled = for_batch(OptimizerConfig(name, 1e-3, for_batch=8), batch)
+    assert scale_to_batch(fixed, batch) == fixed
+    scaled = scale_to_batch(OptimizerConfig(name, 1e-3, base_batch_size=8), batch)
     assert scaled.learning_rate == pytest.approx(1e-3 * factor)

@@ -221,7 +221,7 @@ def test_parts_of_a_batch_are_held_one_after_the_other():
 
 
 def test_a_step_takes_the_rate_of_its_batch():
-    rates = dataclasses.replace(SGD, for_batch=2)
+    rates = dataclasses.replace(SGD, base_batch_size=2)
     before, after, metrics = _step(dataclasses.replace(_stage(), optimizer=rates))
     assert float(metrics["learning_rate"]) == pytest.approx(2e-2)
     _, fixed, _ = _step(_stage())

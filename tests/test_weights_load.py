@@ -64,8 +64,8 @@ def test_the_report_tells_every_layer_and_the_classifier_is_left_over(tmp_path):
         "conv1_1 (4, 3, 3, 3), (4,) front_end/conv1_1 (3, 3, 3, 4)",
         "fc6 (8, 32, 7, 7), (8,) front_end/fc6 (7, 7, 32, 8)",
         "fc8 (10, 8, 1, 1), (10,) left over",
-        "front_end/final: missing, starts anew",
-        "30 parameters loaded, 2 missing, 0 reset; 2 arrays left over",
+        "front_end/final: missing, keeps its initialization",
+        "30 parameters loaded, 2 missing, 0 reinitialized; 2 arrays left over",
         "conv1_1 took BGR minus (B, G, R) = (103.939, 116.779, 123.68); it takes "
         "BGR minus (110.703, 108.778, 105.412) now",
     ):
@@ -104,7 +104,7 @@ def test_a_network_whose_file_lacks_one_layer_of_many_is_refused(tmp_path):
         _loaded(path)
 
 
-@pytest.mark.parametrize("argument", ["allow_missing", "reset"])
+@pytest.mark.parametrize("argument", ["allow_missing", "reinit"])
 def test_a_pattern_that_names_no_layer_is_an_error(argument, tmp_path):
     path = tmp_path / "a.npz"
     _write_own(path)
@@ -112,7 +112,7 @@ def test_a_pattern_that_names_no_layer_is_an_error(argument, tmp_path):
         _loaded(path, **{argument: ("fianl",)})
 
 
-def test_another_shape_is_refused_with_both_unless_the_layer_is_reset(tmp_path):
+def test_another_shape_is_refused_with_both_unless_the_layer_is_reinitialized(tmp_path):
     save_weights(random_params(dilation8_camvid(**SLIM), IMAGE), tmp_path / "a.npz")
     weights = read_weights(tmp_path / "a.npz")
     other = dilation8_camvid(3, **SLIM)
@@ -120,12 +120,12 @@ def test_another_shape_is_refused_with_both_unless_the_layer_is_reset(tmp_path):
     message = r"ctx_conv1_2/kernel \(3, 3, 3, 3\) is \(3, 3, 11, 11\) there"
     with pytest.raises(ValueError, match=message):
         place_weights(weights, other, fresh)
-    params, report = place_weights(weights, other, fresh, reset=("final", "ctx"))
+    params, report = place_weights(weights, other, fresh, reinit=("final", "ctx"))
     assert _same(params["context"], fresh["context"])
     assert _same(params["front_end"]["final"], fresh["front_end"]["final"])
     assert not _same(params["front_end"]["fc7"], fresh["front_end"]["fc7"])
-    assert "left out: context/ctx_fc1 is reset" in str(report)
-    assert set(report.loaded) | set(report.reset) == set(shapes_of(other))
+    assert "left out: context/ctx_fc1 is reinitialized" in str(report)
+    assert set(report.loaded) | set(report.reinit) == set(shapes_of(other))
 
 
 def _same(one, other):

@@ -50,7 +50,7 @@ from dilax.training import (
     write_text,
 )
 from dilax.training.records import record_stage
-from dilax.training.run import KeptPredictions, Run, read_results, write_results
+from dilax.training.run import Run, SavedPredictions, read_results, write_results
 
 Summarize = Callable[[Sequence[Mapping], Path], str]
 
@@ -178,7 +178,7 @@ def _as_trained(values: Any) -> bool:
     """Whether an evaluation is the one that training makes of a finished stage."""
     plain = values.scales == ["1"] and not values.mirror and values.tiling == "tiles"
     own = not values.weights and not values.split
-    return plain and own and values.which == "last"
+    return plain and own and values.checkpoint == "last"
 
 
 class _Record:
@@ -186,7 +186,7 @@ class _Record:
 
     def __init__(self, run: Run, stage: str):
         self._run, self._stage = run, stage
-        self.kept = KeptPredictions(run, run.config.stage(stage))
+        self.kept = SavedPredictions(run, run.config.stage(stage))
         self._start = time.perf_counter()
 
     def finish(self, found: Scores) -> None:
@@ -261,10 +261,10 @@ def _export(values: Any) -> None:
     path = output_of(values, "network.zip")
     if path.suffix:
         write = export_onnx if path.suffix == ".onnx" else export_model
-        loaded = load_checkpoint(values.workdir, values.stage, values.which)
+        loaded = load_checkpoint(values.workdir, values.stage, values.checkpoint)
         print(f"the network, and how to run it: {write(*loaded, path)}")
     else:
-        pack(values.workdir, path, values.stage, values.which)
+        pack(values.workdir, path, values.stage, values.checkpoint)
         print(f"the network, to load and to predict with as a run: {path}")
     config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
     stage = config.stage(values.stage)
@@ -322,7 +322,7 @@ def predictor_of(values: Any, batch_size: int) -> Predictor:
     return load_predictor(
         values.workdir,
         values.stage,
-        values.which,
+        values.checkpoint,
         batch_size,
         mode=values.tiling,
         scales=scales,

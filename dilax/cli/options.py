@@ -91,7 +91,7 @@ OPTIONS = {
         (*_STORED, "submit"),
         "Stage of the run to load [the last].",
     ),
-    "which": Option(
+    "checkpoint": Option(
         flags.DEFINE_enum,
         "last",
         (*_STORED, "submit"),

@@ -232,17 +232,12 @@ def sizes_taken(model: DilatedNet) -> Sizes:
 
 def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
     """(width in cells, stride) of the reflections inside the network."""
-    stride, context = 1, model.context
+    stride = 1
     if model.front_end.padding == "reflect":
         for kernel, dilation, step, padding in model.front_end.rows:
             if padding or step == 1:
                 yield (dilation * (kernel - 1) + 1) // 2, stride
             stride *= step
-    if context is None or context.border != "reflect" or context.padding == "none":
-        return
-    whole = context.padding == "entry"
-    widths = [row.dilation for row in context.layers]
-    yield context.receptive_field.margin if whole else max(widths), model.map_stride
 
 
 def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Callable:

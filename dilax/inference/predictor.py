@@ -218,7 +218,7 @@ class Predictor:
         return next(self._bands([image], probabilities))
 
     def maps(
-        self, images: Sequence[np.ndarray], surroundings: bool = False
+        self, images: Sequence[np.ndarray], full_tiles: bool = False
     ) -> Iterator[np.ndarray]:
         """The front end's logits over each image: (⌈h/8⌉, ⌈w/8⌉, k) float32.
 
@@ -227,21 +227,21 @@ class Predictor:
 
         Args:
             images: as for `stream`.
-            surroundings: give the cells of the whole tiles, of which the image's are
+            full_tiles: give the cells of the whole tiles, of which the image's are
                 the upper left; the others see its reflection.
         """
         view = View(self.spec.scale)
         every = self._cell_bands(images, view, self._run_maps, self._plan_protocol)
         for image, bands in zip(images, every, strict=True):
-            rows, columns = self.map_size(image.shape, surroundings)
+            rows, columns = self.map_size(image.shape, full_tiles)
             yield np.concatenate(list(bands))[:rows, :columns]
 
     def map_size(
-        self, shape: tuple[int, ...], surroundings: bool = False
+        self, shape: tuple[int, ...], full_tiles: bool = False
     ) -> tuple[int, int]:
         """(rows, columns) of what `maps` gives for an image of `shape`."""
         size, stride = scaled_size(shape, self.spec.scale), self.model.map_stride
-        if not surroundings:
+        if not full_tiles:
             return -(-size[0] // stride), -(-size[1] // stride)
         grid = self._plan_protocol(size)
         inner = [(t - 2 * grid.margin) // stride for t in grid.tile]

@@ -56,7 +56,6 @@ CITYSCAPES = (
 )
 
 # Of `dilated_conv`: the padding that keeps a map's size, by what stands outside.
-_SAME: dict[str, Padding] = {"zero": "same", "reflect": "reflect"}
 
 
 def undilated(layers: tuple[ContextLayer, ...]) -> tuple[ContextLayer, ...]:
@@ -81,8 +80,8 @@ class ContextModule(nn.Module):
         layers: the 3×3 layers; a 1×1 layer `final` closes the module.
         prefix: of the layer names, `ctx_` or, in the VOC release, `ct_`.
         padding: `"layer"` (each layer by its dilation), `"entry"` (the radius once on
-            entry, then valid: 33 cells in the VOC release), or `"none"`.
-        border: what is padded with; §5 found zeros and reflection equal.
+            entry, then valid: 33 cells in the VOC release), or `"none"`. Padding is
+            with zeros; §5 found reflection equal.
         sigma: σ of the initial noise, divided by each layer's multiplier.
         dtype: of the computation; parameters are float32.
 
@@ -103,7 +102,6 @@ class ContextModule(nn.Module):
     layers: tuple[ContextLayer, ...] = BASIC
     prefix: str = "ctx_"
     padding: Literal["layer", "entry", "none"] = "layer"
-    border: Literal["zero", "reflect"] = "zero"
     sigma: float = 0.01
     dtype: DTypeLike = jnp.float32
 
@@ -118,19 +116,6 @@ class ContextModule(nn.Module):
         pads = self.padding != "none"
         return [(3, d, 1, d * pads) for d in (row.dilation for row in self.layers)]
 
-    def _conv(
-        self, name: str, kernel: int, dilation: int, multiplier: int, padding: Padding
-    ):
-        return DilatedConv(
-            multiplier * self.num_classes,
-            kernel,
-            dilation,
-            padding,
-            kernel_init=identity_init(self.num_classes, self.sigma / multiplier),
-            dtype=self.dtype,
-            name=self.prefix + name,
-        )
-
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
@@ -140,14 +125,21 @@ class ContextModule(nn.Module):
             raise ValueError(
                 f"padding={self.padding!r} is not one of 'layer', 'entry', 'none'"
             )
-        if self.border not in _SAME:
-            raise ValueError(f"border={self.border!r} is not one of 'zero', 'reflect'")
+
+        def conv(name, kernel, dilation, multiplier, padding: Padding):
+            return DilatedConv(
+                multiplier * self.num_classes,
+                kernel,
+                dilation,
+                padding,
+                kernel_init=identity_init(self.num_classes, self.sigma / multiplier),
+                dtype=self.dtype,
+                name=self.prefix + name,
+            )
+
         if self.padding == "entry":
-            x = pad_maps(x, ((self.receptive_field.margin,) * 2,) * 2, self.border)
-        inside: Padding = "valid"
-        if self.padding == "layer":
-            inside = _SAME[self.border]
+            x = pad_maps(x, ((self.receptive_field.margin,) * 2,) * 2, "zero")
+        inside: Padding = "same" if self.padding == "layer" else "valid"
         for row in self.layers:
-            conv = self._conv(row.name, 3, row.dilation, row.multiplier, inside)
-            x = nn.relu(conv(x))
-        return jnp.asarray(self._conv("final", 1, 1, 1, "valid")(x), jnp.float32)
+            x = nn.relu(conv(row.name, 3, row.dilation, row.multiplier, inside)(x))
+        return jnp.asarray(conv("final", 1, 1, 1, "valid")(x), jnp.float32)

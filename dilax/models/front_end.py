@@ -177,9 +177,6 @@ class FrontEnd(nn.Module):
         padding: `"valid"` (the paper: pad the image instead), or `"same"` or
             `"reflect"` padding in every layer: five times cheaper on small crops, but
             scores then depend on where a crop or tile ends.
-        norm: layer normalisation over the channels of each single pixel, for training
-            from scratch. Nothing is pooled over space, so crops, tiles and whole
-            images agree.
         remat: rematerialisation: gradients compute the maps between two pools again
             from what the first one gave, so that only one such block's are held.
         dtype: of the computation; parameters are float32.
@@ -202,7 +199,6 @@ class FrontEnd(nn.Module):
     head_channels: int | None = None
     final_name: str = "final"
     padding: Literal["valid", "same", "reflect"] = "valid"
-    norm: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     final_rates: tuple[int, ...] = ()
@@ -321,8 +317,6 @@ class FrontEnd(nn.Module):
                 dtype=self.dtype,
                 name=row.name,
             )(x)
-            if self.norm:
-                x = nn.LayerNorm(dtype=self.dtype, name=f"{row.name}_norm")(x)
             x = nn.relu(x)
             if row.dropout:
                 x = Dropout(row.dropout)(x, train=train)

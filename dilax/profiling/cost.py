@@ -26,7 +26,7 @@ from dilax.models.layers import AveragePool, BatchNorm, DilatedConv, MaxPool
 from dilax.ops.dilated_conv import pad_maps
 
 Inputs = Literal["images", "maps"]
-_HEARD = (DilatedConv, MaxPool, AveragePool, nn.LayerNorm, BatchNorm)
+_HEARD = (DilatedConv, MaxPool, AveragePool, BatchNorm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,6 @@ class LayerCall:
         input: shape and dtype of what the layer before gives it.
         output: shape and dtype of what it gives.
         pad: cells that the network puts around the input first.
-        border: what they hold.
 
     Example:
         >>> from dilax.models import dilation8_camvid
@@ -58,10 +57,9 @@ class LayerCall:
     input: jax.ShapeDtypeStruct
     output: jax.ShapeDtypeStruct
     pad: int = 0
-    border: Literal["zero", "reflect"] = "zero"
 
     def __call__(self, params: dict[str, Any], x: jax.Array) -> Any:
-        x = pad_maps(x, ((self.pad, self.pad),) * 2, self.border)
+        x = pad_maps(x, ((self.pad, self.pad),) * 2, "zero")
         if isinstance(self.layer, nn.Module):
             return self.layer.apply({"params": params}, x)
         return self.layer(x)
@@ -145,9 +143,8 @@ def _with_pads(
         if model.context is not None and call.module == "context":
             [x] = before
             pad = (call.input.shape[1] - x.shape[1]) // 2
-            border = model.context.border if pad else "zero"
             given = jax.ShapeDtypeStruct(x.shape, call.input.dtype)
-            call = dataclasses.replace(call, input=given, pad=pad, border=border)
+            call = dataclasses.replace(call, input=given, pad=pad)
             before = [call.output]
         yield call
 
@@ -338,7 +335,7 @@ def _layer_cost(call: LayerCall, flows: bool, trains: bool) -> LayerCost:
 def _multiply_adds(call: LayerCall) -> int:
     """Pairs of an output and a tap that reads the map, or its reflection."""
     *taps, c, d = call.params["kernel"].shape
-    reflects = "reflect" in (call.border, getattr(call.layer, "padding", ""))
+    reflects = getattr(call.layer, "padding", "") == "reflect"
     pairs = call.input.shape[0] * c * d
     for axis, count in enumerate(taps, 1):
         size, out = call.input.shape[axis], call.output.shape[axis]

@@ -29,7 +29,7 @@ from dilax.report.grids import (
 from dilax.report.paper import paper_columns
 from dilax.report.runs import RunFolder, read_runs
 from dilax.training import versions, write_text
-from dilax.training.config import to_json
+from dilax.training.serialization import to_json
 
 PAGE = "report.html"
 _REST = 30  # a page may be written anew after so many times what it took

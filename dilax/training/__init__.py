@@ -9,8 +9,6 @@ from dilax.training.config import (
     OptimizerConfig,
     StageConfig,
     build_spec,
-    from_json,
-    validated,
 )
 from dilax.training.estimate import Cost, estimate, profile
 from dilax.training.initial import import_weights
@@ -46,7 +44,7 @@ from dilax.training.run import (
     picture_indices,
     predictions_folder,
 )
-from dilax.training.validation import set_field
+from dilax.training.serialization import from_json, set_field, validated
 
 __all__ = [
     "CRFConfig",

@@ -24,7 +24,8 @@ from orbax.checkpoint.checkpoint_managers import (
 from dilax.data import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
 from dilax.runtime.processes import is_writer, wait_for_all
-from dilax.training.config import Config, StageConfig, build_model, from_json
+from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.serialization import from_json
 from dilax.training.stage_crf import Params, stage_shapes
 from dilax.training.step import TrainState, split_params
 from dilax.weights import place_weights, read_weights
@@ -130,7 +131,7 @@ def stage_params(
     config: Config,
     name: str,
     spec: DatasetSpec,
-    which: Literal["last", "best"] = "last",
+    checkpoint: Literal["last", "best"] = "last",
 ) -> Params:
     """All parameters of a trained stage: its own (averaged where it keeps an average),
     and below them its start's.
@@ -152,17 +153,19 @@ def stage_params(
     shapes = stage_shapes(model, stage, spec)
     trained, others = split_params(shapes, stage)
     frozen = {name: frozen[name] for name in others}
-    return {**frozen, **_read_params(workdir, stage, trained, which)}
+    return {**frozen, **_read_params(workdir, stage, trained, checkpoint)}
 
 
-def _read_params(workdir: Path, stage: StageConfig, shapes: Params, which) -> Params:
+def _read_params(
+    workdir: Path, stage: StageConfig, shapes: Params, checkpoint
+) -> Params:
     folder = checkpoint_folder(workdir, stage.name)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no checkpoint of stage {stage.name!r}")
     options = ocp.CheckpointManagerOptions(best_fn=_mean_iou, create=False)
     with ocp.CheckpointManager(folder, options=options) as manager:
-        step = manager.best_step() if which == "best" else manager.latest_step()
-        if step is None and which == "best":
+        step = manager.best_step() if checkpoint == "best" else manager.latest_step()
+        if step is None and checkpoint == "best":
             raise ValueError(
                 f"{folder}: was not evaluated while it trained, so there is no best "
                 "checkpoint; take the last"
@@ -191,7 +194,7 @@ def _on_every_process(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def load_checkpoint(
-    workdir: str | Path, stage: str = "", which: Literal["last", "best"] = "last"
+    workdir: str | Path, stage: str = "", checkpoint: Literal["last", "best"] = "last"
 ) -> tuple[DilatedNet, Any, DatasetSpec]:
     """Loads a trained network from the folder of a run.
 
@@ -200,7 +203,7 @@ def load_checkpoint(
     Args:
         workdir: the folder that `train` wrote.
         stage: which stage's network; the recipe's last by default.
-        which: `"last"` step, or the `"best"` that evaluation met while training.
+        checkpoint: `"last"` step, or the `"best"` that evaluation met while training.
 
     Returns:
         (model, params, spec), as `Predictor` takes them.
@@ -227,5 +230,5 @@ def load_checkpoint(
     spec = from_json(DatasetSpec, root / "spec.json")
     chosen = config.stage(stage)
     model = build_model(config, chosen, spec.num_classes)
-    params = stage_params(root, config, chosen.name, spec, which)
+    params = stage_params(root, config, chosen.name, spec, checkpoint)
     return model, {n: p for n, p in params.items() if n != "crf"}, spec

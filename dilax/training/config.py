@@ -5,11 +5,8 @@ folder as `config.json`, and evaluation and prediction read it there.
 """
 
 import dataclasses
-import json
-import re
 from dataclasses import field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -32,17 +29,18 @@ class OptimizerConfig:
         beta2: of Adam.
         weight_decay: on kernels only, never on biases or normalisation.
         bias_multiplier: learning rate of biases relative to kernels.
-        fast_layers: beginnings of names or globs of layers that learn faster, such as
-            `("final",)`: those that do not start from trained weights.
-        fast_multiplier: learning rate of these relative to the others.
+        lr_multipliers: (layer, multiplier) pairs: the learning rate of layers relative
+            to the others, such as `(("final", 10.0),)` for a layer that does not start
+            from trained weights. A layer is the beginning of a name, or a glob; a
+            parameter that several pairs name is multiplied by all of them.
         schedule: `"step"` multiplies by the factors at `milestones`; `"poly"` goes to
             zero with power 0.9; `"cosine"` goes to zero along a half cosine.
         milestones: (step, factor) pairs of `"step"`.
         warmup: steps of linear warm-up.
         clip: largest global gradient norm; 0 does not clip.
-        for_batch: the batch that the learning rate is meant for: another `batch_size`
-            scales it, in proportion for SGD (Goyal et al. 2017), by the square root
-            for Adam (Krizhevsky 2014); 0 takes the rate as it is.
+        base_batch_size: the batch size that the learning rate is meant for. Another
+            `batch_size` scales it: in proportion for SGD (Goyal et al. 2017), by the
+            square root for Adam (Krizhevsky 2014). 0 keeps the rate as it is.
 
     Example:
         >>> OptimizerConfig("adam", 2e-3, warmup=50).schedule
@@ -55,13 +53,12 @@ class OptimizerConfig:
     beta2: float = 0.999
     weight_decay: float = 5e-4
     bias_multiplier: float = 2.0
-    fast_layers: tuple[str, ...] = ()
-    fast_multiplier: float = 10.0
+    lr_multipliers: tuple[tuple[str, float], ...] = ()
     schedule: Literal["step", "poly", "cosine"] = "step"
     milestones: tuple[tuple[int, float], ...] = ()
     warmup: int = 0
     clip: float = 0.0
-    for_batch: int = 0
+    base_batch_size: int = 0
 
 
 @dataclasses.dataclass
@@ -121,9 +118,10 @@ class StageConfig:
         steps: optimizer steps.
         batch_size: examples of an optimizer step.
         extra: train on the images of `data.extra` besides.
-        surroundings: store maps of whole tiles, as the joint network sees them around
-            the image; else of the image alone, with zeros around it as in the release.
-        halves: crops stand at the left or right end of the image (A.3).
+        full_tile_maps: store the maps of whole tiles, which continue beyond the image
+            as in the joint network; else of the image alone, with zeros around it as
+            in the release.
+        edge_crops: take crops only at the left or right edge of the image (A.3).
         accumulate: parts into which a batch is cut to save memory; the loss is still
             summed over the whole batch and divided once.
         crop: (height, width) in pixels of the network's input, margins included; for
@@ -154,8 +152,8 @@ class StageConfig:
     start: str = ""
     context: tuple[ContextLayer, ...] = ()
     extra: bool = False
-    surroundings: bool = True
-    halves: bool = False
+    full_tile_maps: bool = True
+    edge_crops: bool = False
     steps: int = 1000
     batch_size: int = 8
     accumulate: int = 1
@@ -264,13 +262,13 @@ class Config:
         log_every: steps between lines of `metrics.jsonl`.
         eval_batch_size: prediction tiles that run together.
         pictures: how many images of the evaluation split to show in `pictures.png`.
-        kept: how many predictions of the evaluation split each stage keeps at most,
-            evenly spread; `report.html` shows the worst and the best of them.
+        saved_predictions: how many predictions of the evaluation split each stage saves
+            at most, evenly spread; `report.html` shows the worst and the best of them.
         boundaries: measure trimap IoU and boundary F of each finished stage, too.
         init: weights that stages without `start` start from: a file as
             `dilax.read_weights` takes, or the folder of a run; `""` starts from random
             weights. What it lacks of `final` and of the context module stays random.
-        reset: layers that start from random weights though `init` has them, for other
+        reinit: layers that start from random weights though `init` has them, for other
             classes: beginnings of names or globs, such as `("final", "ctx")`.
         needs_init: the recipe is meant to start from ImageNet weights: refuse to start
             without, unless `init` is None (`--config.init=none`).
@@ -292,10 +290,10 @@ class Config:
     log_every: int = 20
     eval_batch_size: int = 1
     pictures: int = 6
-    kept: int = 200
+    saved_predictions: int = 200
     boundaries: bool = False
     init: str | None = ""
-    reset: tuple[str, ...] = ()
+    reinit: tuple[str, ...] = ()
     needs_init: bool = False
 
     def stage(self, name: str = "") -> StageConfig:
@@ -344,89 +342,3 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         remat=stage.remat,
         dtype=jnp.dtype(config.dtype),
     )
-
-
-def validated(config: Config) -> Config:
-    """The configuration with every value of its field's type.
-
-    Raises:
-        ValueError: naming the fields whose value is of another type, or none of the
-            words that are allowed.
-
-    Example:
-        >>> from dilax.training.recipes import quickstart
-        >>> config = quickstart()
-        >>> config.seed = "one"
-        >>> validated(config)
-        Traceback (most recent call last):
-            ...
-        ValueError: 'one' is not a whole number @ --config.seed
-    """
-    return _structure(Config, dataclasses.asdict(config), "--config")
-
-
-def to_json(config: Config | CRFConfig | DatasetSpec) -> str:
-    """The configuration as JSON that `from_json` reads back equal."""
-    return json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False) + "\n"
-
-
-def from_json(kind: type, path: Path) -> Any:
-    """Reads a `Config`, `CRFConfig` or `DatasetSpec` that `to_json` wrote.
-
-    Raises:
-        ValueError: naming the file, if it is missing or of another version or kind.
-
-    Example:
-        >>> import tempfile
-        >>> from dilax.training.recipes import quickstart
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "config.json")
-        ...     length = path.write_text(to_json(quickstart()))
-        ...     from_json(Config, path) == quickstart()
-        True
-    """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        message = f"{path}: not the folder of a run ({error.strerror})"
-        raise ValueError(message) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: does not fit this version: {error}") from error
-    return _structure(kind, data, f"{path}: does not fit this version: $")
-
-
-def _structure(kind: type, data: Any, root: str) -> Any:
-    """Data as `kind`, or a message that names the fields whose type is another."""
-    import cattrs  # here, as what does not read configurations runs without it
-
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(int, _whole_number)
-    converter.register_structure_hook(bool, _truth)
-    try:
-        return converter.structure(data, kind)
-    except cattrs.BaseValidationError as error:
-        raise ValueError(
-            "; ".join(cattrs.transform_error(error, root, _reason))
-        ) from error
-
-
-def _reason(error: BaseException, kind: Any) -> str:
-    from cattrs.v import format_exception
-
-    reason = str(error) if type(error) is ValueError else format_exception(error, kind)
-    match = re.fullmatch(
-        r"unknown error \((.*) in literal typing.Literal(.*)\)", reason
-    )
-    return " among ".join(match.groups()) if match else reason
-
-
-def _whole_number(value: Any, kind: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
-
-
-def _truth(value: Any, kind: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is not true or false")
-    return value

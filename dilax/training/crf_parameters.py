@@ -9,15 +9,10 @@ from dilax.inference import Predictor
 from dilax.models import DilatedNet
 from dilax.runtime.processes import is_writer, wait_for_all
 from dilax.training.checkpoint import stage_params
-from dilax.training.config import (
-    CRFConfig,
-    StageConfig,
-    build_model,
-    from_json,
-    to_json,
-)
+from dilax.training.config import CRFConfig, StageConfig, build_model
 from dilax.training.records import write_text
 from dilax.training.run import Run
+from dilax.training.serialization import from_json, to_json
 from dilax.training.stage_crf import Params, build_dense
 
 

@@ -88,7 +88,7 @@ def empty_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> EmptySt
     params = init_stage(model, stage, spec, config.seed)
     trained, frozen = placement.parameters(split_params(params, stage))
     state = placement.parameters(init_state(trained, stage))
-    weighted = config.data.class_weight_power or stage.loss.balance
+    weighted = config.data.class_weight_power
     weights = jnp.ones(spec.num_classes) if weighted else None
     batch = placement.batch(_empty_batch(model, spec, stage))
     rest = frozen, batch, placement.parameters(weights)

@@ -20,10 +20,10 @@ from dilax.training.config import (
     StageConfig,
     build_model,
     build_spec,
-    to_json,
 )
 from dilax.training.network import ModelConfig
 from dilax.training.records import write_text
+from dilax.training.serialization import to_json
 from dilax.training.stage_crf import Params
 from dilax.training.step import TrainState
 from dilax.training.validation import check_config
@@ -65,9 +65,9 @@ def check_init(config: Config) -> None:
             "com/tensorflow/keras-applications/vgg16. --config.init=none trains from "
             "random weights"
         )
-    if config.reset and not config.init:
+    if config.reinit and not config.init:
         raise ValueError(
-            f"--config.reset={config.reset}: there is no --config.init to reset"
+            f"--config.reinit={config.reinit}: there is no --config.init to reset"
         )
 
 
@@ -96,7 +96,7 @@ def params_from_init(
         model,
         params,
         allow_missing=_may_lack(weights, model, names),
-        reset=_reset(config, names),
+        reinit=_reset(config, names),
         mean=spec.mean,
     )
 
@@ -118,9 +118,9 @@ def check_fits(config: Config, spec: DatasetSpec) -> None:
                 weights,
                 shapes,
                 allow_missing=_may_lack(weights, model, list(shapes)),
-                reset=_reset(config, list(shapes)),
+                reinit=_reset(config, list(shapes)),
             )
-    chosen(config.reset, everything, "--config.reset")
+    chosen(config.reinit, everything, "--config.reinit")
 
 
 def _read(config: Config) -> Weights:
@@ -150,7 +150,7 @@ def _may_lack(weights: Weights, model: DilatedNet, names: list[str]) -> tuple[st
 
 def _reset(config: Config, names: list[str]) -> tuple[str, ...]:
     """The layers to reset that this stage has."""
-    found = (p for p in config.reset if any(matches_layer(p, n) for n in names))
+    found = (p for p in config.reinit if any(matches_layer(p, n) for n in names))
     return tuple(found)
 
 

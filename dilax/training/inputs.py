@@ -11,7 +11,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,80 +45,44 @@ from dilax.training.run import Run
 from dilax.training.stage_crf import Params, build_rnn, label_stride
 from dilax.training.step import apply_stage
 
-Balance = Literal["", "inverse", "median"]
-
 
 def class_weights(
-    source,
-    spec: DatasetSpec,
-    power: float = 1.0,
-    balance: Balance = "inverse",
-    limit: int = 1000,
+    source, spec: DatasetSpec, power: float = 1.0, limit: int = 1000
 ) -> Float[Array, " k"]:
-    """Weights that fall as classes are more frequent.
-
-    * `"inverse"`: ∝ frequency^(−power), with mean 1 over the labelled pixels.
-    * `"median"`: (median / frequency)^power, where a class's frequency is its share of
-      the labelled pixels of the images that it occurs in, and the median is over the
-      classes (Eigen & Fergus 2015, §4.3.2; SegNet).
+    """Return weights ∝ frequency^(−power), with mean 1 over the labelled pixels.
 
     Args:
         source: the training samples, of which up to `limit`, evenly spread, are read.
         spec: classes and ignore label.
         power: 0 weighs all classes 1, ½ by 1/√frequency, 1 by 1/frequency.
-        balance: see above.
         limit: most samples to read.
 
     Returns:
-        (k,) float32; classes that never occur get the weight of an ordinary one, 1 (or
-        that of the mean pixel).
-
-    Raises:
-        ValueError: if there is no balance of this name.
+        (k,) float32; classes that never occur get the weight of the mean pixel.
 
     Example:
         >>> spec = DatasetSpec("s", ("a", "b"), ((0, 0, 0),) * 2, (0.0,))
         >>> source = [{"label": np.array([[0, 1]])}, {"label": np.array([[0, 0]])}]
-        >>> class_weights(source, spec, 1.0, "median").tolist()  # of ¾ and ½
-        [0.833..., 1.25]
         >>> class_weights(source, spec).tolist()
         [0.666..., 2.0]
     """
-    counts, shared = _counts(source, spec, limit)
-    present = counts > 0
-    if balance == "median":
-        frequency = counts / np.maximum(shared, 1)
-        usual = np.median(frequency[present]) if present.any() else 1.0
-        weights = np.where(present, frequency / usual, 1.0) ** -power
-    elif balance == "inverse":
-        frequency = counts / max(counts.sum(), 1)
-        weights = np.where(present, frequency, 1.0) ** -power
-        weights = weights / (np.where(present, weights * frequency, 0).sum() or 1)
-    else:
-        raise ValueError(f"balance={balance!r}: must be 'inverse' or 'median'")
+    counts = np.zeros(256, np.int64)
+    for i in range(0, len(source), -(-len(source) // limit)):
+        counts += np.bincount(source[i]["label"].ravel(), minlength=256)
+    counts[spec.ignore_label] = 0
+    counts = counts[: spec.num_classes]
+    frequency = counts / max(counts.sum(), 1)
+    weights = np.where(counts > 0, frequency, 1.0) ** -power
+    weights = weights / (np.where(counts > 0, weights * frequency, 0).sum() or 1)
     return jnp.asarray(weights, jnp.float32)
 
 
 def stage_weights(
-    config: Config, stage: StageConfig, source, spec: DatasetSpec
+    config: Config, source, spec: DatasetSpec
 ) -> Float[Array, " k"] | None:
-    """The class weights of a stage's loss: its own, or those of the data; or None."""
-    if stage.loss.balance:
-        return class_weights(source, spec, balance=stage.loss.balance)
+    """Return the class weights of a run's losses; None weighs all classes alike."""
     power = config.data.class_weight_power
     return class_weights(source, spec, power) if power else None
-
-
-def _counts(source, spec: DatasetSpec, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) pixels of each class, and labelled pixels of the images that have it."""
-    counts, shared = np.zeros((2, spec.num_classes), np.int64)
-    for i in range(0, len(source), -(-len(source) // limit)):
-        own = np.bincount(source[i]["label"].ravel(), minlength=256)
-        own[spec.ignore_label] = 0
-        own = own[: spec.num_classes]
-        counts += own
-        shared += np.where(own > 0, own.sum(), 0)
-    return counts, shared
 
 
 _PROBED = 32
@@ -149,7 +113,7 @@ def store_maps(
     source: Sequence[dict],
     folder: Path,
     title: str,
-    surroundings: bool = False,
+    full_tiles: bool = False,
 ) -> StoredMaps:
     """Computes and stores the maps that are not there yet; an interrupted job goes on.
 
@@ -160,7 +124,7 @@ def store_maps(
         source: `{image, label}` samples.
         folder: where to store one file an image.
         title: of the progress bar.
-        surroundings: store the maps of whole tiles, beyond the image where it is
+        full_tiles: store the maps of whole tiles, beyond the image where it is
             smaller, as the joint network sees them.
 
     Returns:
@@ -172,7 +136,7 @@ def store_maps(
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(len(source)) if not _file(folder, i).exists()]
     if missing:
-        _check_space(predictor, source, missing, folder, surroundings)
+        _check_space(predictor, source, missing, folder, full_tiles)
     wait_for_all(f"looked for maps in {folder}")
     done = len(source) - len(missing)
     missing = own_share(missing)  # several processes share what is to do
@@ -180,7 +144,7 @@ def store_maps(
         chunks = in_order(Chosen(source, missing), predictor.batch_size)
         indices = iter(missing)
         for samples in chunks:
-            maps = predictor.maps([s["image"] for s in samples], surroundings)
+            maps = predictor.maps([s["image"] for s in samples], full_tiles)
             for sample, cells in zip(samples, maps, strict=True):
                 size = scaled_size(sample["label"].shape, predictor.spec.scale)
                 label = resize(sample["label"], size)
@@ -195,13 +159,13 @@ def _check_space(
     source: Sequence[dict],
     missing: list[int],
     folder: Path,
-    surroundings: bool,
+    full_tiles: bool,
 ) -> None:
     """Estimates the maps' size from some of the images."""
     sizes = []
     for i in evenly_spread(len(missing), _PROBED):
         shape = source[missing[i]]["image"].shape
-        rows, columns = predictor.map_size(shape, surroundings)
+        rows, columns = predictor.map_size(shape, full_tiles)
         height, width = scaled_size(shape, predictor.spec.scale)
         cell = 4 * predictor.spec.num_classes * predictor.model.front_end.duc**2
         sizes.append(rows * columns * cell + height * width)
@@ -246,10 +210,10 @@ def stage_inputs(
 
     def stored(source: Sequence[dict], name: str) -> StoredMaps:
         folder = run.workdir / "maps" / stage.start
-        kind = "whole" if stage.surroundings else "image"
+        kind = "whole" if stage.full_tile_maps else "image"
         title = f"maps of {name}"
         path = folder / f"{name}_{kind}"
-        return store_maps(predictor, source, path, title, stage.surroundings)
+        return store_maps(predictor, source, path, title, stage.full_tile_maps)
 
     train = stored(run.samples(stage), "train_extra" if stage.extra else "train")
     if not stage.evaluate_every:
@@ -311,5 +275,5 @@ def _example(
         strides = model.map_stride, model.output_stride
         return MapExample(cells, *strides, ignore, augmentation)
     stride = label_stride(model, stage)
-    geometry = CropGeometry(stage.crop, model.margin, stride, ignore, stage.halves)
+    geometry = CropGeometry(stage.crop, model.margin, stride, ignore, stage.edge_crops)
     return ImageExample(geometry, augmentation, run.spec.scale)

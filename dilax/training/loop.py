@@ -24,8 +24,8 @@ from dilax.training.inputs import stage_batches, stage_inputs, stage_weights
 from dilax.training.pretrained import stage_predictor
 from dilax.training.records import MetricWriter, progress, record_stage, write_text
 from dilax.training.run import (
-    KeptPredictions,
     Run,
+    SavedPredictions,
     open_run,
     read_results,
     write_results,
@@ -154,7 +154,7 @@ def _run_steps(
     start = int(state.step)
     source, monitor = stage_inputs(run, stage, model, placement.local(frozen))
     batches = stage_batches(run, stage, model, source, start)
-    weights = stage_weights(run.config, stage, run.train, run.spec)
+    weights = stage_weights(run.config, run.train, run.spec)
     weights = placement.parameters(weights)
     step = jit_train_step(model, stage, run.spec, run.config.seed, placement)
     with Interrupts() as interrupts, _Reporter(run, stage, start) as reporter:
@@ -279,7 +279,7 @@ def evaluate_stage(
     predictor = stage_predictor(
         run.workdir, stage, model, params, run.spec, run.config.eval_batch_size
     )
-    kept = KeptPredictions(run, stage)
+    kept = SavedPredictions(run, stage)
     title, near = f"evaluate {stage.name}", run.config.boundaries
     scores = evaluate(predictor, run.val, title, kept.add, near)
     kept.finish()

@@ -20,22 +20,19 @@ class LossConfig:
     Attributes:
         name: `"cross_entropy"` (the paper), `"focal"`, `"ohem"` (hard pixels alone),
             `"lovasz"` (Lovász-softmax) or `"dice"`; the last two are of each image.
-        balance: weights of the classes: `"inverse"` to their frequency, or `"median"`
-            frequency over theirs (SegNet); `""` as `data.class_weight_power` says.
         gamma: of `"focal"`: how much less a pixel counts that is nearly certain.
         threshold: of `"ohem"`: probabilities of the true class below it are hard.
-        least: of `"ohem"`: share of an image's pixels that is hard in any case.
+        min_kept: of `"ohem"`: share of an image's pixels that always counts as hard.
 
     Example:
-        >>> LossConfig("focal", balance="median").gamma
+        >>> LossConfig("focal").gamma
         2.0
     """
 
     name: Literal["cross_entropy", "focal", "ohem", "lovasz", "dice"] = "cross_entropy"
-    balance: Literal["", "inverse", "median"] = ""
     gamma: float = 2.0
     threshold: float = 0.7
-    least: float = 0.0625
+    min_kept: float = 0.0625
 
 
 class Summed(NamedTuple):
@@ -89,7 +86,7 @@ def loss_sum(
             return focal_sum(*given, gamma=config.gamma)
         case "ohem":
             return hard_pixel_sum(
-                *given, threshold=config.threshold, least=config.least
+                *given, threshold=config.threshold, min_kept=config.min_kept
             )
         case "lovasz":
             return lovasz_sum(*given)
@@ -151,11 +148,11 @@ def hard_pixel_sum(
     class_weights: Float[Array, " k"] | None = None,
     *,
     threshold: float,
-    least: float,
+    min_kept: float,
 ) -> Summed:
     """Weighted cross-entropy of the hard pixels alone, counting those (OHEM).
 
-    Hard are, in each image by itself, pixels with p_y < threshold, and the `least`
+    Hard are, in each image by itself, pixels with p_y < threshold, and the `min_kept`
     share of its valid pixels with the smallest p_y in any case. What is hard is decided
     image by image, not over a batch, so that parts and devices need not know each
     other's pixels.
@@ -168,9 +165,9 @@ def hard_pixel_sum(
     plain = _weighted_entropy(logits, labels, ignore_label, None)
     sure = jnp.where(valid, jnp.exp(-plain), jnp.inf).reshape(len(labels), -1)
     numbers = valid.reshape(sure.shape).sum(-1)
-    last = jnp.maximum(jnp.ceil(least * numbers).astype(jnp.int32) - 1, 0)
+    last = jnp.maximum(jnp.ceil(min_kept * numbers).astype(jnp.int32) - 1, 0)
     share = jnp.take_along_axis(jnp.sort(sure, -1), last[:, None], -1)
-    hard = (sure < threshold) | ((sure <= share) & (least > 0))
+    hard = (sure < threshold) | ((sure <= share) & (min_kept > 0))
     hard = jax.lax.stop_gradient(hard.reshape(valid.shape) & valid)
     loss = _weighted_entropy(logits, labels, ignore_label, class_weights)
     return Summed(_by_rows(jnp.where(hard, loss, 0)), _by_rows(hard))

@@ -29,11 +29,11 @@ class ModelConfig:
 
     Attributes:
         network: `"front_end"` is that of the tables `layers` or `blocks`, or a name of
-            `named_network`, which leaves the tables, `final_name`, `final_rates`,
-            `padding`, `norm` and `stem` out of account.
-        blocks: a table of these makes a `ResNet` of the front end, and leaves `layers`,
-            `head_channels` and `norm` out of account.
-        batch_norm: of a network that has any, in the stages that train it.
+            `named_network`, which ignores the tables, `final_name`, `final_rates`,
+            `padding` and `stem`.
+        blocks: a table of these makes the front end a `ResNet`, which ignores `layers`
+            and `head_channels`.
+        batch_norm: in the stages that train the front end, of networks that have any.
 
     Example:
         >>> ModelConfig(width_multiplier=0.125, padding="same").network
@@ -46,7 +46,6 @@ class ModelConfig:
     head_channels: int | None = None
     final_name: str = "final"
     padding: Literal["valid", "same", "reflect"] = "valid"
-    norm: bool = False
     blocks: tuple[Block, ...] = ()
     stem: tuple[tuple[int, int, int], ...] = DEEP_STEM
     batch_norm: Literal["running", "frozen"] = "running"
@@ -54,7 +53,6 @@ class ModelConfig:
     duc: int = 1
     context_prefix: str = "ctx_"
     context_padding: Literal["layer", "entry"] = "layer"
-    context_border: Literal["zero", "reflect"] = "zero"
     context_sigma: float = 0.01
     upsample: bool = False
 
@@ -80,12 +78,11 @@ def build_network(
     """
     module = ContextModule(
         num_classes * model.duc**2,
-        context,
-        model.context_prefix,
-        model.context_padding,
-        model.context_border,
-        model.context_sigma,
-        dtype,
+        layers=context,
+        prefix=model.context_prefix,
+        padding=model.context_padding,
+        sigma=model.context_sigma,
+        dtype=dtype,
     )
     options = {
         "width_multiplier": model.width_multiplier,
@@ -122,6 +119,5 @@ def _front_end(
         model.layers,
         head_channels=model.head_channels,
         padding=model.padding,
-        norm=model.norm,
         **options,
     )

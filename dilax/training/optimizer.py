@@ -10,20 +10,20 @@ from dilax.training.config import OptimizerConfig
 from dilax.weights import matches_layer
 
 
-def for_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
+def scale_to_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
     """With the learning rate scaled to a batch, where the configuration asks for it.
 
     Example:
-        >>> sgd = OptimizerConfig(learning_rate=1e-3, for_batch=8)
-        >>> for_batch(sgd, 32).learning_rate
+        >>> sgd = OptimizerConfig(learning_rate=1e-3, base_batch_size=8)
+        >>> scale_to_batch(sgd, 32).learning_rate
         0.004
     """
-    if not config.for_batch:
+    if not config.base_batch_size:
         return config
-    ratio = batch_size / config.for_batch
+    ratio = batch_size / config.base_batch_size
     factor = ratio if config.name == "sgd" else ratio**0.5
     rate = config.learning_rate * factor
-    return dataclasses.replace(config, learning_rate=rate, for_batch=0)
+    return dataclasses.replace(config, learning_rate=rate, base_batch_size=0)
 
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -60,7 +60,7 @@ def build_optimizer(
     Caffe's momentum buffer holds the learning rate, v ← μ v + η (g + λ w), w ← w − v;
     that of `optax.sgd` does not, and the two differ after the rate changes. Weight
     decay λ is on kernels only; biases move at `bias_multiplier` times the rate, and
-    `fast_layers` at `fast_multiplier` times theirs.
+    `lr_multipliers` scale it for some layers.
 
     Args:
         config: see there.
@@ -75,9 +75,9 @@ def build_optimizer(
         optax.scale_by_learning_rate(schedule, flip_sign=False),
         optax.masked(optax.scale(config.bias_multiplier), _leaves("bias")),
     )
-    if config.fast_layers:
-        fast = optax.scale(config.fast_multiplier)
-        rate = optax.chain(rate, optax.masked(fast, _layers(config.fast_layers)))
+    for layer, multiplier in config.lr_multipliers:
+        faster = optax.masked(optax.scale(multiplier), _layers((layer,)))
+        rate = optax.chain(rate, faster)
     match config.name:
         case "sgd":
             rule = optax.chain(decay, rate, optax.trace(config.momentum))

@@ -16,9 +16,10 @@ from dilax.inference.predictor import CRF
 from dilax.models import DilatedNet
 from dilax.runtime.files import shipped
 from dilax.training.checkpoint import PACKED, load_checkpoint, stage_params
-from dilax.training.config import Config, StageConfig, build_model, from_json, to_json
+from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.crf_parameters import found_dense
 from dilax.training.records import write_text
+from dilax.training.serialization import from_json, to_json
 from dilax.training.stage_crf import Params, build_rnn
 from dilax.weights import save_weights
 
@@ -26,7 +27,7 @@ from dilax.weights import save_weights
 def load_predictor(
     workdir: str | Path,
     stage: str = "",
-    which: Literal["last", "best"] = "last",
+    checkpoint: Literal["last", "best"] = "last",
     batch_size: int = 1,
     **options: Any,
 ) -> Predictor:
@@ -35,7 +36,7 @@ def load_predictor(
     Args:
         workdir: the folder that `train` wrote.
         stage: which stage's; the recipe's last by default.
-        which: see `load_checkpoint`; a dense CRF stands on its start's last step.
+        checkpoint: see `load_checkpoint`; a dense CRF stands on its start's last step.
         batch_size: of `Predictor`.
         **options: of `Predictor`, such as `mode`.
 
@@ -61,7 +62,7 @@ def load_predictor(
     spec = from_json(DatasetSpec, root / "spec.json")
     chosen = config.stage(stage)
     model = build_model(config, chosen, spec.num_classes)
-    params = stage_params(root, config, chosen.name, spec, which)
+    params = stage_params(root, config, chosen.name, spec, checkpoint)
     return stage_predictor(root, chosen, model, params, spec, batch_size, **options)
 
 
@@ -90,7 +91,7 @@ def pack(
     workdir: str | Path,
     folder: str | Path,
     stage: str = "",
-    which: Literal["last", "best"] = "last",
+    checkpoint: Literal["last", "best"] = "last",
 ) -> Path:
     """Writes a trained network as a folder that loads as a run does, and is small.
 
@@ -101,7 +102,7 @@ def pack(
         workdir: the folder of the run.
         folder: to write; it is made, and must not hold a run.
         stage: which stage's network; the last by default.
-        which: as for `load_checkpoint`.
+        checkpoint: as for `load_checkpoint`.
 
     Returns:
         The folder.
@@ -125,14 +126,14 @@ def pack(
     root, folder = Path(workdir).expanduser(), Path(folder).expanduser()
     if (folder / "config.json").exists():
         raise ValueError(f"{folder}: holds a network; give another folder")
-    _, params, spec = load_checkpoint(root, stage, which)
+    _, params, spec = load_checkpoint(root, stage, checkpoint)
     config = from_json(Config, root / "config.json")
     chosen = config.stage(stage)
     alone = dataclasses.replace(
         chosen, trains="all", inputs="images", start="", crf=None
     )
     data = dataclasses.replace(config.data, data_dir="")
-    config = dataclasses.replace(config, stages=(alone,), data=data, init="", reset=())
+    config = dataclasses.replace(config, stages=(alone,), data=data, init="", reinit=())
     save_weights(params, folder / PACKED, mean=spec.mean)
     write_text(folder / "spec.json", to_json(spec))
     write_text(folder / "config.json", to_json(config))

@@ -17,16 +17,10 @@ from dilax.data import DATASETS, DatasetSpec, Joined, evenly_spread, open_source
 from dilax.evaluation import image_scores, stage_table
 from dilax.inference import palette_image, save_image
 from dilax.runtime.processes import differing_process, gathered, wait_for_all
-from dilax.training.config import (
-    Config,
-    DataConfig,
-    StageConfig,
-    build_spec,
-    from_json,
-    to_json,
-)
+from dilax.training.config import Config, DataConfig, StageConfig, build_spec
 from dilax.training.initial import check_fits, check_init
 from dilax.training.records import write_text
+from dilax.training.serialization import from_json, to_json
 from dilax.training.validation import check_config
 
 
@@ -213,7 +207,10 @@ def picture_indices(config: Config, count: int) -> list[int]:
 
 def kept_indices(config: Config, count: int) -> set[int]:
     """Of which of `count` evaluation images to keep predictions, the shown included."""
-    return {*evenly_spread(count, config.kept), *picture_indices(config, count)}
+    return {
+        *evenly_spread(count, config.saved_predictions),
+        *picture_indices(config, count),
+    }
 
 
 def read_results(run: Run) -> dict[str, Any]:
@@ -248,7 +245,7 @@ def predictions_folder(workdir: Path, stage: str) -> Path:
     return workdir / "predictions" / stage
 
 
-class KeptPredictions:
+class SavedPredictions:
     """Takes an evaluation's predictions, and keeps some as files, with their scores.
 
     The same images of every stage are kept, so that stages compare. Of several

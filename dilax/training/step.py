@@ -14,7 +14,7 @@ from dilax.runtime import jit
 from dilax.runtime.row_shards import row_shards
 from dilax.training.config import StageConfig
 from dilax.training.losses import loss_sum
-from dilax.training.optimizer import build_optimizer, build_schedule, for_batch
+from dilax.training.optimizer import build_optimizer, build_schedule, scale_to_batch
 from dilax.training.sharding import Placement
 from dilax.training.stage_crf import Params, rnn_logits
 
@@ -50,7 +50,7 @@ def split_params(params: Params, stage: StageConfig) -> tuple[Params, Params]:
 
 def init_state(trained: Params, stage: StageConfig) -> TrainState:
     """The state before the first step."""
-    rates = for_batch(stage.optimizer, stage.batch_size)
+    rates = scale_to_batch(stage.optimizer, stage.batch_size)
     optimizer = build_optimizer(rates, stage.steps)
     ema = jax.tree.map(jnp.copy, trained) if stage.ema else {}
     return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), ema)
@@ -99,7 +99,7 @@ def make_train_step(
         A function of state, frozen parameters and a batch `{"image", "label"}` that
         gives the next state and `{"loss", "gradient_norm", "learning_rate"}`.
     """
-    rates = for_batch(stage.optimizer, stage.batch_size)
+    rates = scale_to_batch(stage.optimizer, stage.batch_size)
     optimizer = build_optimizer(rates, stage.steps)
     schedule = build_schedule(rates, stage.steps)
     part_loss = _part_loss(model, stage, spec, weights, placement)

@@ -30,7 +30,7 @@ def place_weights(
     initial: Params,
     *,
     allow_missing: Sequence[str] = (),
-    reset: Sequence[str] = (),
+    reinit: Sequence[str] = (),
     mean: tuple[float, ...] | None = None,
 ) -> tuple[Params, Report]:
     """The parameters of a network, from a file where it has them.
@@ -38,10 +38,10 @@ def place_weights(
     Args:
         weights: of the file.
         model: says which layer takes the image.
-        initial: the network's parameters so far; what is missing or reset keeps them.
-            Where nothing is, their shapes (`param_shapes`) are enough.
+        initial: the network's parameters so far, which missing or reinitialized layers
+            keep; where there are none of these, shapes (`param_shapes`) are enough.
         allow_missing: see `check_weights`.
-        reset: see `check_weights`.
+        reinit: see `check_weights`.
         mean: of the images that the network will see; a difference to the file's goes
             into the first layer's bias.
 
@@ -68,7 +68,7 @@ def place_weights(
         (('front_end/final/kernel',), 8.0)
     """
     shapes = flat_shapes(initial)
-    report = check_weights(weights, shapes, allow_missing=allow_missing, reset=reset)
+    report = check_weights(weights, shapes, allow_missing=allow_missing, reinit=reinit)
     found = sources(weights, shapes)
     values = {n: _values(weights, found[n], shapes[n]) for n in report.loaded}
     bad = [n for n, value in values.items() if not np.isfinite(value).all()]
@@ -176,7 +176,7 @@ def load_weights(
     model: DilatedNet,
     *,
     allow_missing: Sequence[str] = (),
-    reset: Sequence[str] = (),
+    reinit: Sequence[str] = (),
     mean: tuple[float, ...] | None = None,
     inputs: Inputs | None = None,
     seed: int = 0,
@@ -193,7 +193,7 @@ def load_weights(
         model: the network, of any width that the file has.
         allow_missing: layers that the file may lack: beginnings of names or globs, such
             as `"final"`, `"ctx"`, `"context"`. They keep the initialisation.
-        reset: layers that shall keep the initialisation though the file has them, for
+        reinit: layers that shall keep the initialisation though the file has them, for
             other classes.
         mean: the mean pixel (B, G, R) that our images have subtracted, `spec.mean`.
             None: that which the file's network expects (`read_weights(path).mean`).
@@ -221,9 +221,9 @@ def load_weights(
     """
     weights = read_weights(path, inputs)
     initial = param_shapes(model, channels := len(mean) if mean else 3)
-    options: dict[str, Any] = {"allow_missing": allow_missing, "reset": reset}
+    options: dict[str, Any] = {"allow_missing": allow_missing, "reinit": reinit}
     known = check_weights(weights, flat_shapes(initial), **options)
-    if known.missing or known.reset:
+    if known.missing or known.reinit:
         initial = init_params(model, seed, channels)
     params, report = place_weights(weights, model, initial, mean=mean, **options)
     print(report)

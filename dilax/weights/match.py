@@ -47,7 +47,7 @@ class Report:
         rows: a layer each.
         loaded: names of the parameters that come from the file.
         missing: of those that the file lacks; they keep the initialisation.
-        reset: of those that were to keep the initialisation.
+        reinit: of those that keep the initialisation.
         left_over: names of the file's arrays that no parameter takes.
         notes: what was done to the values.
 
@@ -61,7 +61,7 @@ class Report:
     rows: tuple[Row, ...]
     loaded: tuple[str, ...]
     missing: tuple[str, ...] = ()
-    reset: tuple[str, ...] = ()
+    reinit: tuple[str, ...] = ()
     left_over: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,7 +69,7 @@ class Report:
         heads = ("in the file", "shape", "became")
         counts = (
             f"{len(self.loaded)} parameters loaded, {len(self.missing)} missing, "
-            f"{len(self.reset)} reset; {len(self.left_over)} arrays left over"
+            f"{len(self.reinit)} reinitialized; {len(self.left_over)} arrays left over"
         )
         table = tabulate(self.rows, heads, disable_numparse=True)
         return "\n".join((self.title, "", table, "", counts, *self.notes))
@@ -84,7 +84,7 @@ def check_weights(
     shapes: Shapes,
     *,
     allow_missing: Sequence[str] = (),
-    reset: Sequence[str] = (),
+    reinit: Sequence[str] = (),
 ) -> Report:
     """Whether a file has the parameters of a network; their values are not read.
 
@@ -92,7 +92,7 @@ def check_weights(
         weights: of the file.
         shapes: `"front_end/conv1_1/kernel"` → shape.
         allow_missing: layers that the file may lack, as `chosen` takes them.
-        reset: layers that are not taken from the file, likewise.
+        reinit: layers that are not taken from the file, likewise.
 
     Raises:
         ValueError: naming what is missing or misshapen, a fixed layer with other
@@ -107,27 +107,28 @@ def check_weights(
         >>> check_weights(weights, shapes).loaded
         ('front_end/final/kernel',)
     """
-    anew = chosen(reset, shapes, "reset")
+    kept = chosen(reinit, shapes, "reinit")
     allowed = chosen(allow_missing, shapes, "allow_missing")
     found = sources(weights, shapes)
-    missing = [n for n in shapes if n not in found and n not in anew]
+    missing = [n for n in shapes if n not in found and n not in kept]
     lost = [n for n in missing if n not in allowed]
     if lost:
         raise ValueError(
             f"{weights.path}: lacks {listed(lost)}. It holds {listed(weights.tensors)}."
-            " Layers that may start anew are named by allow_missing or reset"
+            " Name the layers that may keep their initialization in allow_missing or "
+            "reinit"
         )
-    loaded = {n: found[n] for n in shapes if n in found and n not in anew}
+    loaded = {n: found[n] for n in shapes if n in found and n not in kept}
     _check_shapes(weights, loaded, shapes)
     _check_fixed(weights)
     used = {*found.values(), FIXED}
     left_over = tuple(n for n in weights.tensors if n not in used)
     return Report(
         title=f"{weights.path} ({weights.kind})",
-        rows=tuple(_rows(weights, found, anew, missing, shapes)),
+        rows=tuple(_rows(weights, found, kept, missing, shapes)),
         loaded=tuple(loaded),
         missing=tuple(missing),
-        reset=tuple(anew),
+        reinit=tuple(kept),
         left_over=left_over,
     )
 
@@ -220,7 +221,7 @@ def _check_shapes(weights: Weights, loaded: dict[str, str], shapes: Shapes) -> N
     if wrong:
         raise ValueError(
             f"{weights.path}: has other shapes: {listed(wrong)}. Layers that shall "
-            "start anew are named by reset"
+            "start from their initialization are named by reinit"
         )
 
 
@@ -244,7 +245,7 @@ def _check_fixed(weights: Weights) -> None:
 def _rows(
     weights: Weights,
     found: dict[str, str],
-    anew: Collection[str],
+    kept: Collection[str],
     missing: Sequence[str],
     shapes: Shapes,
 ) -> Iterator[Row]:
@@ -257,18 +258,18 @@ def _rows(
         names.sort(key=lambda name: not name.endswith("/kernel"))
         became = [targets[name] for name in names if name in targets]
         shape = ", ".join(str(weights.tensors[name].shape) for name in names)
-        yield Row(layer, shape, _fate(layer, became, anew, shapes))
+        yield Row(layer, shape, _fate(layer, became, kept, shapes))
     for layer in dict.fromkeys(map(_layer, missing)):
-        yield Row("", "", f"{layer}: missing, starts anew")
+        yield Row("", "", f"{layer}: missing, keeps its initialization")
 
 
-def _fate(layer: str, became: list[str], anew: Collection[str], shapes: Shapes) -> str:
+def _fate(layer: str, became: list[str], kept: Collection[str], shapes: Shapes) -> str:
     if layer == _layer(FIXED):
         return "left out: fixed, bilinear as it should be"
     if not became:
         return "left over"
-    if became[0] in anew:
-        return f"left out: {_layer(became[0])} is reset"
+    if became[0] in kept:
+        return f"left out: {_layer(became[0])} is reinitialized"
     return f"{_layer(became[0])} {shapes[became[0]]}"
 
 

@@ -1,0 +1,203 @@
+"""Configurations as text: JSON in the folder of a run, flags on the command line."""
+
+import ast
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from dilax.crf.search import CRFGrid
+from dilax.data import DatasetSpec
+from dilax.training.config import Config, CRFConfig
+
+# Fields of version 0.1: their names today, and those that went with the only value
+# that is read.
+_RENAMED = {
+    "for_batch": "base_batch_size",
+    "halves": "edge_crops",
+    "hold": "cache",
+    "kept": "saved_predictions",
+    "least": "min_kept",
+    "reset": "reinit",
+    "surroundings": "full_tile_maps",
+}
+_REMOVED = {"balance": "", "context_border": "zero", "norm": False}
+
+
+def validated(config: Config) -> Config:
+    """Return a copy of the configuration, with every value of its field's type.
+
+    Raises:
+        ValueError: naming the fields whose value is of another type, or none of the
+            words that are allowed.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> config.seed = "one"
+        >>> validated(config)
+        Traceback (most recent call last):
+            ...
+        ValueError: 'one' is not a whole number @ --config.seed
+    """
+    return _structure(Config, dataclasses.asdict(config), "--config")
+
+
+def to_json(config: Config | CRFConfig | DatasetSpec) -> str:
+    """Return the configuration as JSON that `from_json` reads back equal."""
+    return json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(kind: type, path: Path) -> Any:
+    """Read a `Config`, `CRFConfig` or `DatasetSpec` that `to_json` wrote.
+
+    Files of version 0.1 are read with a warning that names the renamed fields.
+
+    Raises:
+        ValueError: naming the file, if it is missing or of another version or kind.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training.recipes import quickstart
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "config.json")
+        ...     length = path.write_text(to_json(quickstart()))
+        ...     from_json(Config, path) == quickstart()
+        True
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        message = f"{path}: not the folder of a run ({error.strerror})"
+        raise ValueError(message) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: does not fit this version: {error}") from error
+    renamed: list[str] = []
+    data = _upgraded(data, path, renamed)
+    if renamed:
+        logging.warning("%s: of version 0.1; read %s", path, ", ".join(renamed))
+    return _structure(kind, data, f"{path}: does not fit this version: $")
+
+
+def _upgraded(data: Any, path: Path, renamed: list[str]) -> Any:
+    """Data with the field names of this version; `renamed` collects what changed."""
+    if isinstance(data, list):
+        return [_upgraded(item, path, renamed) for item in data]
+    if not isinstance(data, dict):
+        return data
+    data = {name: _upgraded(value, path, renamed) for name, value in data.items()}
+    if "fast_layers" in data:
+        factor = data.pop("fast_multiplier", 10.0)
+        data["lr_multipliers"] = [[name, factor] for name in data.pop("fast_layers")]
+        renamed.append("fast_layers as lr_multipliers")
+    for old in [name for name in data if name in _RENAMED]:
+        data[_RENAMED[old]] = data.pop(old)
+        renamed.append(f"{old} as {_RENAMED[old]}")
+    for old in [name for name in data if name in _REMOVED]:
+        if data.pop(old) != _REMOVED[old]:
+            raise ValueError(
+                f"{path}: {old}: this version has no such option; use version 0.1"
+            )
+    return data
+
+
+def _structure(kind: type, data: Any, root: str) -> Any:
+    """Return data as `kind`, or raise with the names of fields of another type."""
+    import cattrs  # here, as what does not read configurations runs without it
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(int, _whole_number)
+    converter.register_structure_hook(bool, _truth)
+    try:
+        return converter.structure(data, kind)
+    except cattrs.BaseValidationError as error:
+        raise ValueError(
+            "; ".join(cattrs.transform_error(error, root, _reason))
+        ) from error
+
+
+def _reason(error: BaseException, kind: Any) -> str:
+    from cattrs.v import format_exception
+
+    reason = str(error) if type(error) is ValueError else format_exception(error, kind)
+    match = re.fullmatch(
+        r"unknown error \((.*) in literal typing.Literal(.*)\)", reason
+    )
+    return " among ".join(match.groups()) if match else reason
+
+
+def _whole_number(value: Any, kind: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def _truth(value: Any, kind: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
+def set_field(config: Config, path: str, text: str) -> None:
+    """Set one field from text, as `--config.PATH=TEXT` does; `validated` checks it.
+
+    Args:
+        config: changed in place.
+        path: fields joined by dots; stages by index or name: `stages[0].steps` or
+            `stages.joint.optimizer.learning_rate`.
+        text: a Python literal, true, false or none, a plain word, or words divided by
+            commas for a tuple of them.
+
+    Raises:
+        ValueError: naming the field that is not there, and those that are.
+
+    Example:
+        >>> from dilax.training.recipes import quickstart
+        >>> config = quickstart()
+        >>> set_field(config, "stages.joint.steps", "50")
+        >>> config.stage("joint").steps
+        50
+    """
+    *parents, last = re.findall(r"[^.\[\]]+", path)
+    owners: list[Any] = [config]
+    for name in parents:
+        owners.append(_child(owners[-1], name, path))
+    owner = owners[-1]
+    if not dataclasses.is_dataclass(owner):
+        raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
+    value = _literal(text)
+    if isinstance(_child(owner, last, path), tuple) and isinstance(value, str):
+        value = tuple(word.strip() for word in text.split(","))
+    if isinstance(owner, CRFGrid):  # cannot be changed, only replaced
+        setattr(owners[-2], parents[-1], dataclasses.replace(owner, **{last: value}))
+    else:
+        setattr(owner, last, value)
+
+
+def _child(owner: Any, name: str, path: str) -> Any:
+    if isinstance(owner, tuple):
+        known = {str(i): child for i, child in enumerate(owner)}
+        known |= {c.name: c for c in owner if dataclasses.is_dataclass(c)}  # type: ignore
+    else:
+        known = vars(owner) if dataclasses.is_dataclass(owner) else {}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"--config.{path}: no {name!r}; {hint}There are {', '.join(known)}"
+    )
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
