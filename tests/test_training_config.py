@@ -72,7 +72,7 @@ def test_configurations_of_version_0_1_are_read(tmp_path, caplog):
     old = _of_version_0_1(json.loads(to_json(config)))
     path.write_text(json.dumps(old))
     assert from_json(Config, path) == config
-    assert "of version 0.1" in caplog.text and "reset as reinit" in caplog.text
+    assert "by version 0.1" in caplog.text and "reset as reinit" in caplog.text
     old["model"]["norm"] = True
     path.write_text(json.dumps(old))
     with pytest.raises(ValueError, match=r"config.json: norm: .* version 0\.1"):

@@ -25,6 +25,7 @@ _RENAMED = {
     "reset": "reinit",
     "surroundings": "full_tile_maps",
 }
+_REPORTED: set[Path] = set()
 _REMOVED = {"balance": "", "context_border": "zero", "norm": False}
 
 
@@ -76,14 +77,16 @@ def from_json(kind: type, path: Path) -> Any:
         raise ValueError(message) from error
     except ValueError as error:
         raise ValueError(f"{path}: does not fit this version: {error}") from error
-    renamed: list[str] = []
+    renamed: dict[str, str] = {}
     data = _upgraded(data, path, renamed)
-    if renamed:
-        logging.warning("%s: of version 0.1; read %s", path, ", ".join(renamed))
+    if renamed and path not in _REPORTED:
+        _REPORTED.add(path)
+        names = ", ".join(f"{old} as {new}" for old, new in renamed.items())
+        logging.warning("%s: written by version 0.1; read %s", path, names)
     return _structure(kind, data, f"{path}: does not fit this version: $")
 
 
-def _upgraded(data: Any, path: Path, renamed: list[str]) -> Any:
+def _upgraded(data: Any, path: Path, renamed: dict[str, str]) -> Any:
     """Data with the field names of this version; `renamed` collects what changed."""
     if isinstance(data, list):
         return [_upgraded(item, path, renamed) for item in data]
@@ -93,10 +96,10 @@ def _upgraded(data: Any, path: Path, renamed: list[str]) -> Any:
     if "fast_layers" in data:
         factor = data.pop("fast_multiplier", 10.0)
         data["lr_multipliers"] = [[name, factor] for name in data.pop("fast_layers")]
-        renamed.append("fast_layers as lr_multipliers")
+        renamed["fast_layers"] = "lr_multipliers"
     for old in [name for name in data if name in _RENAMED]:
         data[_RENAMED[old]] = data.pop(old)
-        renamed.append(f"{old} as {_RENAMED[old]}")
+        renamed[old] = _RENAMED[old]
     for old in [name for name in data if name in _REMOVED]:
         if data.pop(old) != _REMOVED[old]:
             raise ValueError(
