@@ -42,41 +42,8 @@ class Folder(NamedTuple):
     notes: list[str]
 
 
-class _Listing:
-    """The files of folders, and when the folders and lists among them last changed."""
-
-    def __init__(self):
-        self.found: Folder | None = None
-        self._modified: dict[Path, int] = {}
-
-    def files(self, folder: Path) -> list[Path]:
-        """All files, except hidden ones and the folders of runs."""
-        found: list[Path] = []
-        for name, below, names in os.walk(folder, followlinks=True):
-            if {"config.json", "spec.json"} <= {*names}:
-                below.clear()
-                continue
-            below[:] = [name for name in below if not name.startswith(".")]
-            files = [Path(name, file) for file in names if not file.startswith(".")]
-            lists = [path for path in files if path.suffix.lower() == ".txt"]
-            self._modified |= {p: _modified(p) for p in (Path(name), *lists)}
-            found += files
-        return sorted(found)
-
-    def is_current(self) -> bool:
-        """Whether nothing was added, removed or rewritten since."""
-        return all(_modified(path) == at for path, at in self._modified.items())
-
-    def is_reliable(self) -> bool:
-        """Whether a later change will show: file systems round times to up to 2 s."""
-        return time.time_ns() - max(self._modified.values(), default=0) > 2e9
-
-
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-_listings: dict[tuple[Path, str, str], _Listing] = {}
+# What was found in a folder, and when its folders and lists had been modified.
+_known: dict[tuple[Path, str, str], tuple[Folder, dict[Path, int]]] = {}
 
 
 def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Folder:
@@ -113,20 +80,43 @@ def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Fol
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; set it with --data_dir")
     key = root, images, labels
-    known = _listings.get(key)
-    if known and known.found and known.is_current():
-        return known.found
-    listing = _Listing()
-    listing.found = _paired(root, images, labels, listing)
-    if listing.is_reliable():
-        _listings[key] = listing
-    return listing.found
+    found, seen = _known.get(key, (None, {}))
+    if found and all(_modified(path) == at for path, at in seen.items()):
+        return found
+    seen = {}
+    found = _paired(root, images, labels, seen)
+    # File systems round times to up to 2 s; a later change must have a later time.
+    if time.time_ns() - max(seen.values()) > 2e9:
+        _known[key] = found, seen
+    return found
 
 
-def _paired(root: Path, images: str, labels: str, listing: _Listing) -> Folder:
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _walk(folder: Path, seen: dict[Path, int]) -> list[Path]:
+    """All files, except hidden ones and the folders of runs.
+
+    Adds to `seen` when folders and lists were modified.
+    """
+    found: list[Path] = []
+    for name, below, names in os.walk(folder, followlinks=True):
+        if {"config.json", "spec.json"} <= {*names}:
+            below.clear()
+            continue
+        below[:] = [name for name in below if not name.startswith(".")]
+        files = [Path(name, file) for file in names if not file.startswith(".")]
+        lists = [path for path in files if path.suffix.lower() == ".txt"]
+        seen |= {path: _modified(path) for path in (Path(name), *lists)}
+        found += files
+    return sorted(found)
+
+
+def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Folder:
     """Images and masks, paired and split, with notes for the user."""
-    files = listing.files(root)
-    roles = _images_and_masks(root, files, images, labels, listing)
+    files = _walk(root, seen)
+    roles = _images_and_masks(root, files, images, labels, seen)
     top = Path(os.path.commonpath([path.parent for role in roles for path in role]))
     pairing = Pairing(*(NamedFiles(role, top) for role in roles))
     lists = _lists(root, files)
@@ -157,14 +147,14 @@ def _paired(root: Path, images: str, labels: str, listing: _Listing) -> Folder:
 
 
 def _images_and_masks(
-    root: Path, files: Sequence[Path], images: str, labels: str, listing: _Listing
+    root: Path, files: Sequence[Path], images: str, labels: str, seen: dict[Path, int]
 ) -> tuple[list[Path], list[Path]]:
     """What the flags choose, or else what the names of folders and files say."""
 
     def chosen(flag: str) -> list[Path]:
         folder = Path(os.path.normpath(root / flag))
         if folder.is_dir():
-            found = _pictures(listing.files(folder))
+            found = _pictures(_walk(folder, seen))
         else:
             found = [path for path in every if path.relative_to(root).match(flag)]
         if not found:
