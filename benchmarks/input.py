@@ -22,10 +22,10 @@ from dilax.data import (
     CropGeometry,
     ImageExample,
     Reading,
-    cache_on_host,
     open_source,
     training_batches,
 )
+from dilax.data.pipeline import cache_on_host
 from dilax.models import init_params
 from dilax.runtime import jit
 from dilax.training import build_spec

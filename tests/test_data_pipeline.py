@@ -12,11 +12,10 @@ from dilax.data import (
     CropGeometry,
     ImageExample,
     Reading,
-    batches_on_device,
-    cache_on_host,
     in_order,
     training_batches,
 )
+from dilax.data.pipeline import batches_on_device, cache_on_host
 
 
 def _numbered(sample, rng):

@@ -7,9 +7,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dilax.data import DatasetSpec, ImageLabelFiles, colour_map, evenly_spread
+from dilax.data import DatasetSpec, colour_map, evenly_spread
 from dilax.data.folder import read_lines
 from dilax.data.pairing import Pair
+from dilax.data.source import ImageLabelFiles
 
 SPEC = DatasetSpec("three", ("a", "b", "c"), colour_map(3), (1.0, 2.0, 3.0))
 

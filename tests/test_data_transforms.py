@@ -12,13 +12,18 @@ from dilax.data import (
     Augmentation,
     CropGeometry,
     ImageExample,
-    MapExample,
     reflect_pad,
     resize,
     scaled_size,
     subtract_mean,
 )
-from dilax.data.transforms import check_crop, jitter_colours, reflected, rescale
+from dilax.data.transforms import (
+    MapExample,
+    check_crop,
+    jitter_colours,
+    reflected,
+    rescale,
+)
 
 MARGIN, STRIDE = 5, 4
 GEOMETRY = CropGeometry(crop=(26, 34), margin=MARGIN, stride=STRIDE)

@@ -1,28 +1,15 @@
 """Data sets, from files on disk to batches."""
 
-from dilax.data.pipeline import (
-    Reading,
-    batches_on_device,
-    cache_on_host,
-    in_order,
-    training_batches,
-)
+from dilax.data.pipeline import Reading, in_order, training_batches
 from dilax.data.pixels import read_pixels
 from dilax.data.scenes import Scenes
-from dilax.data.source import (
-    Chosen,
-    ImageLabelFiles,
-    Joined,
-    evenly_spread,
-    open_source,
-)
+from dilax.data.source import Chosen, evenly_spread, open_source
 from dilax.data.spec import DATASETS, DatasetSpec, colour_map
 from dilax.data.survey import survey_folder
 from dilax.data.transforms import (
     Augmentation,
     CropGeometry,
     ImageExample,
-    MapExample,
     reflect_pad,
     resize,
     scaled_size,
@@ -36,13 +23,8 @@ __all__ = [
     "CropGeometry",
     "DatasetSpec",
     "ImageExample",
-    "ImageLabelFiles",
-    "Joined",
-    "MapExample",
     "Reading",
     "Scenes",
-    "batches_on_device",
-    "cache_on_host",
     "colour_map",
     "evenly_spread",
     "in_order",

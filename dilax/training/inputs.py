@@ -24,15 +24,14 @@ from dilax.data import (
     CropGeometry,
     DatasetSpec,
     ImageExample,
-    MapExample,
-    batches_on_device,
-    cache_on_host,
     evenly_spread,
     in_order,
     resize,
     scaled_size,
     training_batches,
 )
+from dilax.data.pipeline import batches_on_device, cache_on_host
+from dilax.data.transforms import MapExample
 from dilax.evaluation import Scores, add_to_confusion, empty_confusion, evaluate
 from dilax.inference import Predictor
 from dilax.models import DilatedNet

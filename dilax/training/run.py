@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dilax.data import DATASETS, DatasetSpec, Joined, evenly_spread, open_source
+from dilax.data import DATASETS, DatasetSpec, evenly_spread, open_source
+from dilax.data.source import Joined
 from dilax.evaluation import image_scores, stage_table
 from dilax.inference import palette_image, save_image
 from dilax.runtime.processes import differing_process, gathered, wait_for_all
