@@ -145,7 +145,7 @@ def dilax_runner(case: Case, params: Any) -> Runner:
             lambda out: np.asarray(jax.block_until_ready(out)[0]),
         )
     stage = StageConfig(
-        "benchmark", "all", optimizer=OptimizerConfig(learning_rate=1e-5)
+        "benchmark", trains="all", optimizer=OptimizerConfig(learning_rate=1e-5)
     )
     trained, frozen = split_params(params, stage)
     state = jax.tree.map(jnp.copy, init_state(trained, stage))

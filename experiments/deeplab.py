@@ -36,7 +36,7 @@ def paper() -> Config:
     )
     network = StageConfig(
         "front_end",
-        "front_end",
+        trains="front_end",
         steps=6000,
         batch_size=20,
         crop=(320, 320),
@@ -56,7 +56,7 @@ def paper() -> Config:
         model=ModelConfig("deeplab_largefov"),
         stages=(
             network,
-            StageConfig("front_end_crf", "crf", start="front_end", crf=crf),
+            StageConfig("front_end_crf", trains="crf", start="front_end", crf=crf),
         ),
         needs_init=True,
     )

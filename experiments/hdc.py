@@ -36,7 +36,7 @@ from dilax.training import (
     ModelConfig,
     OptimizerConfig,
     StageConfig,
-    slim_adam,
+    adam,
 )
 
 RATE_2 = resnet_blocks(RESNET50, res4=(2,), res5=(4,))
@@ -61,11 +61,11 @@ def ablation(
     )
     stage = StageConfig(
         "rate_2",
-        "all",
+        trains="all",
         steps=steps,
         batch_size=4,
         crop=crop,
-        optimizer=slim_adam(3e-3),
+        optimizer=adam(3e-3),
         augmentation=Augmentation(scales=(0.75, 1.5), colour=0.2),
         checkpoint_every=max(1, steps // 4),
     )
@@ -110,7 +110,7 @@ def paper() -> Config:
     """ResNet-101 with HDC and DUC; statistics stay those of ImageNet."""
     stage = StageConfig(
         "hdc_duc",
-        "all",
+        trains="all",
         steps=40_000,
         batch_size=8,
         crop=(800, 800),

@@ -36,20 +36,19 @@ from dilax.report import table3, table3_figures
 from dilax.training import (
     Config,
     CRFConfig,
-    DataConfig,
     ModelConfig,
     StageConfig,
+    adam,
     quickstart,
     rnn_stage,
-    slim,
-    slim_adam,
     structured,
-    voc_paper,
-    voc_rnn,
     write_text,
 )
 from dilax.training.recipes import TINY
 from experiments import camvid as camvid_recipes
+from experiments import cityscapes as cityscapes_recipes
+from experiments import kitti as kitti_recipes
+from experiments import voc as voc_recipes
 
 
 def scenes() -> Config:
@@ -67,9 +66,17 @@ def scenes_rnn() -> StageConfig:
     return rnn_stage(40, 2, (278, 278), learning_rate=2e-2, **fields)
 
 
+def small(config: Config) -> Config:
+    """Return the nine stages on the front end and context of a `small` recipe."""
+    rnn = rnn_stage(200, 2, config.stages[0].crop, bilateral_sigma_rgb=10.0)
+    for stage in config.stages:
+        stage.evaluate_every = 0  # the table needs only their ends
+    return structured(config, CRFConfig(search_images=30), rnn)
+
+
 def camvid() -> Config:
     """As camvid.py --config=small."""
-    return _small(DataConfig("camvid", scale=0.5), (176, 240), (6000, 800, 1500))
+    return small(camvid_recipes.small())
 
 
 def camvid_scratch() -> Config:
@@ -89,38 +96,28 @@ def camvid_narrow() -> Config:
     config.model = ModelConfig(layers=TINY, padding="same", upsample=True)
     config.stages = tuple(stage for stage in config.stages if not stage.crf)
     front_end = config.stage("front_end")
-    front_end.steps, front_end.optimizer = 1500, slim_adam(2e-3)
+    front_end.steps, front_end.optimizer = 1500, adam(2e-3)
     return config
 
 
 def voc() -> Config:
     """As voc.py --config=small."""
-    return _small(DataConfig("voc", scale=0.5), (240, 240), (2500, 600, 500))
+    return small(voc_recipes.small())
 
 
 def kitti() -> Config:
     """As kitti.py --config=small."""
-    data = DataConfig("kitti", val="test", scale=0.5)
-    return _small(data, (176, 320), (3000, 600, 800))
+    return small(kitti_recipes.small())
 
 
 def cityscapes() -> Config:
     """As cityscapes.py --config=small."""
-    return _small(DataConfig("cityscapes", scale=0.25), (240, 320), (6000, 800, 1500))
-
-
-def _small(
-    data: DataConfig, crop: tuple[int, int], steps: tuple[int, int, int]
-) -> Config:
-    """VGG-16 with an eighth of the channels, from scratch."""
-    data.class_weight_power = 0.5
-    rnn = rnn_stage(200, 2, crop, bilateral_sigma_rgb=10.0)
-    return structured(slim(data, crop, steps), CRFConfig(search_images=30), rnn)
+    return small(cityscapes_recipes.small())
 
 
 def full() -> Config:
     """§5 at full width."""
-    return structured(voc_paper(), CRFConfig(), voc_rnn())
+    return structured(voc_recipes.paper(), CRFConfig(), voc_recipes.rnn())
 
 
 def summarize(runs: Sequence[Mapping], workdir: Path) -> str:

@@ -38,6 +38,7 @@ from absl import flags
 
 from dilax.cli import run
 from dilax.crf.search import CRFGrid
+from dilax.data import Augmentation
 from dilax.models import BASIC, CITYSCAPES, KITTI, LARGE, ContextLayer
 from dilax.report import PAPER, collect, paper_figures, paper_table
 from dilax.report.paper import System
@@ -47,7 +48,6 @@ from dilax.training import (
     DataConfig,
     StageConfig,
     rnn_stage,
-    slim,
     with_crfs,
     write_text,
 )
@@ -72,11 +72,12 @@ CATEGORIES = {
 
 def scenes() -> Config:
     """Scenes at half their size: maps of 16×16 cells."""
-    data = DataConfig("scenes", scale=0.5, class_weight_power=0.5)
-    config = slim(data, (128, 128), (500, 500, 100))
-    for stage in config.stages:
+    config = voc.small()
+    config.data = DataConfig("scenes", scale=0.5, class_weight_power=0.5)
+    for stage, steps in zip(config.stages, (500, 500, 500, 100), strict=True):
+        stage.steps, stage.crop = steps, (128, 128)
         stage.batch_size, stage.checkpoint_every = 4, 100
-        stage.augmentation.scales, stage.augmentation.colour = (1.0, 1.0), 0.0
+        stage.augmentation = Augmentation()
     config.eval_batch_size = 8
     return config
 

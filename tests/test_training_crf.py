@@ -56,7 +56,7 @@ def crf_config(data) -> Config:
     config = tiny_config(data)
     rnn = StageConfig(
         "rnn",
-        "crf",
+        trains="crf",
         start="front_end",
         steps=3,
         batch_size=2,
@@ -168,7 +168,7 @@ def _loss(stage, model, params, image, label):
 def test_the_loss_is_the_mean_cross_entropy_of_what_is_predicted(
     upsample, weight, dtype
 ):
-    stage = StageConfig("rnn", "crf", start="x", batch_size=1, crf=RNN)
+    stage = StageConfig("rnn", trains="crf", start="x", batch_size=1, crf=RNN)
     model, params = _rnn_stage(stage)
     model = model.clone(upsample=upsample)
     params["crf"] = jax.tree.map(lambda x: x * weight, params["crf"])

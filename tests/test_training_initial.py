@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 def _still(data, **fields):
     """The tiny recipe of one stage that ends where it starts."""
     config = tiny_config(data, **fields)
-    rule = OptimizerConfig("sgd", 0.0, weight_decay=0.0)
+    rule = OptimizerConfig("sgd", learning_rate=0.0, weight_decay=0.0)
     first = dataclasses.replace(config.stages[0], optimizer=rule, steps=1)
     config.stages = (dataclasses.replace(first, evaluate_every=0),)
     return config

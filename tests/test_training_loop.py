@@ -162,7 +162,7 @@ def _signalling(jit_train_step, number, calls, *settings):
 
 def test_a_loss_that_is_not_finite_names_the_step_and_is_not_saved(data, tmp_path):
     config = tiny_config(data)
-    wild = OptimizerConfig("sgd", 1e30, weight_decay=0.0)
+    wild = OptimizerConfig("sgd", learning_rate=1e30, weight_decay=0.0)
     config.stages[0].optimizer = wild
     with pytest.raises(NonFiniteLoss, match=r"'front_end', step 2: .*learning_rate"):
         dilax.train(config, tmp_path / "run")

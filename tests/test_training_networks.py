@@ -33,11 +33,11 @@ def _scenes(name, steps, **fields):
     """A network of the name on embedded scenes at a quarter of their size."""
     stage = StageConfig(
         "network",
-        "front_end",
+        trains="front_end",
         steps=steps,
         batch_size=4,
         crop=(64, 64),
-        optimizer=recipes.slim_adam(5e-3, warmup=5),
+        optimizer=recipes.adam(5e-3, warmup=5),
         **fields,
     )
     data = DataConfig("scenes", scale=0.25)
@@ -83,7 +83,7 @@ def _tiny(data, name, **fields):
     config.model = dataclasses.replace(_model(name), width_multiplier=1 / 32)
     first = StageConfig(
         "front_end",
-        "front_end",
+        trains="front_end",
         steps=4,
         batch_size=4,
         crop=(24, 32),

@@ -67,7 +67,14 @@ def test_multipliers_scale_the_rate_of_their_layers():
 
 
 def test_adam_is_optax_adamw_with_decay_on_kernels_only():
-    config = OptimizerConfig("adam", 0.1, 0.9, 0.99, 0.01, 1.0)
+    config = OptimizerConfig(
+        "adam",
+        learning_rate=0.1,
+        momentum=0.9,
+        beta2=0.99,
+        weight_decay=0.01,
+        bias_multiplier=1.0,
+    )
     mask = {"conv": {"kernel": True, "bias": False}}
     theirs = optax.adamw(0.1, 0.9, 0.99, weight_decay=0.01, mask=mask)
     gradients = np.random.default_rng(0).normal(size=STEPS)
@@ -106,7 +113,9 @@ def test_schedules_have_their_values(fields, wanted):
     "name, batch, factor", [("sgd", 32, 4), ("sgd", 2, 1 / 4), ("adam", 32, 2)]
 )
 def test_a_rate_follows_the_batch_only_where_it_is_asked_to(name, batch, factor):
-    fixed = OptimizerConfig(name, 1e-3)
+    fixed = OptimizerConfig(name, learning_rate=1e-3)
     assert scale_to_batch(fixed, batch) == fixed
-    scaled = scale_to_batch(OptimizerConfig(name, 1e-3, base_batch_size=8), batch)
+    scaled = scale_to_batch(
+        OptimizerConfig(name, learning_rate=1e-3, base_batch_size=8), batch
+    )
     assert scaled.learning_rate == pytest.approx(1e-3 * factor)

@@ -85,7 +85,7 @@ def test_the_paper_s_recipe_ends_with_crfs_on_the_joint_network():
 
 
 def test_stages_with_crfs_are_named_after_their_network():
-    network = StageConfig("net", "all", context=BASIC)
+    network = StageConfig("net", trains="all", context=BASIC)
     given = CRFConfig(search=False)
     dense, rnn = with_crfs(network, given, rnn_stage(7, 2, (8, 8), iterations=3))
     assert (dense.name, dense.crf, dense.context) == ("net_crf", given, BASIC)

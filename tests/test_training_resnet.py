@@ -41,7 +41,7 @@ MODEL = ModelConfig(
 )
 SPEC = DatasetSpec("s", ("a", "b", "c"), ((0, 0, 0),) * 3, (102.93, 111.36, 116.52))
 STAGE = StageConfig(
-    "net", "all", steps=6, batch_size=4, crop=(24, 32), optimizer=optimizer(0.01)
+    "net", trains="all", steps=6, batch_size=4, crop=(24, 32), optimizer=optimizer(0.01)
 )
 
 

@@ -159,8 +159,10 @@ def test_training_on_maps_equals_training_on_their_images():
 
 
 def test_repeated_steps_learn_a_batch_by_heart():
-    adam = OptimizerConfig("adam", 5e-3)
-    stage = StageConfig("s", "all", context=BASIC[:2], batch_size=4, optimizer=adam)
+    adam = OptimizerConfig("adam", learning_rate=5e-3)
+    stage = StageConfig(
+        "s", trains="all", context=BASIC[:2], batch_size=4, optimizer=adam
+    )
     batch = _batch()
     grey = np.kron(batch["label"] % 3, np.ones((2, 2)))[..., None] * 80
     batch["image"] = np.pad(grey, ((0, 0), (1, 1), (1, 1), (0, 2))).astype(np.uint8)

@@ -47,7 +47,7 @@ def for_tpu(monkeypatch, tpus):
 def test_a_step_compiles_for_eight_tpus(for_tpu, monkeypatch, data, rows):
     stage = StageConfig(
         "joint",
-        "all",
+        trains="all",
         context=BASIC,
         batch_size=16,
         accumulate=2,

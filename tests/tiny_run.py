@@ -32,28 +32,40 @@ def write_images(root: Path, count: int = 8, size: tuple[int, int] = (24, 32)) -
 
 
 def optimizer(rate: float = 0.02, **fields) -> OptimizerConfig:
-    return OptimizerConfig("adam", rate, **fields)
+    return OptimizerConfig("adam", learning_rate=rate, **fields)
 
 
 def tiny_config(data_dir: Path, **fields) -> Config:
     """Front end, context on maps, joint: 6, 4 and 4 steps."""
     common = {"batch_size": 4, "checkpoint_every": 2, "optimizer": optimizer()}
     front_end = StageConfig(
-        "front_end", "front_end", steps=6, crop=(20, 20), evaluate_every=3, **common
+        "front_end",
+        trains="front_end",
+        steps=6,
+        crop=(20, 20),
+        evaluate_every=3,
+        **common,
     )
     context = StageConfig(
         "context",
-        "context",
-        "maps",
-        "front_end",
-        BASIC[:3],
+        trains="context",
+        inputs="maps",
+        start="front_end",
+        context=BASIC[:3],
         steps=4,
         crop=(24, 32),
         evaluate_every=2,
         **common,
     )
     joint = StageConfig(
-        "joint", "all", "images", "context", BASIC[:3], steps=4, crop=(20, 20), **common
+        "joint",
+        trains="all",
+        inputs="images",
+        start="context",
+        context=BASIC[:3],
+        steps=4,
+        crop=(20, 20),
+        **common,
     )
     settings = {"log_every": 1, "pictures": 2, "eval_batch_size": 3, **fields}
     return Config(

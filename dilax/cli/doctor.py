@@ -198,11 +198,11 @@ def _config(data: Path) -> Config:
     layers = (Layer("conv1", 3, 16), Layer("pool1", 2), Layer("fc", 1, 32))
     stage = StageConfig(
         "front_end",
-        "front_end",
+        trains="front_end",
         steps=_STEPS,
         batch_size=_BATCH,
         crop=(_SIDE, _SIDE),
-        optimizer=OptimizerConfig("adam", 5e-3),
+        optimizer=OptimizerConfig("adam", learning_rate=5e-3),
     )
     source = DataConfig("folder", data_dir=str(data))
     return Config("doctor", source, ModelConfig(layers=layers), (stage,), log_every=5)

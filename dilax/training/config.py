@@ -43,11 +43,12 @@ class OptimizerConfig:
             square root for Adam (Krizhevsky 2014). 0 keeps the rate as it is.
 
     Example:
-        >>> OptimizerConfig("adam", 2e-3, warmup=50).schedule
+        >>> OptimizerConfig("adam", learning_rate=2e-3, warmup=50).schedule
         'step'
     """
 
     name: Literal["sgd", "adam"] = "sgd"
+    _: dataclasses.KW_ONLY
     learning_rate: float = 1e-3
     momentum: float = 0.9
     beta2: float = 0.999
@@ -142,11 +143,12 @@ class StageConfig:
             several.
 
     Example:
-        >>> StageConfig("front_end", "front_end", steps=60_000, batch_size=14).crf_kind
+        >>> StageConfig("front_end", trains="front_end", steps=60_000).crf_kind
         ''
     """
 
     name: str
+    _: dataclasses.KW_ONLY
     trains: Literal["front_end", "context", "crf", "all"]
     inputs: Literal["images", "maps"] = "images"
     start: str = ""
@@ -207,6 +209,7 @@ class DataConfig:
     dataset: Literal[
         "voc", "coco", "camvid", "kitti", "cityscapes", "folder", "scenes"
     ] = "voc"
+    _: dataclasses.KW_ONLY
     variant: str = ""
     train: str = "train"
     val: str = "val"
@@ -274,7 +277,7 @@ class Config:
             without, unless `init` is None (`--config.init=none`).
 
     Example:
-        >>> stages = (StageConfig("front_end", "front_end"),)
+        >>> stages = (StageConfig("front_end", trains="front_end"),)
         >>> Config("mine", DataConfig("scenes"), ModelConfig(), stages).stage().crop
         (500, 500)
     """

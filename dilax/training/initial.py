@@ -236,7 +236,7 @@ def _config(network: str, model: DilatedNet, data: DataConfig) -> Config:
     """The configuration whose only stage has the network."""
     context = model.context
     assert context is not None
-    stage = StageConfig(STAGE, "all", context=context.layers, crop=(500, 500))
+    stage = StageConfig(STAGE, trains="all", context=context.layers, crop=(500, 500))
     fields = ModelConfig(
         final_name=model.front_end.final_name,
         context_prefix=context.prefix,
@@ -254,7 +254,7 @@ def _data(dataset: str) -> DataConfig:
         case "voc":
             return DataConfig("voc")
         case "camvid":
-            return DataConfig("camvid", "original", val="test")
+            return DataConfig("camvid", variant="original", val="test")
         case "kitti":
             return DataConfig("kitti", val="test")
     return DataConfig("cityscapes")

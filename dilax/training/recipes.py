@@ -1,10 +1,10 @@
 """Recipes that more than one experiment trains."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from dilax.data import Augmentation
-from dilax.models import BASIC, LARGE, VGG16_SLIM_HEAD, Layer, undilated
+from dilax.models import BASIC, LARGE, Layer, undilated
 from dilax.training.config import (
     Config,
     CRFConfig,
@@ -35,16 +35,42 @@ TINY = (
 )
 
 
-def slim_adam(learning_rate: float, warmup: int = 50) -> OptimizerConfig:
-    """Adam with warm-up and cosine decay, which trains slim networks from scratch.
+class Schedule(NamedTuple):
+    """How long a stage trains, on how much, how fast.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: crops of a step.
+        learning_rate: of Adam, after the warm-up.
+        evaluate_every: steps between evaluations while training; 0 never.
 
     Example:
-        >>> slim_adam(1e-3).schedule
+        >>> Schedule(steps=600, batch_size=8, learning_rate=2e-3).steps
+        600
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    evaluate_every: int = 0
+
+
+def adam(learning_rate: float, warmup: int = 50) -> OptimizerConfig:
+    """Return Adam with warm-up and cosine decay, which trains slim networks.
+
+    β2 = 0.99 adapts within the few thousand steps of such a run.
+
+    Args:
+        learning_rate: after the warm-up.
+        warmup: steps of linear warm-up.
+
+    Example:
+        >>> adam(1e-3).schedule
         'cosine'
     """
     return OptimizerConfig(
         "adam",
-        learning_rate,
+        learning_rate=learning_rate,
         beta2=0.99,
         weight_decay=1e-4,
         bias_multiplier=1.0,
@@ -53,75 +79,79 @@ def slim_adam(learning_rate: float, warmup: int = 50) -> OptimizerConfig:
     )
 
 
-def slim(
+def from_scratch(
+    name: str,
     data: DataConfig,
+    model: ModelConfig,
+    *,
     crop: tuple[int, int],
-    steps: tuple[int, int, int],
-    evaluate_every: int = 0,
+    augmentation: Augmentation,
+    front_end: Schedule,
+    context: Schedule,
+    joint: Schedule,
 ) -> Config:
-    """VGG-16 with an eighth of the channels, from scratch, on a machine without a GPU.
+    """Return the four stages that small networks train in, from random weights.
 
-    The front end; Basic context on its maps, and the same module undilated as a
-    control; both modules jointly.
+    The front end; Basic context on its maps; the same module undilated, as a control;
+    both modules jointly.
 
     Args:
-        data: the images; classes are weighed by their frequency unless it says so.
+        name: of the configuration.
+        data: the images.
+        model: the front end, and what surrounds the context module.
         crop: (height, width) in pixels of the network's input, multiples of 8.
-        steps: of the front end, of each context stage, of the joint stage.
-        evaluate_every: steps of the front end between evaluations; 0 never.
+        augmentation: of images; maps are only mirrored.
+        front_end: of the first stage.
+        context: of the context module, and of its control.
+        joint: of the last stage.
 
     Example:
-        >>> config = slim(DataConfig("scenes"), crop=(240, 240), steps=(2500, 600, 500))
+        >>> short = Schedule(steps=500, batch_size=4, learning_rate=1e-3)
+        >>> config = from_scratch(
+        ...     "short",
+        ...     DataConfig("scenes"),
+        ...     ModelConfig(width_multiplier=0.125, padding="same"),
+        ...     crop=(240, 240),
+        ...     augmentation=Augmentation(),
+        ...     front_end=short,
+        ...     context=short,
+        ...     joint=short,
+        ... )
         >>> [stage.name for stage in config.stages]
         ['front_end', 'context', 'control', 'joint']
     """
-    images = Augmentation(scales=(0.75, 1.5), colour=0.2)
-    front_end = StageConfig(
-        "front_end",
-        "front_end",
-        steps=steps[0],
-        batch_size=4,
-        crop=crop,
-        optimizer=slim_adam(1.5e-3),
-        augmentation=images,
-        evaluate_every=evaluate_every,
-    )
-    context = StageConfig(
-        "context",
-        "context",
-        "maps",
-        start="front_end",
-        context=BASIC,
-        steps=steps[1],
-        batch_size=8,
-        crop=crop,
-        optimizer=slim_adam(2e-3),
-        evaluate_every=steps[1] // 2 if evaluate_every else 0,
-    )
-    control = dataclasses.replace(
-        context, name="control", context=undilated(context.context)
-    )
-    joint = dataclasses.replace(
-        front_end,
-        name="joint",
-        trains="all",
-        start="context",
-        context=BASIC,
-        steps=steps[2],
-        optimizer=slim_adam(3e-4),
-        evaluate_every=0,
-    )
+
+    def stage(name: str, schedule: Schedule, **fields: Any) -> StageConfig:
+        return StageConfig(
+            name,
+            steps=schedule.steps,
+            batch_size=schedule.batch_size,
+            crop=crop,
+            optimizer=adam(schedule.learning_rate),
+            evaluate_every=schedule.evaluate_every,
+            **fields,
+        )
+
+    maps: Any = {"trains": "context", "inputs": "maps", "start": "front_end"}
     return Config(
-        name="small",
+        name=name,
         data=data,
-        model=ModelConfig(
-            layers=VGG16_SLIM_HEAD,
-            width_multiplier=0.125,
-            head_channels=128,
-            padding="same",
-            upsample=True,
+        model=model,
+        stages=(
+            stage(
+                "front_end", front_end, trains="front_end", augmentation=augmentation
+            ),
+            stage("context", context, context=BASIC, **maps),
+            stage("control", context, context=undilated(BASIC), **maps),
+            stage(
+                "joint",
+                joint,
+                trains="all",
+                start="context",
+                context=BASIC,
+                augmentation=augmentation,
+            ),
         ),
-        stages=(front_end, context, control, joint),
         eval_batch_size=2,
     )
 
@@ -135,14 +165,14 @@ def quickstart() -> Config:
     """
     context = StageConfig(
         "context",
-        "context",
-        "maps",
+        trains="context",
+        inputs="maps",
         start="front_end",
         context=BASIC,
         steps=500,
         batch_size=16,
         crop=(256, 256),
-        optimizer=slim_adam(5e-3),
+        optimizer=adam(5e-3),
         evaluate_every=250,
         checkpoint_every=250,
     )
@@ -153,10 +183,10 @@ def quickstart() -> Config:
         stages=(
             StageConfig(
                 "front_end",
-                "front_end",
+                trains="front_end",
                 steps=250,
                 crop=(278, 278),
-                optimizer=slim_adam(2e-3),
+                optimizer=adam(2e-3),
                 checkpoint_every=150,
             ),
             context,
@@ -165,12 +195,12 @@ def quickstart() -> Config:
             ),
             StageConfig(
                 "joint",
-                "all",
+                trains="all",
                 start="context",
                 context=BASIC,
                 steps=100,
                 crop=(278, 278),
-                optimizer=slim_adam(5e-4),
+                optimizer=adam(5e-4),
                 checkpoint_every=50,
             ),
         ),
@@ -189,7 +219,8 @@ def with_crfs(
         rnn: steps, crops, optimizer and CRF of the other.
 
     Example:
-        >>> stages = with_crfs(quickstart().stage("joint"), CRFConfig(), voc_rnn())
+        >>> rnn = rnn_stage(40, 2, (278, 278))
+        >>> stages = with_crfs(quickstart().stage("joint"), CRFConfig(), rnn)
         >>> [stage.name for stage in stages]
         ['joint_crf', 'joint_crfrnn']
     """
@@ -217,7 +248,8 @@ def structured(
         controls: both modules without dilation, too: fifteen stages.
 
     Example:
-        >>> config = structured(quickstart(), CRFConfig(), voc_rnn())
+        >>> rnn = rnn_stage(40, 2, (278, 278))
+        >>> config = structured(quickstart(), CRFConfig(), rnn)
         >>> [stage.name for stage in config.stages][:4]
         ['front_end', 'front_end_crf', 'front_end_crfrnn', 'basic']
     """
@@ -261,77 +293,11 @@ def rnn_stage(
     """
     return StageConfig(
         "crfrnn",
-        "crf",
+        trains="crf",
         steps=steps,
         batch_size=batch_size,
         crop=crop,
-        optimizer=slim_adam(learning_rate, warmup=steps // 10),
+        optimizer=adam(learning_rate, warmup=steps // 10),
         checkpoint_every=max(1, steps // 5),
         crf=CRFConfig("rnn", **{**CRF_RNN, **fields}),
     )
-
-
-def voc_paper() -> Config:
-    """VOC at full width (§4, §5); steps of all but the front end are ours.
-
-    Example:
-        >>> voc_paper().stage("joint").optimizer.learning_rate
-        1e-05
-    """
-    joint = StageConfig(
-        "joint",
-        "all",
-        start="context",
-        context=LARGE,
-        steps=20_000,
-        batch_size=14,
-        crop=(500, 500),
-        optimizer=OptimizerConfig(learning_rate=1e-5, momentum=0.9),
-        evaluate_every=10_000,
-        checkpoint_every=1000,
-    )
-    return Config(
-        name="paper",
-        data=DataConfig("voc", train="train_aug"),
-        model=ModelConfig(
-            final_name="fc-final", context_prefix="ct_", context_padding="entry"
-        ),
-        stages=(
-            StageConfig(
-                "front_end",
-                "front_end",
-                steps=60_000,
-                batch_size=14,
-                crop=(500, 500),
-                optimizer=OptimizerConfig(learning_rate=1e-3, momentum=0.9),
-                evaluate_every=10_000,
-                checkpoint_every=1000,
-            ),
-            StageConfig(
-                "context",
-                "context",
-                "maps",
-                start="front_end",
-                context=LARGE,
-                steps=40_000,
-                batch_size=60,
-                crop=(528, 528),
-                optimizer=OptimizerConfig(learning_rate=1e-3, momentum=0.9),
-                evaluate_every=5000,
-                checkpoint_every=1000,
-            ),
-            joint,
-            *with_crfs(joint, CRFConfig(), voc_rnn()),
-        ),
-        needs_init=True,
-    )
-
-
-def voc_rnn() -> StageConfig:
-    """A CRF-RNN of VOC at full width: whole images, one a step; the steps are ours.
-
-    Example:
-        >>> voc_rnn().crop
-        (884, 884)
-    """
-    return rnn_stage(5000, batch_size=1, crop=(884, 884), learning_rate=1e-3)
