@@ -42,35 +42,19 @@ def test_one_seed_gives_one_scene_and_another_seed_another():
 
 
 @pytest.mark.parametrize(
-    "split, i, mean, counts",
+    "split, i, means",
     [
-        (
-            "train",
-            0,
-            [128.16, 99.02, 112.31],
-            [43297, 1584, 1914, 1534, 6456, 0, 6778, 1106],
-        ),
-        ("train", 3, [136.86, 160.71, 182.65], [42167, 0, 5742, 0, 0, 13049, 0, 1793]),
-        (
-            "val",
-            0,
-            [133.69, 94.8, 106.32],
-            [37192, 1474, 1762, 1475, 5750, 5728, 6831, 1567],
-        ),
-        (
-            "val",
-            3,
-            [155.46, 161.56, 160.67],
-            [43960, 0, 2871, 2631, 0, 6216, 6314, 987],
-        ),
+        ("train", 0, [128.16, 99.02, 112.31, 12.44]),
+        ("train", 3, [136.86, 160.71, 182.65, 12.2]),
+        ("val", 0, [133.69, 94.8, 106.32, 16.34]),
+        ("val", 3, [155.46, 161.56, 160.67, 11.32]),
     ],
 )
-def test_scenes_are_those_of_the_published_results(split, i, mean, counts):
-    """The quickstart's accuracy was measured on them."""
+def test_scenes_are_those_of_the_published_results(split, i, means):
+    """The quickstart's accuracy was measured on them: mean R, G, B and label."""
     example = Scenes(split)[i]
-    np.testing.assert_allclose(example["image"].mean((0, 1)), mean, atol=0.01)
-    found = np.bincount(example["label"].ravel(), minlength=8)[:8]
-    np.testing.assert_allclose(found, counts, atol=3)
+    found = [*example["image"].mean((0, 1)), example["label"].mean()]
+    np.testing.assert_allclose(found, means, atol=0.02)
 
 
 def test_types_and_names(examples):
