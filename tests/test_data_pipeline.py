@@ -47,7 +47,7 @@ def whole():
     return _batches(9)
 
 
-@pytest.mark.parametrize("start", [1, 2, 5, 7])
+@pytest.mark.parametrize("start", [1, 6])
 def test_a_batch_is_the_same_for_every_start_and_number_of_threads(whole, start):
     _equal(whole[start:], _batches(9 - start, start=start, threads=start % 2 + 1))
 
@@ -73,7 +73,7 @@ def test_another_seed_gives_another_order_and_other_augmentation(whole):
     assert not {*_draws(whole[:5])} & {*_draws(other)}
 
 
-@pytest.mark.parametrize("size", [1, 4, 5, 20])
+@pytest.mark.parametrize("size", [4, 5, 20])
 def test_an_epoch_is_every_sample_once_in_its_own_order_and_augmentation(size):
     batches = _batches(40 // size, size=size)
     numbers = _numbers(batches)
@@ -148,8 +148,7 @@ def test_a_batch_is_the_same_from_worker_processes():
     [
         ((17, 60), 1, False),
         ((40, 50), 4, True),
-        ((3, 30), 4, False),
-        ((1, 2), 4, False),
+        ((1, 30), 4, False),
     ],
 )
 def test_crops_made_on_the_device_are_those_of_the_host(size, stride, edge_crops):

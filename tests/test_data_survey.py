@@ -237,9 +237,13 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("text", LINES.values(), ids=LINES)
-@pytest.mark.parametrize("where", ["classes.txt", "flag", "elsewhere", "below"])
-def test_a_list_names_colours_and_what_is_ignored(tmp_path, text, where):
+@pytest.mark.parametrize(
+    "form, where",
+    [(form, "classes.txt") for form in LINES]
+    + [("commas", where) for where in ("flag", "elsewhere", "below")],
+)
+def test_a_list_names_colours_and_what_is_ignored(tmp_path, form, where):
+    text = LINES[form]
     root = _of_colours(tmp_path / "data")
     flag = {"classes.txt": "", "below": "my names"}.get(where, str(tmp_path / "x"))
     path = {"classes.txt": root / "classes.txt", "below": root / flag}.get(where, flag)
