@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.data.builders import coco
+from dilax.data.builders.coco import Coco
 from dilax.data.prepared import open_prepared, prepare
 from dilax.data.spec import COCO
 
@@ -42,10 +42,8 @@ NUMBERS = {  # of COCO's categories; the last three are none of VOC's
 # Down the columns: 17 pixels outside, 21 inside (from row 1 of column 2 to row 5 of
 # column 4), 42 outside.
 RUNS = {"size": [HEIGHT, WIDTH], "counts": [17, 21, 42]}
-# Rows 1 to 4 of columns 3 and 4: runs 25 4 4 4 43, of which the last two are written
-# as differences 0 and 39. 25 = 0b11001 takes two characters, since the fifth bit of the
-# last one is the sign; so does 39 = 0b1_00111.
-PACKED = {"size": [HEIGHT, WIDTH], "counts": "i0440W1"}
+# Rows 1 to 4 of columns 3 and 4.
+SCREEN = {"size": [HEIGHT, WIDTH], "counts": [25, 4, 4, 4, 43]}
 
 
 def box(x0, y0, x1, y1):
@@ -102,7 +100,7 @@ INSTANCES_VAL = json_of(
         object_of(285, "person", box(0, 4, 4, 7)),
         object_of(285, "person", crowd=1, segmentation=RUNS),
         object_of(285, "cup", crowd=1, segmentation={**RUNS, "counts": [0, 80]}),
-        object_of(285, "tv", segmentation=PACKED),
+        object_of(285, "tv", segmentation=SCREEN),
         object_of(632, "giraffe", box(0, 0, 5, 5)),
         object_of(724, "sheep", crowd=1, segmentation=RUNS),
     ],
@@ -258,11 +256,11 @@ def archives_of(root, files):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_images():
-    """Sets as small as these count as whole."""
-    published = dict(coco._IMAGES)
-    coco._IMAGES.update(train2017=1, val2017=len(VAL), train2014=1, val2014=1)
-    yield
-    coco._IMAGES.update(published)
+    """Sets as small as these count as complete."""
+    few = {"train2017": 1, "val2017": len(VAL), "train2014": 1, "val2014": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Coco, "LISTED", few)
+        yield
 
 
 def prepared(source, data_dir, variant="", **options):

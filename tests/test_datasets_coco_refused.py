@@ -121,21 +121,21 @@ HUGE = 10**400
         (_with(("images", 0), width=0), "139.jpg: width is 0"),
         (_with(("categories", 0), name="people"), "has no category for person"),
         (_without(FIRST, "image_id"), "'image_id' is None"),
-        (_with(FIRST, image_id=140), "annotation 900: is of image 140, which is not"),
+        (_with(FIRST, image_id=140), "annotation 900: image 140 is not listed"),
         (_without(FIRST, "iscrowd"), "annotation 900: 'iscrowd' is None"),
         (_with(FIRST, category_id=12), "annotation 900: category 12 is not listed"),
-        (_without(FIRST, "segmentation"), "segmentation is None, which is neither"),
+        (_without(FIRST, "segmentation"), "None is neither polygons"),
         (_with(FIRST, segmentation=[]), "the segmentation has no polygon"),
-        (_with(FIRST, segmentation=[[1, 2, 3, 4]]), "3.0, 4.0]) is no polygon"),
-        (_with(FIRST, segmentation=[box(1, 1, 2, 2)[1:]]), "is no polygon"),
-        (_with(FIRST, segmentation=[box(1, 1, 2, 200)]), "is no polygon"),
-        (_with(FIRST, segmentation=[[1, 2, 3, 4, 5, "6"]]), "'6'] is no polygon"),
-        (_with(FIRST, segmentation=[[1, 2, 3, 4, 5, HUGE]]), "is no polygon"),
-        (_with(FIRST, segmentation=[[1, 2, 3, 4, 5, np.nan]]), "is no polygon"),
-        (_with(FIRST, segmentation=[1, 2, 3, 4, 5, 6]), "900: 1 is no polygon"),
+        (_with(FIRST, segmentation=[[1, 2, 3, 4]]), "3.0, 4.0]) is not a polygon"),
+        (_with(FIRST, segmentation=[box(1, 1, 2, 2)[1:]]), "is not a polygon"),
+        (_with(FIRST, segmentation=[box(1, 1, 2, 200)]), "is not a polygon"),
+        (_with(FIRST, segmentation=[[1, 2, 3, 4, 5, "6"]]), "'6'] is not a polygon"),
+        (_with(FIRST, segmentation=[[1, 2, 3, 4, 5, HUGE]]), "is not a polygon"),
+        (_with(FIRST, segmentation=[[1, 2, 3, 4, 5, np.nan]]), "is not a polygon"),
+        (_with(FIRST, segmentation=[1, 2, 3, 4, 5, 6]), "900: 1 is not a polygon"),
         (
             _with(CROWD, segmentation={**RUNS, "size": [10, 8]}),
-            "of [10, 8] pixels, the image has [8, 10]",
+            "for [10, 8] pixels, not for [8, 10]",
         ),
         (
             _with(CROWD, segmentation=_runs([17, 21, 41])),
@@ -147,9 +147,7 @@ HUGE = 10**400
         ),
         (_with(CROWD, segmentation=_runs([90, -10])), "[90, -10] do not add up"),
         (_with(CROWD, segmentation=_runs(None)), "None do not add up"),
-        (_with(CROWD, segmentation=_runs("i0440W")), "'i0440W' do not add up"),
-        (_with(CROWD, segmentation=_runs("i044")), "'i044' do not add up"),
-        (_with(CROWD, segmentation=_runs("i0440W1é")), "do not add up"),
+        (_with(CROWD, segmentation=_runs("i0440W1")), "'i0440W1' do not add up"),
     ],
 )
 def test_wrong_instances_are_refused_by_name(spoil, match, tmp_path):
@@ -172,8 +170,8 @@ def test_a_file_that_is_no_json_of_coco_is_refused(content, tmp_path):
 @pytest.mark.parametrize(
     "key, value, match",
     [
-        ("id", 0, "000000000139.png: segment id 0 is none of 1 … 16777215"),
-        ("id", 1 << 24, "segment id 16777216 is none of"),
+        ("id", 0, "000000000139.png: segment id 0 is not in 1 … 16777215"),
+        ("id", 1 << 24, "segment id 16777216 is not in"),
         ("id", 8, "such as (7, 0, 0); segments_info does not list"),
         ("category_id", 12, "000000000139.png: category 12 is not listed"),
         ("iscrowd", None, "000000000139.png: 'iscrowd' is None"),
@@ -191,7 +189,7 @@ def test_wrong_segments_are_refused_by_name(key, value, match, tmp_path):
     [
         (photo(grey=True), "139.png: is not an RGB image of ids but of L"),
         (b"no image", "139.png: cannot be read as an image"),
-        (png_of(PANOPTIC_139[:5]), "139.png: is 10x5, according to the instances its"),
+        (png_of(PANOPTIC_139[:5]), "139.png: is 10x5, its image val2017/000000000139"),
     ],
 )
 def test_wrong_pngs_of_segments_are_refused_by_name(content, match, tmp_path):

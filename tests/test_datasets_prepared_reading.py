@@ -80,7 +80,7 @@ def test_an_image_that_is_damaged_within_the_set_is_named(key):
 def test_label_ids_that_another_spec_does_not_have_are_named(source, home):
     prepare("toys", source, home)
     other = dataclasses.replace(SPEC, label_map=((0, 0), (3, 1)))
-    with pytest.raises(ValueError, match=r"train: z: label ids \[7, 9\] are none of"):
+    with pytest.raises(ValueError, match=r"train: z: label ids \[7, 9\] are not among"):
         opened(home, spec=other)[0]
 
 

@@ -1,11 +1,14 @@
-"""Prepared data sets: made once by the builders, read at random without TensorFlow."""
+"""Prepared data sets: written once by the builders, read at random without TensorFlow.
+
+The format is that of tensorflow-datasets, which can read them, too.
+"""
 
 import contextlib
 import errno
 import importlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,12 +17,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dilax.data.builders.builder import SegmentationBuilder, decoded
-from dilax.data.builders.download import download
 from dilax.data.spec import DatasetSpec
+from dilax.runtime.download import WrongFile, download
 from dilax.runtime.files import alone
 
 NAMES = ("voc", "coco", "camvid", "kitti", "cityscapes")
-_REMEDY = "dilax data prepare {name} --from PATH"
 _AGAIN = "prepare it again, with --overwrite"
 _STAGING, _REPLACED = "incomplete.staging", "incomplete.replaced"
 
@@ -31,19 +33,19 @@ def builder_class(name: str) -> type[SegmentationBuilder]:
         ValueError: if there is none of this name.
     """
     if name not in NAMES:
-        raise ValueError(f"{name!r}: is no data set to prepare; there are {NAMES}")
+        raise ValueError(f"{name!r}: is not a data set to prepare; there are {NAMES}")
     module = importlib.import_module(f"dilax.data.builders.{name}")
     return getattr(module, name.capitalize())
 
 
 def default_data_dir() -> Path:
-    """Where prepared data sets lie unless a flag says otherwise: as tfds has it."""
+    """The default folder of prepared data sets, which is that of tfds."""
     home = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return Path(home).expanduser()
 
 
 def prepared_dir(name: str, variant: str, data_dir: Path) -> Path:
-    """The folder of a prepared data set, whether it is there or not.
+    """The folder of a prepared data set, whether it exists or not.
 
     Args:
         name: one of `NAMES`.
@@ -71,33 +73,27 @@ class PreparedSplit(Sequence):
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict:  # type: ignore[override]
-        record = self._record(range(len(self))[index])
-        name = record["id"].decode()
-        where = f"{self._where}: {name}"
-        image = np.asarray(decoded(record["image"], where).convert("RGB"))
-        ids = np.asarray(decoded(record["label"], where))
-        return {"image": image, "label": self._trained(ids, where), "id": name}
-
-    def _record(self, index: int) -> dict:
+        number = range(len(self))[index]
         try:
-            record = self._records[index]
+            record = self._records[number]
             if record["id"] is None:
                 raise ValueError("it is empty")
         except Exception as error:  # array_record's and protobuf's have no common base
             raise ValueError(
-                f"{self._where}: record {index} cannot be read ({error}); {_AGAIN}"
+                f"{self._where}: record {number} cannot be read ({error}); {_AGAIN}"
             ) from error
-        return record
-
-    def _trained(self, ids: np.ndarray, where: str) -> np.ndarray:
+        name = record["id"].decode()
+        where = f"{self._where}: {name}"
+        image = np.asarray(decoded(record["image"], where).convert("RGB"))
+        ids = np.asarray(decoded(record["label"], where))
         labels = self._spec.label_table()[ids]
         if (labels < 0).any():
             wrong = np.unique(ids[labels < 0]).tolist()
             raise ValueError(
-                f"{where}: label ids {wrong} are none of the "
+                f"{where}: label ids {wrong} are not among the "
                 f"{self._spec.num_classes} classes of {self._spec.name}"
             )
-        return labels.astype(np.uint8)
+        return {"image": image, "label": labels.astype(np.uint8), "id": name}
 
 
 def open_prepared(
@@ -107,7 +103,7 @@ def open_prepared(
 
     Args:
         name: one of `NAMES`.
-        spec: its facts: how ids on disk map to train ids.
+        spec: its summary, which maps ids on disk to train ids.
         data_dir: the folder of all prepared sets; "" is `default_data_dir()`.
         split: name of the split.
         variant: one of the data set's variants; "" is the first.
@@ -120,7 +116,7 @@ def open_prepared(
     if not folder.is_dir():
         raise ValueError(
             f"--data_dir={home}: {spec.name} is not prepared there ({folder} is "
-            f"missing); {_REMEDY.format(name=name)} --data_dir={home} does it once"
+            f"missing); dilax data prepare {name} --from PATH --data_dir={home} does it"
         )
     builder = _builder_at(folder)
     if split not in builder.info.splits:
@@ -135,10 +131,10 @@ def open_prepared(
 
 
 def _builder_at(folder: Path) -> tfds.core.DatasetBuilder:
-    """The set in a folder, whoever made it."""
+    """Open the prepared set in a folder."""
     try:
         builder = tfds.builder_from_directory(folder)
-        builder.info.metadata.get("partial")  # tfds reads it only when asked
+        builder.info.metadata.get("partial")  # tfds reads it only on demand
         return builder
     except Exception as error:  # files of any content raise errors of any kind
         raise ValueError(
@@ -156,15 +152,15 @@ def prepare(
     verify: bool = True,
     overwrite: bool = False,
 ) -> Path:
-    """Prepares a data set once; nothing half-prepared stays behind a failure.
+    """Prepare a data set once; a failure leaves nothing half-prepared.
 
-    Published splits of which the source has nothing are left out; warnings say which.
+    Published splits that are not in the source are left out, with a warning for each.
 
     Args:
         name: one of `NAMES`.
         source: a folder with archives or unpacked files, or an archive; None downloads
-            what can be had without an account into `data_dir`/downloads/`name`, and
-            takes what else lies there.
+            what needs no account into `data_dir`/downloads/`name`, and uses what else
+            is there.
         data_dir: the folder of all prepared sets.
         variant: one of the data set's variants; "" is the first.
         partial: prepare what is there even if images or labels are missing.
@@ -175,96 +171,60 @@ def prepare(
         The folder of the prepared set.
 
     Raises:
-        ValueError: naming the files, if the source is not whole or not this data set;
+        ValueError: naming the files, if the source is incomplete or not this data set;
             if nothing of it can be downloaded, if another process is preparing it, or
-            if what is prepared is damaged, or a part where the whole is wanted.
+            if the prepared set is damaged, or partial where all of it is wanted.
         OSError: if the disk is full or cannot be written, or a download fails.
     """
     folder = prepared_dir(name, variant, data_dir)
-    with _alone(folder):
-        _tidy(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"{folder}: another process is preparing it; wait until it has finished"
+    with alone(folder.parent / ".lock", refusal):
+        replaced = folder.parent / _REPLACED
+        if replaced.exists() and not folder.exists():  # killed between two renames
+            replaced.rename(folder)
+        for leftover in folder.parent.glob("incomplete.*"):
+            logging.warning("Removing an interrupted preparation: %s", leftover)
+            shutil.rmtree(leftover)
         if overwrite or not folder.exists():
-            staging = folder.parent / _STAGING
-            try:
-                builder = _staged(name, folder.parent.name, staging)
-                builder.partial, builder.verify = partial, verify
-                builder.source = source or _downloaded(
-                    builder, data_dir.expanduser() / "downloads" / name
-                )
-                with _full_disk_told(folder):
-                    _generate(builder)
-                _move(Path(builder.data_dir), folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+            _build(name, source, folder, partial, verify)
         elif _builder_at(folder).info.metadata.get("partial") and not partial:
             raise ValueError(
-                f"{folder}: is prepared, but only in part; --partial takes it as it is,"
-                " --overwrite prepares it again"
+                f"{folder}: only part of it is prepared; --partial accepts that, "
+                "--overwrite prepares it again"
             )
-        for line in _absent(name, folder):
+        home = folder.parents[2]
+        made = builder_class(name)(data_dir=str(home), config=folder.parent.name)
+        for line in made.absent():
             logging.warning("not prepared: %s", line)
     return folder
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of a prepared set while it is made."""
-    refusal = f"{folder}: another process is preparing it; wait until it is done"
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(alone(folder.parent / ".lock", refusal))
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{folder.parent}: cannot be written ({error.strerror}); "
-                "give another --data_dir",
-            ) from error
-        yield
-
-
-def _tidy(folder: Path) -> None:
-    """Ends what was interrupted."""
-    replaced = folder.parent / _REPLACED
-    if replaced.exists() and not folder.exists():
-        replaced.rename(folder)
-    for leftover in folder.parent.glob("incomplete.*"):
-        logging.warning("Removed what an interrupted preparation left: %s", leftover)
-        shutil.rmtree(leftover)
-
-
-def _staged(name: str, variant: str, staging: Path) -> SegmentationBuilder:
-    """A builder into a folder of its own, where tfds finds and leaves nothing else."""
-    builder = builder_class(name)(
-        data_dir=str(staging), config=variant, file_format="array_record"
-    )
-    builder.scratch = staging / "scratch"
-    builder.scratch.mkdir(parents=True)
-    return builder
-
-
-def _downloaded(builder: SegmentationBuilder, folder: Path) -> Path:
-    """The folder with all archives that can be downloaded, or that lie there."""
-    archives = builder.archives()
-    there = [archive for archive in archives if (folder / archive.name).exists()]
-    if not there and not any(archive.url for archive in archives):
-        raise ValueError(
-            f"{builder.SPEC.name}: cannot be downloaded without an account. "
-            f"{builder.HOW}"
-        )
-    for archive in archives:
-        if archive.url:
-            unknown = archive._replace(size=0, digest="")
-            download(archive if builder.verify else unknown, folder)
-        elif archive not in there:
-            logging.warning("%s cannot be downloaded: %s", archive.name, archive.holds)
-    return folder
-
-
-@contextlib.contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
+def _build(
+    name: str, source: Path | None, folder: Path, partial: bool, verify: bool
+) -> None:
+    """Prepare a data set in a staging folder, then move it to its own."""
+    staging, replaced = folder.parent / _STAGING, folder.parent / _REPLACED
     try:
-        yield
+        builder = builder_class(name)(
+            data_dir=str(staging),
+            config=folder.parent.name,
+            file_format="array_record",
+        )
+        builder.partial, builder.verify = partial, verify
+        downloads = folder.parents[2] / "downloads" / name
+        builder.source = source or _downloaded(builder, downloads)
+        builder.scratch = staging / "scratch"
+        builder.scratch.mkdir(parents=True)
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(None):
+            builder.download_and_prepare(
+                download_dir=str(builder.scratch), file_format="array_record"
+            )
+        if folder.exists():
+            folder.rename(replaced)
+        Path(builder.data_dir).rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -273,25 +233,26 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
             f"{folder}: the disk is full ({error.strerror}); "
             "free some space, or give another --data_dir",
         ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _generate(builder: SegmentationBuilder) -> None:
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(None):
-        builder.download_and_prepare(
-            download_dir=str(builder.scratch), file_format="array_record"
+def _downloaded(builder: SegmentationBuilder, folder: Path) -> Path:
+    """Download the archives that need no account to a folder, which may have others."""
+    archives = builder.archives()
+    present = [archive for archive in archives if (folder / archive.name).exists()]
+    if not present and not any(archive.url for archive in archives):
+        raise ValueError(
+            f"{builder.SPEC.name}: cannot be downloaded without an account. "
+            f"{builder.HOW}"
         )
-
-
-def _move(made: Path, folder: Path) -> None:
-    replaced = folder.parent / _REPLACED
-    if folder.exists():
-        folder.rename(replaced)
-    made.rename(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _absent(name: str, folder: Path) -> list[str]:
-    """The published splits that a prepared set has not."""
-    variant, data_dir = folder.parent.name, folder.parents[2]
-    return builder_class(name)(data_dir=str(data_dir), config=variant).absent()
+    for archive in archives:
+        if archive.url:
+            known = (archive.digest, archive.size) if builder.verify else ()
+            try:
+                download(archive.url, folder / archive.name, *known)
+            except WrongFile as error:
+                raise ValueError(f"{error}; --unverified accepts the file") from error
+        elif archive not in present:
+            logging.warning("%s cannot be downloaded: %s", archive.name, archive.holds)
+    return folder

@@ -1,28 +1,23 @@
-"""One process at a time at what must not be done twice at once.
-
-Files that are there whole or not at all, whatever stops their writing.
-"""
+"""Files that are written completely or not at all, and locks between processes."""
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import logging
+import filelock
 
 
 @contextlib.contextmanager
 def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A temporary name beside a file, which becomes the file when all went well.
+    """Yield a temporary path beside a file; rename it to the file on success.
 
-    Its folder is made. What was written is gone after a failure, which leaves what was
-    there before.
+    The folder is made. A failure deletes what was written and leaves the old file.
 
     Args:
         path: the file.
-        durable: it shall outlive a power cut: wait until it is on disk, then rename.
+        durable: wait until the content is on disk, so that it survives a power cut.
 
     Raises:
         OSError: naming the file, if it cannot be written.
@@ -56,24 +51,25 @@ def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(path: Path, refusal: str) -> Iterator[None]:
-    """Holds a lock file; the system frees it when the process ends, however it ends.
+    """Hold a lock file; the system releases it when the process ends, however it ends.
 
     Args:
         path: the lock file; it is made, and stays.
-        refusal: what to say if another process holds it.
+        refusal: the message if another process holds it.
 
     Raises:
         ValueError: `refusal`.
         OSError: if the file cannot be written.
     """
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(refusal) from error
-        except OSError as error:
-            logging.warning("%s: the file system has no locks (%s)", path, error)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise ValueError(refusal) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def shipped(name: str) -> Path:

@@ -1,1 +1,1 @@
-"""The tfds builders, one data set a file, and what they read and write."""
+"""The tfds builders, one file per data set, and the archives that they read."""

@@ -1,4 +1,4 @@
-"""CamVid (Brostow et al. 2009), eleven classes of four drives, as appendix A.1 uses it.
+"""CamVid (Brostow et al. 2009), eleven classes in four drives, as in appendix A.1.
 
 Ids on disk are those of the public copy: 0 Sky, 1 Building, 2 Pole, 3 Road, 4 Pavement,
 5 Tree, 6 SignSymbol, 7 Fence, 8 Car, 9 Pedestrian, 10 Bicyclist, 11 void.
@@ -23,11 +23,11 @@ from dilax.data.spec import CAMVID, ids_of_colours
 _STILLS = "701_StillsRaw_full/"
 _LABELLED = "LabeledApproved_full/"
 _HELD_OUT = "0001TP"
-# 175 pixels of this test label, as published, have colours of no class.
+# In this test label, as published, 175 pixels have colours of no class.
 _BLURRED = "Seq05VD_f02610"
 _VOID = 11
 
-# (original class, its colour, the class that it goes to).
+# (original class, its colour, its class among the eleven)
 _ORIGINAL = (
     ("Void", (0, 0, 0), "void"),
     ("Sky", (128, 128, 128), "Sky"),
@@ -87,20 +87,20 @@ _FRAMES = {
 class Camvid(SegmentationBuilder):
     """Builder of CamVid.
 
-    `public` is the copy at 480×360 that most results are measured on, `original` the
-    701 frames of 960×720 with their 32 classes, made 640×480 and eleven classes as in
-    the paper: images by Pillow's antialiased bilinear filter, labels by the nearest
+    `public` is the copy at 480×360 that most results are measured on. `original` has
+    the 701 frames of 960×720 with 32 classes, reduced to 640×480 and eleven classes as
+    in the paper: images by Pillow's antialiased bilinear filter, labels by the nearest
     pixel.
 
-    `train`, `val` and `test` are the public lists in both. The frames of `val`, 15 a
-    second, lie within the drive 0016E5, which is also trained on: accuracy there
-    flatters. So there is a split by drive besides. `val_drives` is what `train` has of
-    the drive 0001TP, and `train_drives` the rest of `train`; the later half of that
-    drive, in `test`, stays out of both, so that nothing is chosen on test images.
+    `train`, `val` and `test` are the public lists in both. The frames of `val`, 15 per
+    second, are from the drive 0016E5, which is also in `train`: accuracy there is
+    optimistic. So there is also a split by drive: `val_drives` is the part of `train`
+    from the drive 0001TP, and `train_drives` the rest. The later half of that drive,
+    in `test`, is in neither, so that nothing is selected on test images.
 
-    The paper says that 100 images validate; the public list has 101, and no source says
-    which is one too many. The `val` of `original` leaves out the last, 0016E5_08159;
-    that is a choice of ours.
+    The paper validates on 100 images; the public list has 101, and no source says which
+    is left out. The `val` of `original` leaves out the last, 0016E5_08159; that is our
+    choice.
     """
 
     name = "dilax_camvid"
@@ -140,7 +140,7 @@ class Camvid(SegmentationBuilder):
         ),
         Variant(
             name="original",
-            description="640x480, made of the original frames of 960x720",
+            description="640x480, from the original frames of 960x720",
             splits=(
                 ("train", 367),
                 ("val", 100),
@@ -154,11 +154,11 @@ class Camvid(SegmentationBuilder):
     SIZE = (640, 480)
 
     def archives(self) -> Sequence[Archive]:
-        """See the base class."""
+        """The archives of the variant."""
         return [a for a in self.ARCHIVES if a.holds.startswith(self.variant.name)]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
-        """See the base class."""
+        """List the public splits, and those by drive."""
         splits = _original(tree) if self._is_original else _public(tree)
         train = splits.get("train", [])
         held_out = [item for item in train if item.id.startswith(_HELD_OUT)]
@@ -166,30 +166,30 @@ class Camvid(SegmentationBuilder):
         return {**splits, "train_drives": rest, "val_drives": held_out}
 
     def image(self, tree: Tree, item: Item) -> bytes:
-        """See the base class.
+        """Return the image file; original frames are reduced.
 
         Raises:
-            ValueError: naming the file, if it is no image, or no original frame.
+            ValueError: naming the file, if it is not an original frame.
         """
         if not self._is_original:
             return super().image(tree, item)
         frame = self._frame(tree, item.image)
-        return encode_png(
-            np.asarray(frame.resize(self.SIZE, Image.Resampling.BILINEAR))
-        )
+        small = frame.resize(self.SIZE, Image.Resampling.BILINEAR)
+        return encode_png(np.asarray(small))
 
     def label(self, tree: Tree, item: Item) -> np.ndarray | None:
-        """See the base class.
+        """Return (h, w) uint8 ids; original labels are grouped and reduced.
 
         Raises:
-            ValueError: naming the file, if it is no image of labels, or has colours
-                that stand for no class.
+            ValueError: naming the file, if it is not an image of labels or has colours
+                of no class.
         """
         if not self._is_original:
             return super().label(tree, item)
         colours = np.asarray(self._frame(tree, item.label))
-        if item.id == _BLURRED:
-            colours = _known(colours)
+        if item.id == _BLURRED:  # other colours become black, which is void
+            known = np.any([(colours == colour).all(-1) for colour in _IDS], 0)
+            colours = np.where(known[..., None], colours, 0).astype(np.uint8)
         ids = Image.fromarray(ids_of_colours(colours, _IDS, item.label))
         return np.asarray(ids.resize(self.SIZE, Image.Resampling.NEAREST))
 
@@ -209,52 +209,37 @@ class Camvid(SegmentationBuilder):
 
 
 def _public(tree: Tree) -> dict[str, list[Item]]:
-    """The splits whose lists are there."""
-    splits = {}
+    """The splits of the public copy whose lists are there."""
+    splits: dict[str, list[Item]] = {}
     for split in ("train", "val", "test"):
-        root = tree.root(f"{split}annot/") or ""
-        if f"{root}{split}.txt" in tree:
-            ids = [_listed(line) for line in tree.lines(f"{root}{split}.txt")]
-            labels = f"{root}{split}annot/"
-            splits[split] = [
-                Item(i, _image(tree, f"{root}{split}/{i}"), f"{labels}{i}.png")
-                for i in ids
-            ]
+        labels = tree.find(f"{split}annot/") or f"{split}annot/"
+        images = f"{labels.removesuffix('annot/')}/"
+        if f"{images[:-1]}.txt" not in tree:
+            continue
+        splits[split] = []
+        for line in tree.lines(f"{images[:-1]}.txt"):
+            # A line is an id, or the paths of an image and of its label.
+            name = PurePosixPath(line.split()[0]).stem
+            jpeg = f"{images}{name}.jpg"
+            image = jpeg if jpeg in tree else f"{images}{name}.png"
+            splits[split].append(Item(name, image, f"{labels}{name}.png"))
     return splits
 
 
-def _listed(line: str) -> str:
-    """The id in a line that is an id, or the paths of an image and of its label."""
-    return PurePosixPath(line.split()[0]).stem
-
-
-def _image(tree: Tree, stem: str) -> str:
-    """The image as the public copy has it, or else as JPEG."""
-    return f"{stem}.jpg" if f"{stem}.jpg" in tree else f"{stem}.png"
-
-
 def _original(tree: Tree) -> dict[str, list[Item]]:
-    """All splits; the labels are wherever files of their names are."""
-    images = f"{tree.root(_STILLS) or ''}{_STILLS}"
-    labels = {Path(name).name: name for name in tree.under("", "_L.png")}
-
-    def item(frame: str) -> Item:
-        label = f"{frame}_L.png"
-        return Item(
-            frame, f"{images}{frame}.png", labels.get(label, f"{_LABELLED}{label}")
-        )
-
-    return {
-        split: [
-            item(frames.format(number))
-            for frames, first, last, step in runs
+    """All splits of the original frames, with labels from whatever folder has them."""
+    images = tree.find(_STILLS) or _STILLS
+    found = {Path(name).name: name for name in tree.under("", "_L.png")}
+    splits: dict[str, list[Item]] = {}
+    for split, runs in _FRAMES.items():
+        names = [
+            drive.format(number)
+            for drive, first, last, step in runs
             for number in range(first, last + 1, step)
         ]
-        for split, runs in _FRAMES.items()
-    }
-
-
-def _known(colours: np.ndarray) -> np.ndarray:
-    """The colours of classes; black, void, in place of others."""
-    known = [(colours == colour).all(-1) for colour in _IDS]
-    return np.where(np.any(known, 0)[..., None], colours, 0).astype(np.uint8)
+        labels = [found.get(f"{n}_L.png", f"{_LABELLED}{n}_L.png") for n in names]
+        splits[split] = [
+            Item(name, f"{images}{name}.png", label)
+            for name, label in zip(names, labels, strict=True)
+        ]
+    return splits

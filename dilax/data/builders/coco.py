@@ -1,9 +1,9 @@
-"""COCO with VOC's classes, as §5 trains on it: images with an object of VOC's kinds.
+"""COCO with VOC's classes, as §5 trains on it: images with an object of VOC's classes.
 
 Objects of other categories are background, and so is the stuff of the panoptic labels.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +19,31 @@ from dilax.data.builders.coco_labels import (
 from dilax.data.spec import COCO
 
 _URL = "http://images.cocodataset.org/"
-_IMAGES = {
-    "train2017": 118_287,
-    "val2017": 5_000,
-    "train2014": 82_783,
-    "val2014": 40_504,
-}
-_MEASURED = "unlike_instances"
 
 
 class Coco(SegmentationBuilder):
     """Builder of COCO with VOC's 21 classes.
 
-    An image is taken if it has an object of VOC's categories that is annotated by
-    itself: where there are crowds alone, every pixel that VOC has a class for would be
-    ignored. Crowds of these categories are ignored but for the single objects on them.
-    Where objects overlap, the smaller one, in pixels, is on top. No source says what
-    the paper does there; this way the bottles on a table are not lost under it.
+    An image is used if it has an object of VOC's classes that is annotated on its own:
+    with crowds alone, every pixel of VOC's classes would be ignored. Crowds of these
+    classes are ignored except where single objects cover them. Where objects overlap,
+    the smaller one, in pixels, is on top. No source says what the paper does there;
+    this way the bottles on a table are not lost under it.
 
     In `panoptic_2017` nothing overlaps, because COCO's annotators decided what is on
-    top, and pixels that they left unlabelled are ignored, which in the other variants
-    are background. If the instances are at hand too, `metadata.json` of the prepared
-    set gives under `unlike_instances`, for each split, the images and pixels that were
-    compared, the share of pixels whose labels differ, and as `void_share` the share
-    where they do because one of the two ignores the pixel.
+    top. Pixels that they left unlabelled are ignored; in the other variants these are
+    background.
     """
 
     name = "dilax_coco"
     SPEC = COCO
     HOMEPAGE = "https://cocodataset.org/"
+    LISTED = {
+        "train2017": 118_287,
+        "val2017": 5_000,
+        "train2014": 82_783,
+        "val2014": 40_504,
+    }
     HOW = (
         "--from names a folder with train2017.zip, val2017.zip and "
         "annotations_trainval2017.zip (for instances_2014 those of 2014, for "
@@ -115,7 +111,7 @@ class Coco(SegmentationBuilder):
     ]
 
     def archives(self) -> Sequence[Archive]:
-        """See the base class."""
+        """The archives of the variant's year."""
         return [
             archive
             for archive in self.ARCHIVES
@@ -124,31 +120,33 @@ class Coco(SegmentationBuilder):
         ]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
-        """See the base class.
+        """List the images that have an object of VOC's classes.
 
         Raises:
             ValueError: naming the JSON, if it cannot be read or is not as COCO
                 documents it.
         """
-        self.info.metadata.pop(_MEASURED, None)  # by a preparation before this one
-        self._listed: dict[str, tuple[str, int]] = {}
-        self._objects: dict[str, Objects] = {}
-        self._segments: dict[str, Segments] = {}
-        self._unlike: dict[str, tuple[int, int, int]] = {}
-        items = self._panoptic if self._is_panoptic else self._instances
+        self._problems: list[str] = []
+        self._labels: dict[str, Objects | Segments] = {}
         return {
-            split: items(tree, f"{split}{self._year}") for split in ("train", "val")
+            split: self._listed(tree, f"{split}{self._year}")
+            for split in ("train", "val")
         }
 
+    def problems(self) -> list[str]:
+        """The JSON files that list more or fewer images than published."""
+        return self._problems
+
     def label(self, tree: Tree, item: Item) -> np.ndarray:
-        """See the base class."""
-        objects = self._objects.get(item.image)
-        if objects is not None and not self._is_panoptic:
-            return objects.paint()
-        label = self._segments[item.image].paint(tree, item.label)
-        if objects is not None:
-            self._unlike[item.image] = _unlike(item.label, label, objects.paint())
-        return label
+        """Paint the image's objects, or look up its segments.
+
+        Raises:
+            ValueError: naming the PNG of segments, if it is not as documented.
+        """
+        label = self._labels[item.image]
+        if isinstance(label, Segments):
+            return label.paint(tree, item.label)
+        return label.paint()
 
     @property
     def _is_panoptic(self) -> bool:
@@ -158,90 +156,31 @@ class Coco(SegmentationBuilder):
     def _year(self) -> str:
         return self.variant.name[-4:]
 
-    def _instances(self, tree: Tree, split: str) -> list[Item]:
-        file = f"instances_{split}.json"
-        folder, root = _folder(tree, split), tree.root(file)
-        if folder is None or root is None:
+    def _listed(self, tree: Tree, split: str) -> list[Item]:
+        """The images of a split, `"train2017"`, that have an object; none if absent."""
+        kind = "panoptic" if self._is_panoptic else "instances"
+        folder, file = tree.find(f"{split}/"), tree.find(f"{kind}_{split}.json")
+        if folder is None or file is None:
             return []
-        objects = read_objects(tree, root + file)
-        self._listed.setdefault(split, (root + file, len(objects)))
-        self._objects |= {folder + name: of for name, of in objects.items()}
-        return [
-            Item(Path(name).stem, folder + name)
-            for name, of in objects.items()
-            if of.has_single
-        ]
-
-    def _panoptic(self, tree: Tree, split: str) -> list[Item]:
-        file = f"panoptic_{split}.json"
-        folder, root = _folder(tree, split), tree.root(file)
-        if folder is None or root is None:
-            return []
-        segments = read_segments(tree, root + file)
-        self._listed[split] = root + file, len(segments)
-        self._segments |= {folder + name: of for name, of in segments.items()}
-        self._instances(tree, split)
-        masks = _masks(tree, split)
-        return [
-            Item(Path(name).stem, folder + name, masks + of.file)
-            for name, of in segments.items()
-            if of.has_single
-        ]
-
-    def _complete(
-        self, tree: Tree, items: Mapping[str, Sequence[Item]]
-    ) -> dict[str, list[Item]]:
-        whole = super()._complete(tree, items)
-        problems = [
-            f"{file}: {images} images are listed, {_IMAGES[split]} published"
-            for split, (file, images) in self._listed.items()
-            if images != _IMAGES[split]
-        ]
-        if problems and not self.partial:
-            raise ValueError(
-                "\n".join([f"{tree}: not all of {self.SPEC.name} is there.", *problems])
-                + "\nGet the whole file, or give --partial to prepare what is there."
+        read = read_segments if self._is_panoptic else read_objects
+        labels = {folder + name: label for name, label in read(tree, file).items()}
+        if len(labels) != self.LISTED[split]:
+            self._problems.append(
+                f"{file}: {len(labels)} images are listed, "
+                f"{self.LISTED[split]} published"
             )
-        self.info.metadata["partial"] |= bool(problems)
-        return whole
-
-    def _generate_examples(
-        self, tree: Tree, split: str, items: Sequence[Item]
-    ) -> Iterator[tuple[str, dict]]:
-        yield from super()._generate_examples(tree, split, items)
-        images = [i.image for i in items if i.image in self._unlike]
-        if images:
-            sums = np.sum([self._unlike[image] for image in images], 0)
-            pixels, differ, void = map(int, sums)
-            self.info.metadata.setdefault(_MEASURED, {})[split] = {
-                "images": len(images),
-                "pixels": pixels,
-                "share": differ / pixels,
-                "void_share": void / pixels,
-            }
-
-
-def _folder(tree: Tree, name: str) -> str | None:
-    """The folder of this name, wherever in the tree it lies."""
-    root = tree.root(f"{name}/")
-    return None if root is None else f"{root}{name}/"
-
-
-def _masks(tree: Tree, split: str) -> str:
-    """The folder of the segments' PNGs, which are published as a zip in a zip."""
-    name = f"panoptic_{split}"
-    if _folder(tree, name) is None and (root := tree.root(f"{name}.zip")) is not None:
-        tree.add_inner(f"{root}{name}.zip")
-    return _folder(tree, name) or f"{name}/"
-
-
-def _unlike(where: str, label: np.ndarray, other: np.ndarray) -> tuple[int, int, int]:
-    """Pixels, those whose labels differ, and those of them that one label ignores."""
-    if label.shape != other.shape:
-        raise ValueError(
-            f"{where}: is {label.shape[1]}x{label.shape[0]}, according to the "
-            f"instances its image is {other.shape[1]}x{other.shape[0]}"
-        )
-    differ = label != other
-    void = differ & ((label == COCO.ignore_label) | (other == COCO.ignore_label))
-    return label.size, int(differ.sum()), int(void.sum())
+        self._labels |= labels
+        masks = f"panoptic_{split}"
+        inner = tree.find(f"{masks}.zip") if self._is_panoptic else None
+        if inner and tree.find(f"{masks}/") is None:
+            tree.add_inner(inner)  # the PNGs are published as a zip in a zip
+        home = tree.find(f"{masks}/") or f"{masks}/"
+        return [
+            Item(
+                Path(image).stem,
+                image,
+                home + label.file if isinstance(label, Segments) else "",
+            )
+            for image, label in labels.items()
+            if label.has_single
+        ]

@@ -6,13 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dilax.data.builders.archives import Tree
-from dilax.data.builders.builder import (
-    Item,
-    SegmentationBuilder,
-    Variant,
-    decode_colours,
-)
-from dilax.data.spec import KITTI
+from dilax.data.builders.builder import Item, SegmentationBuilder, Variant, decoded
+from dilax.data.spec import KITTI, ids_of_colours
 
 _FOLDERS = {"train": "Training_00/", "test": "Validation_07/"}
 _IDS = {colour: i for i, colour in enumerate(KITTI.palette)} | dict.fromkeys(
@@ -23,8 +18,9 @@ _IDS = {colour: i for i, colour in enumerate(KITTI.palette)} | dict.fromkeys(
 class Kitti(SegmentationBuilder):
     """Builder of 146 images of KITTI's odometry benchmark with labels by Ros et al.
 
-    Their training images, of sequence 00, are `train`; what they call validation, of
-    sequence 07, is `test`, as in the paper. Labels are colour images, black is void.
+    Their training images, from sequence 00, are `train`; what they call validation,
+    from sequence 07, is `test`, as in the paper. Labels are colour images, black is
+    void.
     """
 
     name = "dilax_kitti"
@@ -44,23 +40,26 @@ class Kitti(SegmentationBuilder):
     ]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
-        """See the base class."""
-        return {split: _pairs(tree, folder) for split, folder in _FOLDERS.items()}
+        """Pair the images and labels of each split by their names."""
+        splits = {}
+        for split, folder in _FOLDERS.items():
+            root = tree.find(folder) or folder
+            names = {
+                file.removeprefix(root + kind)
+                for kind in ("RGB/", "GT/")
+                for file in tree.under(root + kind, ".png")
+            }
+            splits[split] = [
+                Item(Path(name).stem, f"{root}RGB/{name}", f"{root}GT/{name}")
+                for name in sorted(names)
+            ]
+        return splits
 
     def label(self, tree: Tree, item: Item) -> np.ndarray | None:
-        """See the base class.
+        """Return (h, w) uint8 ids of the label's colours.
 
         Raises:
-            ValueError: naming the file, if it is no image, or has colours that stand
-                for no class.
+            ValueError: naming the file, if it is not an image or has other colours.
         """
-        return decode_colours(tree, item.label, _IDS)
-
-
-def _pairs(tree: Tree, folder: str) -> list[Item]:
-    """Every name that an image or a label has."""
-    root = f"{tree.root(folder) or ''}{folder}"
-    images, labels = f"{root}RGB/", f"{root}GT/"
-    names = {n.removeprefix(images) for n in tree.under(images, ".png")}
-    names |= {n.removeprefix(labels) for n in tree.under(labels, ".png")}
-    return [Item(Path(n).stem, images + n, labels + n) for n in sorted(names)]
+        colours = decoded(tree.read(item.label), item.label).convert("RGB")
+        return ids_of_colours(np.asarray(colours), _IDS, item.label)

@@ -4,8 +4,7 @@
 """
 
 import io
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.io
@@ -20,10 +19,10 @@ _SBD = "dataset/cls/"
 class Voc(SegmentationBuilder):
     """Builder of VOC 2012 with SBD.
 
-    The images that both annotate carry VOC's mask in the variant `voc_first`, and SBD's
-    in `sbd_first`; the paper augments VOC's own set, so the first is the default. Of
-    `train`, `val` and `trainval`, the masks are VOC's in both. SBD has no boundary
-    pixels to ignore.
+    Images that both annotate have VOC's masks in the variant `voc_first` and SBD's in
+    `sbd_first`; the paper augments VOC's own set, so the first is the default. In
+    `train`, `val` and `trainval` all masks are VOC's. SBD has no boundary pixels to
+    ignore.
     """
 
     name = "dilax_voc"
@@ -72,33 +71,32 @@ class Voc(SegmentationBuilder):
     ]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
-        """See the base class."""
+        """List VOC's own splits, and `train_aug` if SBD is there."""
         splits = {s: _listed(tree, s) for s in ("train", "val", "trainval", "test")}
-        sbd = tree.root(_SBD)
+        sbd = tree.find(_SBD)
         if sbd is not None and splits["train"] and splits["val"]:
-            splits["train_aug"] = self._augmented(
-                tree, sbd, splits["train"], splits["val"]
-            )
+            home, benchmark = _home(tree, "train"), sbd.removesuffix("cls/")
+            items = {}
+            for split in ("train", "val"):
+                for name in tree.lines(f"{benchmark}{split}.txt"):
+                    photo = f"{home}JPEGImages/{name}.jpg"
+                    if photo not in tree and f"{benchmark}img/{name}.jpg" in tree:
+                        photo = f"{benchmark}img/{name}.jpg"
+                    items[name] = Item(name, photo, f"{sbd}{name}.mat")
+            for item in splits["train"]:
+                if self.variant.name == "voc_first" or item.id not in items:
+                    items[item.id] = item
+            for item in splits["val"]:
+                items.pop(item.id, None)
+            splits["train_aug"] = [items[name] for name in sorted(items)]
         return splits
 
-    def _augmented(
-        self, tree: Tree, sbd: str, train: list[Item], val: list[Item]
-    ) -> list[Item]:
-        photos = (f"{_home(tree, 'train')}JPEGImages/", f"{sbd}dataset/img/")
-        lists = [tree.lines(f"{sbd}dataset/{split}.txt") for split in ("train", "val")]
-        items = {
-            i: Item(i, _photo(tree, photos, i), f"{sbd}{_SBD}{i}.mat")
-            for i in itertools.chain(*lists)
-        }
-        for item in train:
-            if self.variant.name == "voc_first" or item.id not in items:
-                items[item.id] = item
-        for item in val:
-            items.pop(item.id, None)
-        return [items[i] for i in sorted(items)]
-
     def label(self, tree: Tree, item: Item) -> np.ndarray | None:
-        """See the base class."""
+        """Return (h, w) uint8 ids of a PNG of VOC or a MATLAB file of SBD.
+
+        Raises:
+            ValueError: naming the file, if it cannot be read.
+        """
         if not item.label.endswith(".mat"):
             return super().label(tree, item)
         content = tree.read(item.label)
@@ -112,10 +110,10 @@ class Voc(SegmentationBuilder):
 
 
 def _home(tree: Tree, split: str) -> str | None:
-    """The folder of VOC 2012 that lists a split, also where other years lie by it."""
+    """Find the folder that lists a split: VOC2012 if other years are there, too."""
     marker = f"ImageSets/Segmentation/{split}.txt"
-    above = tree.root(f"VOC2012/{marker}")
-    return tree.root(marker) if above is None else f"{above}VOC2012/"
+    found = tree.find(f"VOC2012/{marker}") or tree.find(marker)
+    return None if found is None else found.removesuffix(marker)
 
 
 def _listed(tree: Tree, split: str) -> list[Item]:
@@ -127,9 +125,3 @@ def _listed(tree: Tree, split: str) -> list[Item]:
         Item(i, f"{photos}{i}.jpg", "" if split == "test" else f"{masks}{i}.png")
         for i in tree.lines(f"{home}ImageSets/Segmentation/{split}.txt")
     ]
-
-
-def _photo(tree: Tree, folders: Iterable[str], image: str) -> str:
-    """The image in the first of the folders that has it, else in the first."""
-    places = [f"{folder}{image}.jpg" for folder in folders]
-    return next((place for place in places if place in tree), places[0])

@@ -20,7 +20,6 @@ from coco_files import (
     image_of,
     json_of,
     label_of,
-    metadata_of,
     object_of,
     opened,
     photo,
@@ -160,24 +159,3 @@ def _assert_panoptic(data_dir):
 def test_segments_are_looked_up_to_the_pixel(panoptic):
     _assert_panoptic(panoptic.parents[2])
     assert [*tfds.builder_from_directory(panoptic).info.splits] == ["val"]
-
-
-def test_the_share_that_is_unlike_the_instances_is_recorded(panoptic):
-    # 139: 8 pixels of table and 10 unlabelled; 285: all but the 8 of 21 of the crowd
-    # that neither person nor television covers.
-    measured = {"images": 2, "pixels": 160, "share": 90 / 160, "void_share": 82 / 160}
-    assert metadata_of(panoptic) == {
-        "partial": False,
-        "unlike_instances": {"val": measured},
-    }
-
-
-def test_without_instances_nothing_is_recorded_even_where_it_was(tmp_path):
-    files, variant = coco_files(), "panoptic_2017"
-    folder = prepared(unpack(tmp_path / "all", files), tmp_path, variant)
-    assert "unlike_instances" in metadata_of(folder)
-    files = {name: c for name, c in files.items() if "instances" not in name}
-    alone = unpack(tmp_path / "alone", files)
-    assert prepared(alone, tmp_path, variant, overwrite=True) == folder
-    assert metadata_of(folder) == {"partial": False}
-    _assert_panoptic(tmp_path)

@@ -304,7 +304,7 @@ def test_an_image_and_an_annotation_that_are_missing_are_named(whole, tmp_path):
     (less := tmp_path / "source").mkdir()
     for name in (TRAINVAL, BENCHMARK):
         (less / name).symlink_to(whole / name)
-    with pytest.raises(ValueError, match=r"not all of Pascal VOC 2012") as told:
+    with pytest.raises(ValueError, match=r"Pascal VOC 2012 is incomplete") as told:
         prepare("voc", less, tmp_path / "home", verify=False)
     lines = str(told.value).splitlines()
     assert set(lines[1:-1]) == {f"train_aug: {name} is missing" for name in LOOSE}

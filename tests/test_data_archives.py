@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from layouts import unpacked
 
-from dilax.data.builders import archives as module
-from dilax.data.builders.archives import Archive, Tree, check_archive, digest
+from dilax.data.builders.archives import Archive, Tree, check_archive
 
 NOISE = np.random.default_rng(0).bytes(3000)
 FILES = {
@@ -93,7 +92,7 @@ def test_lines_are_stripped_and_not_empty(tree):
 
 
 def test_what_is_no_text_is_named(tree):
-    with pytest.raises(ValueError, match="set/readme is no text"):
+    with pytest.raises(ValueError, match="set/readme is not text"):
         tree.lines("set/readme")
 
 
@@ -117,27 +116,28 @@ def test_under_gives_the_files_below_a_folder(tree, folder, suffix, names):
 
 
 @pytest.mark.parametrize(
-    "marker, prefix",
+    "name, found",
     [
-        ("set/readme", ""),
-        ("readme", "set/"),
-        ("images/", "set/"),
-        ("deep/c.png", "set/images/"),
-        ("deep/", "set/images/"),
+        ("set/readme", "set/readme"),
+        ("readme", "set/readme"),
+        ("images/", "set/images/"),
+        ("deep/c.png", "set/images/deep/c.png"),
+        ("deep/", "set/images/deep/"),
         ("mages/", None),
         ("images", None),
         ("a.jpg/", None),
         ("eadme", None),
     ],
 )
-def test_root_is_what_comes_before_a_file_or_a_folder(tree, marker, prefix):
-    assert tree.root(marker) == prefix
+def test_files_and_folders_are_found_wherever_they_are(tree, name, found):
+    assert tree.find(name) == found
 
 
-def test_root_is_the_shortest_of_several(tmp_path):
+def test_the_shortest_of_several_paths_is_found(tmp_path):
     files = {f"{at}lists/a.txt": b"" for at in ("x/y/", "z/", "copy/of/z/")}
     tree = Tree(unpacked(tmp_path, files), scratch=tmp_path)
-    assert tree.root("lists/") == tree.root("lists/a.txt") == "z/"
+    assert tree.find("lists/") == "z/lists/"
+    assert tree.find("lists/a.txt") == "z/lists/a.txt"
 
 
 def test_eight_threads_read_the_same_bytes(tree):
@@ -253,25 +253,34 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert {"a/to_b/y", "a/x", "b/to_a/x", "b/y"} <= set(tree.under(""))
 
 
-@pytest.mark.parametrize("length, name", [(32, "md5"), (64, "sha256")])
-def test_digests_are_those_of_hashlib(tmp_path, length, name):
-    (file := tmp_path / "f").write_bytes(NOISE)
-    assert digest(file, length) == hashlib.new(name, NOISE).hexdigest()
-
-
-def test_a_digest_is_of_the_file_as_it_is_now(tmp_path):
-    (file := tmp_path / "f").write_bytes(b"old")
-    digest(file, 64)
-    (tmp_path / "g").write_bytes(b"new")
-    (tmp_path / "g").replace(file)
-    assert digest(file, 64) == hashlib.sha256(b"new").hexdigest()
-
-
-def test_a_file_is_read_for_its_digest_only_once(tmp_path, monkeypatch):
-    (file := tmp_path / "f").write_bytes(NOISE)
-    first = digest(file, 64)
-    monkeypatch.setattr(module.hashlib, "sha256", None)
-    assert digest(file, 64) == first
+def test_members_of_hostile_archives_stay_in_them(tmp_path):
+    """Names that lead out of the archive are only names, and links are not files."""
+    (scratch := tmp_path / "scratch").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    names = ("../evil", "/evil", "a/../../evil")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+        for name, kind in (("soft", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, str(tmp_path / "secret")
+            tar.addfile(member)
+    (tmp_path / "set.tgz").write_bytes(packed.getvalue())
+    (tmp_path / "set.zip").write_bytes(zipped(dict.fromkeys(names, b"evil")))
+    for file in ("set.tgz", "set.zip"):
+        tree = Tree(tmp_path / file, scratch=scratch)
+        assert {tree.read(name) for name in tree.under("")} == {b"evil"}
+        with pytest.raises(ValueError, match="soft is missing"):
+            tree.read("soft")
+    inner = unpacked(tmp_path / "s", {"in.zip": zipped({"../evil": b"evil"})})
+    outer = Tree(inner, scratch=scratch)
+    outer.add_inner("in.zip")
+    assert outer.read("../evil") == b"evil"
+    assert not list(tmp_path.rglob("evil"))
+    assert {path.suffix for path in scratch.iterdir()} == {".tar", ".zip"}
 
 
 @pytest.mark.parametrize(
