@@ -92,9 +92,8 @@ def training_batches(
     if batch_size % count:
         raise ValueError(f"batch_size={batch_size}: {count} processes do not divide it")
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    examples = examples.random_map(functools.partial(_contiguous, example))[
-        start * batch_size :
-    ]
+    draw = functools.partial(_contiguous, example)  # worker processes pickle it
+    examples = examples.random_map(draw)[start * batch_size :]
     own, threads = batch_size // count, reading.threads
     if count > 1:
         part = _Part(examples, batch_size, index * own, own)
@@ -117,6 +116,7 @@ def training_batches(
 
 
 def _contiguous(example: Example, sample: dict, rng: np.random.Generator) -> Batch:
+    """An example whose views are copied in a reading thread, not in the batching one."""
     arrays = example(sample, rng).items()
     return {name: np.ascontiguousarray(array) for name, array in arrays}
 
