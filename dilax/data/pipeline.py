@@ -116,7 +116,7 @@ def training_batches(
 
 
 def _contiguous(example: Example, sample: dict, rng: np.random.Generator) -> Batch:
-    """An example whose views are copied in a reading thread, not in the batching one."""
+    """An example whose views are copied here, in parallel, not while batching."""
     arrays = example(sample, rng).items()
     return {name: np.ascontiguousarray(array) for name, array in arrays}
 

@@ -63,7 +63,8 @@ class Scenes(Sequence):
     Args:
         split: "train" or "val".
         count: number of scenes; the number in `SPLITS` if None.
-        size: width and height in pixels, a multiple of 8, at least 64.
+        size: width and height in pixels, a multiple of 8, at least 64; it scales the
+            scenes and changes nothing else.
         seed: each seed is a different data set.
 
     Raises:
@@ -81,7 +82,10 @@ class Scenes(Sequence):
             raise ValueError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
         if count is not None and count < 1:
             raise ValueError(f"count={count}: must be at least 1, or None")
-        _check(seed, size)
+        if size < 64 or size % 8:
+            raise ValueError(f"size={size}: must be a multiple of 8, at least 64")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: must be at least 0")
         self.split, self.size, self.seed = split, size, seed
         self._length = SPLITS[split] if count is None else count
         self._rendered: dict[int, dict] = {}
@@ -90,59 +94,30 @@ class Scenes(Sequence):
         return self._length
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        """Image (h, w, 3) uint8 RGB, label (h, w) uint8, and id."""
+        """Image (h, w, 3) uint8 RGB, label (h, w) uint8, and id.
+
+        A label is an index into `scenes_painting.CLASSES`, or `IGNORE` within a pixel
+        of an outline.
+        """
         i = operator.index(index)
         i = i + self._length if i < 0 else i
         if not 0 <= i < self._length:
             raise IndexError(f"index={index}: {self.split} has {self._length} scenes")
         if i not in self._rendered:
             key = (self.seed, _SPLIT_KEYS[self.split], i)
-            image, label = _render(np.random.SeedSequence(key), self.size)
+            # The kinds of ground have a stream of their own: nothing else depends on
+            # them, so that all else is distributed alike for all classes.
+            placing, naming, above, below = (
+                np.random.Generator(np.random.PCG64(stream))
+                for stream in np.random.SeedSequence(key).spawn(4)
+            )
+            layout = draw_layout(placing)
+            grounds = naming.permutation(list(TOWER_ON))[: len(layout.borders) + 1]
+            image, label = paint(layout, grounds.tolist(), above, below, self.size)
             image.flags.writeable = label.flags.writeable = False
             name = f"{self.split}_{i:05d}"
             self._rendered[i] = {"image": image, "label": label, "id": name}
         return dict(self._rendered[i])
-
-
-def render(seed: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Renders one scene.
-
-    Args:
-        seed: 0 or more; each seed gives one scene.
-        size: width and height in pixels, a multiple of 8, at least 64; it scales the
-            scene and changes nothing else.
-
-    Returns:
-        Image (size, size, 3), uint8, RGB; label (size, size), uint8: an index into
-        `scenes_painting.CLASSES`, or `IGNORE` within a pixel of an outline.
-
-    Raises:
-        ValueError: if the size or the seed is not allowed.
-
-    Example:
-        >>> image, label = render(3, size=64)
-        >>> image.shape, label.shape
-        ((64, 64, 3), (64, 64))
-    """
-    _check(seed, size)
-    return _render(np.random.SeedSequence(seed), size)
-
-
-def _check(seed: int, size: int) -> None:
-    if size < 64 or size % 8:
-        raise ValueError(f"size={size}: must be a multiple of 8, at least 64")
-    if seed < 0:
-        raise ValueError(f"seed={seed}: must be at least 0")
-
-
-def _render(sequence: np.random.SeedSequence, size: int):
-    """Renders a scene; the kinds of ground have a separate random stream."""
-    placing, naming, above, below = (
-        np.random.Generator(np.random.PCG64(s)) for s in sequence.spawn(4)
-    )
-    layout = draw_layout(placing)
-    grounds = naming.permutation(list(TOWER_ON))[: len(layout.borders) + 1].tolist()
-    return paint(layout, grounds, above, below, size)
 
 
 def paint(
