@@ -11,6 +11,7 @@ import pytest
 from named_twins import TWINS, Twin
 from networks import KEY, close, image
 
+import dilax
 from dilax.models import (
     BASIC,
     DRN_C_26,
@@ -26,6 +27,7 @@ from dilax.models import (
     param_shapes,
     row_mesh,
 )
+from dilax.models.zoo import RELEASES
 from dilax.ops.lowerings import DIRECT
 from dilax.profiling import network_cost
 from dilax.runtime import jit
@@ -282,7 +284,7 @@ def test_batch_statistics_move_a_tenth_of_the_way_where_they_may(name, remat):
 def test_rows_are_not_spread_over_devices(name):
     """Whatever stands in the way first; the paper's own front end is spread."""
     model, x = slim(name), image(32, 32)
-    assert not model.front_end.spreads_rows and FrontEnd(5).spreads_rows
+    assert not model.front_end.shards_rows and FrontEnd(5).shards_rows
     with pytest.raises(ValueError, match="does not spread over rows"):
         jax.eval_shape(
             lambda p: apply_over_rows(model, p, x, row_mesh(1)), param_shapes(model)
@@ -304,7 +306,7 @@ def test_cells_stand_on_every_eighth_pixel_from_the_first_one_on():
     for name in NAMES:
         model = slim(name)
         if name in ("fcn8s", "segnet"):
-            with pytest.raises(ValueError, match="enlarges maps inside"):
+            with pytest.raises(ValueError, match="no receptive field"):
                 _ = model.receptive_field
             continue
         field = model.receptive_field
@@ -352,3 +354,14 @@ def _names(tree, before=()):
         yield before
     for name, child in tree.items():
         yield from _names(child, (*before, name)) if isinstance(child, dict) else ()
+
+
+def test_every_network_is_built_by_name():
+    for name, released in RELEASES.items():
+        assert dilax.build(name, released().num_classes) == released()
+    model = dilax.build("segnet", 4, width_multiplier=1 / 32)
+    assert (model.num_classes, model.output_stride) == (4, 1)
+    with pytest.raises(ValueError, match=r"'vgg': no such network; .* drn_d_22"):
+        dilax.build("vgg", 4)
+    with pytest.raises(ValueError, match="duc=2: fcn8s gives scores at every pixel"):
+        dilax.build("fcn8s", 4, duc=2)

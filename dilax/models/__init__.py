@@ -1,5 +1,6 @@
 """Networks for dense prediction."""
 
+from dilax.models.backbone import Backbone
 from dilax.models.baselines import (
     DEEPLAB,
     DEEPLAB_7X7,
@@ -17,16 +18,7 @@ from dilax.models.context import (
     ContextModule,
     undilated,
 )
-from dilax.models.dilated_net import (
-    DilatedNet,
-    apply_over_rows,
-    dilation7_kitti,
-    dilation8_camvid,
-    dilation8_voc,
-    dilation10_cityscapes,
-    resnet_duc,
-    row_mesh,
-)
+from dilax.models.dilated_net import DilatedNet, apply_over_rows, row_mesh
 from dilax.models.effective_field import EffectiveField, effective_field
 from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, Branch, FrontEnd, Layer, Pool
 from dilax.models.residual import (
@@ -47,7 +39,18 @@ from dilax.models.residual import (
     resnet_blocks,
     with_rates,
 )
-from dilax.models.zoo import Named, init_params, named_network, param_shapes
+from dilax.models.zoo import (
+    Named,
+    build,
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+    init_params,
+    named_network,
+    param_shapes,
+    resnet_duc,
+)
 
 __all__ = [
     "BASIC",
@@ -71,6 +74,7 @@ __all__ = [
     "RESNET101",
     "VGG16",
     "VGG16_SLIM_HEAD",
+    "Backbone",
     "Block",
     "Branch",
     "ContextLayer",
@@ -86,6 +90,7 @@ __all__ = [
     "ResNet",
     "SegNet",
     "apply_over_rows",
+    "build",
     "dilation7_kitti",
     "dilation8_camvid",
     "dilation8_voc",

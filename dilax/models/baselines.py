@@ -1,15 +1,14 @@
-"""SegNet (Badrinarayanan et al. 2015): an encoder, and a decoder that is its mirror.
+"""The systems that the paper compares with (Tables 2, 4, 5 and 6).
 
-DeepLab (Chen et al. 2015): VGG-16 at stride 8, as tables for `FrontEnd`.
+DeepLab (Chen et al. 2015): VGG-16 at stride 8, as tables for `FrontEnd`. Pools are 3×3
+and stay centred on pixels 0, 8, 16, …; the last two have stride 1, and conv5 is dilated
+by 2 instead. All layers pad. Scores are centred on image pixels 8i, where labels are
+sampled; upsampling is top-left aligned. Sources: §3.1, §4.1 and Table 1; the released
+network definitions, of which LargeFOV also averages the maps of the last pool.
 
-Pools are 3×3 and keep their centres on pixels 0, 8, 16, …; the last two are at stride
-1, and conv5 is dilated by 2 for that. Everything is padded inside. Scores stand on
-image pixels 8i, so that labels are sampled there, and upsampled top-left aligned.
+FCN-8s (Long et al. 2015): VGG-16 at stride 32, plus scores of finer layers.
 
-Source: §3.1, §4.1 and Table 1 of the paper; the released network definitions, of which
-the one with a large field of view averages the last pool's maps besides.
-
-FCN-8s (Long et al. 2015): VGG-16 at stride 32, and scores of finer layers added.
+SegNet (Badrinarayanan et al. 2015): an encoder, and a decoder that mirrors it.
 """
 
 import functools
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from dilax.models.front_end import VGG16, Branch, FrontEnd, Layer, Pool
+from dilax.models.front_end import VGG, VGG16, Branch, Layer, Pool
 from dilax.models.layers import BatchNorm, DilatedConv
 from dilax.ops import max_pool_with_places, unpool, upsample_bilinear
 from dilax.ops.dilated_conv import Padding
@@ -29,7 +28,7 @@ _NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 def _table(*head: Layer | Pool) -> tuple[Layer | Pool, ...]:
-    """The front end's convolutions with other pools, and a head."""
+    """Return the front end's convolutions with other pools and another head."""
     rows: list[Layer | Pool] = []
     for number, name in enumerate(_NAMES, 1):
         rows += [row for row in VGG16 if row.name.startswith(name)]
@@ -60,7 +59,7 @@ MULTI_SCALE = (
 
 
 def _with_all_pools() -> tuple[Layer, ...]:
-    """VGG-16 undilated, with the two pools that the front end took out."""
+    """Return VGG-16 undilated, with the two pools that the front end removes."""
     rows = []
     for row in VGG16:
         rows.append(row._replace(dilation=1))
@@ -70,18 +69,18 @@ def _with_all_pools() -> tuple[Layer, ...]:
 
 
 FCN_VGG16 = _with_all_pools()
-_ENTRY = 100  # cells of zeros around the image, so that fc6 finds its 7×7 cells
+_ENTRY = 100  # cells of zeros around the image, so that fc6 has its 7×7 cells
 
 
-class FCN8s(FrontEnd):
-    """Image → one score map a class, at the image's own resolution.
+class FCN8s(VGG):
+    """Image → one score map per class, at the image's own resolution.
 
     Args of `__call__`: as `FrontEnd`, images of any size. Returns (b, h, w,
     num_classes) float32.
 
-    The scores of stride 32 are enlarged and added to those of pool4, these to those of
-    pool3, and that to the image's size. Enlarging is bilinear and fixed; the first
-    convolution is padded by 100, fc6 not at all, and what is too much is cut off.
+    Scores at stride 32 are upsampled and added to those of pool4, the sum to those of
+    pool3, and that is upsampled to the image's size. Upsampling is bilinear and fixed.
+    The first convolution is padded by 100, fc6 not at all, and the rest is cropped.
 
     Example:
         >>> FCN8s(21).output_stride
@@ -93,21 +92,12 @@ class FCN8s(FrontEnd):
     layers: tuple[Layer | Pool, ...] = FCN_VGG16
     final_name: str = "score_fr"
     padding: Literal["valid", "same", "reflect"] = "same"
+    output_stride = 1
 
     @property
     def own_layers(self) -> tuple[str, ...]:
         """The three layers of scores."""
         return ("score_",)
-
-    @property
-    def output_stride(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def spreads_rows(self) -> bool:
-        """False: maps are enlarged inside."""
-        return False
 
     def _padding(self, row: Layer | Pool) -> Padding:
         if row.name == self.first_layer:
@@ -128,7 +118,7 @@ class FCN8s(FrontEnd):
 
 
 def _enlarged(x, factor: int):
-    """(n + 1)·factor cells of n: a transposed convolution with all of its border."""
+    """Upsample n cells to (n + 1)·factor: a transposed convolution with full border."""
     refuse_shards("FCN-8s")
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     half = factor // 2
@@ -143,15 +133,15 @@ def _cut(x, offset: int, size: tuple):
 SEGNET = tuple(row for row in FCN_VGG16 if not row.dropout)
 
 
-class SegNet(FrontEnd):
-    """Image → one score map a class, at the image's own resolution.
+class SegNet(VGG):
+    """Image → one score map per class, at the image's own resolution.
 
     Args of `__call__`: as `FrontEnd`, images of any size. Returns (b, h, w,
-    num_classes) float32. Each convolution but the last is normalised over the batch.
+    num_classes) float32. Batch normalization follows each convolution but the last.
 
-    The decoder has each of the encoder's convolutions in reverse, `conv5_3_D` to
-    `conv1_1_D`, which give as many maps as those took; the last gives the scores. Where
-    the encoder pools, the decoder sets maps where the maxima stood.
+    The decoder has the encoder's convolutions in reverse order, `conv5_3_D` to
+    `conv1_1_D`; each gives as many maps as its twin takes, the last one the scores.
+    Where the encoder pools, the decoder puts values back where the maxima were.
 
     Attributes:
         batch_norm: as of a `ResNet`: `"running"` or `"frozen"`.
@@ -167,21 +157,12 @@ class SegNet(FrontEnd):
     final_name: str = "conv1_1_D"
     padding: Literal["valid", "same", "reflect"] = "same"
     batch_norm: Literal["running", "frozen"] = "running"
+    output_stride = 1
 
     @property
     def own_layers(self) -> tuple[str, ...]:
         """The decoder, and normalisation."""
         return ("*_D/", "*_bn/")
-
-    @property
-    def output_stride(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def spreads_rows(self) -> bool:
-        """False: maxima return to their places, and batches are normalised."""
-        return False
 
     @nn.compact
     def __call__(
@@ -195,7 +176,7 @@ class SegNet(FrontEnd):
                 pooled.append((places, size))
                 continue
             took[row.name] = x.shape[-1]
-            x = self._normal(x, row.name, self._slim(row.channels), train)
+            x = self._normal(x, row.name, self._width(row.channels), train)
         for row in reversed(self.layers[1:]):
             if row.channels == 0:
                 x = unpool(x, *pooled.pop())
@@ -204,7 +185,7 @@ class SegNet(FrontEnd):
         return self._scores(self.final_name, x, kernel=3)
 
     def _normal(self, x, name: str, channels: int, train: bool):
-        """Convolution, batch normalisation and ReLU; computed again for gradients."""
+        """Apply convolution, batch normalization and ReLU; gradients recompute them."""
         run = functools.partial(
             SegNet._layer, name=name, channels=channels, train=train
         )

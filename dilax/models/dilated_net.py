@@ -1,23 +1,18 @@
-"""A network on images whose rows lie on several devices: for what one cannot hold.
+"""The whole network (Yu & Koltun 2016, §3 to §5): front end, context, upsampling.
 
-The whole networks: front end + context module (+ upsampling), and the four released.
-
-Dilation8 for Pascal VOC and CamVid, Dilation7 for KITTI, Dilation10 for Cityscapes,
-with the layer names of the releases.
+It also runs on images whose rows are divided over devices, if one cannot hold them.
 """
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
-from dilax.models.front_end import FrontEnd
-from dilax.models.residual import DRN, ResNet
+from dilax.models.backbone import Backbone
+from dilax.models.context import ContextModule
 from dilax.ops import ReceptiveField, depth_to_space, receptive_field, upsample_bilinear
 from dilax.runtime.row_shards import RowShards, balanced_rows, row_shards
 
@@ -35,16 +30,16 @@ class DilatedNet(nn.Module):
     module in between has r² maps a class as well.
 
     Attributes:
-        front_end: image → C score maps; any network that gives them.
+        front_end: image → C score maps: a `FrontEnd`, or any other `Backbone`.
         context: score maps → score maps; None for the front end alone.
         upsample: centred bilinear upsampling inside, as Dilation10 does, which fits
             training on full-resolution labels. Otherwise the predictor upsamples the
             probabilities, top-left aligned.
 
     Example:
-        >>> import jax
+        >>> import jax, jax.numpy as jnp
         >>> from dilax.models.context import BASIC
-        >>> from dilax.models.front_end import Layer
+        >>> from dilax.models.front_end import FrontEnd, Layer
         >>> front_end = FrontEnd(5, (Layer("a", 3, 8), Layer("pool1", 2)))
         >>> model = DilatedNet(front_end, ContextModule(5, BASIC[:3]), upsample=True)
         >>> x = jnp.zeros((1, 16 + 2 * model.margin, 24 + 2 * model.margin, 3))
@@ -55,7 +50,7 @@ class DilatedNet(nn.Module):
     Source: paper §3-§5 and Appendix A; of DUC, Wang et al. (2018), §3.1.
     """
 
-    front_end: FrontEnd | ResNet | DRN
+    front_end: Backbone
     context: ContextModule | None = None
     upsample: bool = False
 
@@ -84,13 +79,13 @@ class DilatedNet(nn.Module):
         """What one logit sees of the image, in pixels; a cell's, before upsampling.
 
         Raises:
-            ValueError: for a network that enlarges maps in its midst (FCN-8s, SegNet):
-                its pixels do not all see alike.
+            ValueError: for networks that upsample maps inside (FCN-8s, SegNet): not all
+                of their pixels see the same; or if the front end has no `rows`.
         """
         if self.front_end.receptive_field.stride != self.map_stride:
             raise ValueError(
-                f"{type(self.front_end).__name__}: enlarges maps inside, so that its "
-                "receptive field is not that of a list of layers"
+                f"{type(self.front_end).__name__}: has no receptive field that follows "
+                "from its `rows`, such as where maps are upsampled inside"
             )
         context = self.context.rows if self.context else []
         return receptive_field([*self.front_end.rows, *context])
@@ -120,99 +115,6 @@ class DilatedNet(nn.Module):
         if not self.upsample or self.map_stride == factor:
             return logits
         return upsample_bilinear(logits, self.map_stride // factor, "centred")
-
-
-def _net(num_classes, final_name, options, upsample=False, **context) -> DilatedNet:
-    dtype = options.get("dtype", jnp.float32)
-    return DilatedNet(
-        FrontEnd(num_classes, final_name=final_name, **options),
-        ContextModule(num_classes, dtype=dtype, **context),
-        upsample,
-    )
-
-
-def dilation8_voc(num_classes: int = 21, **options: Any) -> DilatedNet:
-    """Dilation8 of Pascal VOC: VGG-16 front end and Large context, padded by 33 once.
-
-    Args:
-        num_classes: C.
-        **options: fields of `FrontEnd`, such as `width_multiplier`, `head_channels`,
-            `norm` or `dtype` (which holds for the context module too).
-
-    Returns:
-        A `DilatedNet` with the layer names of the release.
-
-    Example:
-        >>> model = dilation8_voc()
-        >>> model.margin, model.output_stride, model.context.receptive_field.size
-        (186, 8, 67)
-
-    Source: released `dilation8_pascal_voc`; paper Table 1 (Large) and Table 4.
-    """
-    return _net(
-        num_classes, "fc-final", options, layers=LARGE, prefix="ct_", padding="entry"
-    )
-
-
-def dilation8_camvid(num_classes: int = 11, **options: Any) -> DilatedNet:
-    """Dilation8 of CamVid: VGG-16 front end and Basic context. Args as `dilation8_voc`.
-
-    Example:
-        >>> dilation8_camvid().num_classes, len(dilation8_camvid().context.layers)
-        (11, 7)
-
-    Source: released `dilation8_camvid`; paper A.1 and Table 5.
-    """
-    return _net(num_classes, "final", options, layers=BASIC)
-
-
-def dilation7_kitti(num_classes: int = 11, **options: Any) -> DilatedNet:
-    """Dilation7 of KITTI: the context module lacks Layer 6. Args as `dilation8_voc`.
-
-    Example:
-        >>> dilation7_kitti().context.receptive_field.size
-        35
-
-    Source: released `dilation7_kitti`; paper A.2 and Table 6.
-    """
-    return _net(num_classes, "final", options, layers=KITTI)
-
-
-def dilation10_cityscapes(num_classes: int = 19, **options: Any) -> DilatedNet:
-    """Dilation10 of Cityscapes: dilations up to 64, upsampled inside by `ctx_upsample`.
-
-    The upsampling is fixed and has no parameters here. Args as `dilation8_voc`.
-
-    Example:
-        >>> dilation10_cityscapes().context.receptive_field.size
-        259
-
-    Source: released `dilation10_cityscapes`; paper A.3 and Tables 7 and 8.
-    """
-    return _net(num_classes, "final", options, upsample=True, layers=CITYSCAPES)
-
-
-def resnet_duc(num_classes: int = 19, cell: int = 2, **options: Any) -> DilatedNet:
-    """ResNet-101 with HDC's rates and a DUC head, as published for Cityscapes.
-
-    Args:
-        num_classes: C.
-        cell: pixels from one of the network's scores to the next: 8 / r. A divisor
-            of 8; 8 itself leaves the scores as coarse as they are.
-        **options: fields of `ResNet`, such as `blocks=HDC50` or `width_multiplier`.
-
-    Raises:
-        ValueError: if the cell does not divide 8.
-
-    Example:
-        >>> resnet_duc(cell=2).output_stride
-        2
-
-    Source: Wang et al. (2018); the public definition.
-    """
-    if cell < 1 or 8 % cell:
-        raise ValueError(f"cell={cell}: must be 1, 2, 4 or 8")
-    return DilatedNet(ResNet(num_classes, duc=8 // cell, **options))
 
 
 def row_mesh(rows: int) -> Mesh:

@@ -4,9 +4,10 @@ The last two pools are gone, the convolutions after them are dilated instead, an
 nothing is padded inside. The architecture is a table, so that small ones fit as well.
 """
 
+import dataclasses
 import functools
 from collections.abc import Collection
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dilax.models.backbone import Backbone
 from dilax.models.layers import (
     AveragePool,
     DilatedConv,
@@ -22,7 +24,7 @@ from dilax.models.layers import (
     score_layer,
     score_rows,
 )
-from dilax.ops import ReceptiveField, receptive_field
+from dilax.ops import receptive_field
 from dilax.ops.dilated_conv import Padding
 
 
@@ -53,18 +55,19 @@ class Layer(NamedTuple):
         return self.kernel if self.channels == 0 else 1
 
     def pool(self) -> nn.Module:
-        """The layer of a pool."""
+        """Return the row, if it is a pool, as a layer."""
         return MaxPool(self.kernel, name=self.name)
 
 
-class Pool(NamedTuple):
-    """A row whose windows overlap (DeepLab); ⌈n / stride⌉ cells come of n.
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A row whose windows overlap (DeepLab): n cells become ⌈n / stride⌉.
 
     Attributes:
         name: the layer's name.
         kernel: side of the window, an odd number.
         stride: distance between windows in cells.
-        average: take the windows' average, at stride 1, instead of their maximum.
+        average: take the average of each window, at stride 1, instead of its maximum.
 
     Example:
         >>> Pool("pool4", 3).stride
@@ -75,24 +78,12 @@ class Pool(NamedTuple):
     kernel: int
     stride: int = 1
     average: bool = False
-
-    @property
-    def channels(self) -> int:
-        """0, as of all pools."""
-        return 0
-
-    @property
-    def dilation(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def dropout(self) -> float:
-        """0."""
-        return 0.0
+    channels: ClassVar[int] = 0
+    dilation: ClassVar[int] = 1
+    dropout: ClassVar[float] = 0.0
 
     def pool(self) -> nn.Module:
-        """The layer of the pool."""
+        """Return the pool as a layer."""
         if self.average:
             return AveragePool(self.kernel, name=self.name)
         return MaxPool(self.kernel, self.stride, self.kernel // 2, name=self.name)
@@ -146,51 +137,29 @@ VGG16 = (
     Layer("fc7", 1, 4096, dropout=0.5),
 )
 
-# For slim networks: fc6 as a 3×3 kernel with the taps as far apart as fc6's outer ones
-# nearly are (field 316 instead of 380 px), at a fifth of its arithmetic.
+# For slim networks: fc6 with 3×3 taps, about as far apart as the outer ones of its 7×7
+# (receptive field 316 instead of 380 px), at a fifth of its arithmetic.
 VGG16_SLIM_HEAD = tuple(
     row._replace(kernel=3, dilation=8) if row.name == "fc6" else row for row in VGG16
 )
 
 
-class FrontEnd(nn.Module):
-    """Image → one score map a class, at an eighth of the image's resolution.
+class VGG(Backbone):
+    """A network that is a table of convolutions and pools: VGG-16 and its relatives.
 
-    Args of `__call__`: x (b, h, w, 3), mean-subtracted BGR on the 0..255 scale, padded
-    by `margin` where the output shall cover the image; train turns dropout on (rng
-    `"dropout"`). Returns logits (b, h', w', num_classes · duc²), float32; for
-    VGG-16 h' = (h − 372) / 8.
-
-    Without ImageNet weights the convolutions start with He et al.'s (2015) normal
-    initialisation; `final` starts with N(0, 0.001²) as in the release.
+    `FrontEnd`, `FCN8s` and `SegNet` say what follows the table.
 
     Attributes:
         num_classes: C, the number of classes.
         layers: the table of all layers but the last.
         width_multiplier: scales every layer's channels.
-        head_channels: channels of the layers with dropout (fc6, fc7), where they shall
+        head_channels: channels of the layers with dropout (fc6, fc7), where they should
             not follow the width.
-        final_name: name of the closing layer (`fc-final` in the VOC release).
-        final_rates: of a `ParallelConv` that closes the network in place of the paper's
-            1×1 convolution; it pads its maps.
-        duc: r: the closing layer gives r² maps a class (see `DilatedNet`).
-        padding: `"valid"` (the paper: pad the image instead), or `"same"` or
-            `"reflect"` padding in every layer: five times cheaper on small crops, but
-            scores then depend on where a crop or tile ends.
-        remat: rematerialisation: gradients compute the maps between two pools again
-            from what the first one gave, so that only one such block's are held.
+        final_name: name of the last layer.
+        padding: of the convolutions: `"valid"`, `"same"` or `"reflect"`.
+        remat: rematerialization: gradients recompute the maps between two pools from
+            the first pool's output, so that only one such block is in memory.
         dtype: of the computation; parameters are float32.
-        branches: scores from early layers, added to the last ones.
-
-    Example:
-        >>> front_end = FrontEnd(21)
-        >>> front_end.receptive_field, front_end.margin
-        (ReceptiveField(size=380, stride=8, padding=0), 186)
-        >>> slim = FrontEnd(21, VGG16, width_multiplier=0.125)
-        >>> slim.receptive_field == front_end.receptive_field
-        True
-
-    Source: paper §4; the released network definition.
     """
 
     num_classes: int
@@ -201,87 +170,29 @@ class FrontEnd(nn.Module):
     padding: Literal["valid", "same", "reflect"] = "valid"
     remat: bool = False
     dtype: DTypeLike = jnp.float32
-    final_rates: tuple[int, ...] = ()
-    duc: int = 1
-    branches: tuple[Branch, ...] = ()
 
     @property
     def rows(self) -> list[tuple[int, int, int, int]]:
         """(kernel, dilation, stride, padding) of the layers that widen the field."""
-        return [*self._table_rows(), *score_rows(self.final_rates)]
-
-    def _table_rows(self) -> list[tuple[int, int, int, int]]:
         rows = []
-        for r in self.layers:
-            pads = self.padding != "valid" and r.channels > 0
-            pad = r.dilation * (r.kernel - 1) // 2 if pads else 0
-            if isinstance(r, Pool):
-                pad = r.kernel // 2
-            rows.append((r.kernel, r.dilation, r.stride, pad))
+        for row in self.layers:
+            pads = self.padding != "valid" and row.channels > 0
+            pad = row.dilation * (row.kernel - 1) // 2 if pads else 0
+            if isinstance(row, Pool):
+                pad = row.kernel // 2
+            rows.append((row.kernel, row.dilation, row.stride, pad))
         return rows
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        """What one cell of the last layer sees of the image, in pixels."""
-        return receptive_field(self.rows)
-
-    @property
-    def output_stride(self) -> int:
-        """Image pixels from one cell of the scores to the next."""
-        return self.receptive_field.stride
-
-    @property
-    def spreads_rows(self) -> bool:
-        """Whether rows of its maps may lie on several devices (`row_shards`)."""
-        overlap = any(isinstance(row, Pool) for row in self.layers)
-        return not overlap and not self.branches and self.duc == 1
 
     @property
     def first_layer(self) -> str:
         """Name of the layer that takes the image."""
         return next(row.name for row in self.layers if row.channels)
 
-    @property
-    def own_layers(self) -> tuple[str, ...]:
-        """Beginnings of the names of layers that no weights of VGG-16 have."""
-        return (f"{self.final_name}/", *(f"{b.name}_" for b in self.branches))
-
-    @property
-    def margin(self) -> int:
-        """Pixels of surroundings that an image needs on every side (VGG-16: 186)."""
-        if self.padding != "valid":
-            return 0
-        return receptive_field(self._table_rows()).margin
-
-    def _channels(self, row: Layer | Pool) -> int:
-        if row.dropout and self.head_channels is not None:
-            return self.head_channels
-        return self._slim(row.channels)
-
-    def _slim(self, channels: int) -> int:
+    def _width(self, channels: int) -> int:
         return max(1, round(channels * self.width_multiplier))
 
     def _padding(self, row: Layer | Pool) -> Padding:
         return self.padding
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], train: bool = False
-    ) -> Float[Array, "b h2 w2 k"]:
-        maps = self._stack(x, train, [branch.after for branch in self.branches])
-        scores = [self._scores(self.final_name, maps["end"], self.final_rates)]
-        for branch in self.branches:
-            scores.append(self._branch(branch, maps[branch.after], train))
-        return functools.reduce(jnp.add, scores)
-
-    def _stack(self, x, train: bool, wanted: Collection[str]) -> dict[str, jax.Array]:
-        """Maps behind the rows of these names, the image (`""`) and what is last."""
-        maps = {"": x}
-        for rows in _blocks(self.layers, wanted):
-            run = functools.partial(FrontEnd._run, rows=rows, train=train)
-            x = nn.remat(run)(self, x) if self.remat else run(self, x)
-            maps[rows[-1].name] = x
-        return {**{name: maps[name] for name in wanted}, "end": x}
 
     def _scores(
         self, name: str, x, rates: tuple[int, ...] = (), kernel: int = 1
@@ -291,26 +202,23 @@ class FrontEnd(nn.Module):
         layer = score_layer(features, rates, self.padding, self.dtype, name, kernel)
         return jnp.asarray(layer(x), jnp.float32)
 
-    def _branch(self, branch: Branch, x, train: bool) -> jax.Array:
-        for part, kernel, stride in (("conv", 3, branch.stride), ("fc", 1, 1)):
-            x = DilatedConv(
-                self._slim(branch.channels),
-                kernel,
-                padding="same",
-                dtype=self.dtype,
-                stride=stride,
-                name=f"{branch.name}_{part}",
-            )(x)
-            x = Dropout(branch.dropout)(nn.relu(x), train=train)
-        return self._scores(f"{branch.name}_scores", x)
+    def _stack(self, x, train: bool, wanted: Collection[str]) -> dict[str, jax.Array]:
+        """Outputs of the rows of these names, the image (`""`), and the `"end"`."""
+        maps = {"": x}
+        for rows in _blocks(self.layers, wanted):
+            run = functools.partial(VGG._run, rows=rows, train=train)
+            x = nn.remat(run)(self, x) if self.remat else run(self, x)
+            maps[rows[-1].name] = x
+        return {**{name: maps[name] for name in wanted}, "end": x}
 
     def _run(self, x, rows: tuple[Layer | Pool, ...], train: bool):
         for row in rows:
             if row.channels == 0:
                 x = row.pool()(x)
                 continue
+            head = self.head_channels if row.dropout else None
             x = DilatedConv(
-                self._channels(row),
+                self._width(row.channels) if head is None else head,
                 row.kernel,
                 row.dilation,
                 self._padding(row),
@@ -323,10 +231,90 @@ class FrontEnd(nn.Module):
         return x
 
 
+class FrontEnd(VGG):
+    """Image → one score map per class, at an eighth of the image's resolution.
+
+    Args of `__call__`: x (b, h, w, 3), mean-subtracted BGR on the 0..255 scale, padded
+    by `margin` if the output should cover the image; train turns dropout on (rng
+    `"dropout"`). Returns logits (b, h', w', num_classes · duc²), float32; for
+    VGG-16 h' = (h − 372) / 8.
+
+    Without ImageNet weights the convolutions start with He et al.'s (2015) normal
+    initialization; `final` starts with N(0, 0.001²) as in the release.
+
+    Attributes:
+        padding: see `VGG`. `"valid"` (the paper) pads the image instead. Padding in
+            every layer is five times cheaper on small crops, but scores then depend on
+            where a crop or tile ends.
+        final_rates: of a `ParallelConv` that closes the network in place of the paper's
+            1×1 convolution; it pads its maps.
+        duc: r: the last layer gives r² maps per class (see `DilatedNet`).
+        branches: scores from early layers, added to those of the last.
+
+    Example:
+        >>> front_end = FrontEnd(21)
+        >>> front_end.receptive_field, front_end.margin
+        (ReceptiveField(size=380, stride=8, padding=0), 186)
+        >>> slim = FrontEnd(21, VGG16, width_multiplier=0.125)
+        >>> slim.receptive_field == front_end.receptive_field
+        True
+
+    Source: paper §4; the released network definition.
+    """
+
+    final_rates: tuple[int, ...] = ()
+    duc: int = 1
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """(kernel, dilation, stride, padding) of the layers that widen the field."""
+        return [*super().rows, *score_rows(self.final_rates)]
+
+    @property
+    def shards_rows(self) -> bool:
+        """Whether the rows of maps may be divided over devices (`row_shards`)."""
+        overlap = any(isinstance(row, Pool) for row in self.layers)
+        return not overlap and not self.branches and self.duc == 1
+
+    @property
+    def own_layers(self) -> tuple[str, ...]:
+        """Beginnings of the names of layers that no weights of VGG-16 have."""
+        return (f"{self.final_name}/", *(f"{b.name}_" for b in self.branches))
+
+    @property
+    def margin(self) -> int:
+        """Pixels around the image that the network needs on every side; VGG-16: 186."""
+        return 0 if self.padding != "valid" else receptive_field(super().rows).margin
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool = False
+    ) -> Float[Array, "b h2 w2 k"]:
+        maps = self._stack(x, train, [branch.after for branch in self.branches])
+        scores = [self._scores(self.final_name, maps["end"], self.final_rates)]
+        for branch in self.branches:
+            scores.append(self._branch(branch, maps[branch.after], train))
+        return functools.reduce(jnp.add, scores)
+
+    def _branch(self, branch: Branch, x, train: bool) -> jax.Array:
+        for part, kernel, stride in (("conv", 3, branch.stride), ("fc", 1, 1)):
+            x = DilatedConv(
+                self._width(branch.channels),
+                kernel,
+                padding="same",
+                dtype=self.dtype,
+                stride=stride,
+                name=f"{branch.name}_{part}",
+            )(x)
+            x = Dropout(branch.dropout)(nn.relu(x), train=train)
+        return self._scores(f"{branch.name}_scores", x)
+
+
 def _blocks(
     layers: tuple[Layer | Pool, ...], ends: Collection[str] = ()
 ) -> list[tuple[Layer | Pool, ...]]:
-    """The layers cut before each pool, each layer of the head, and behind the ends."""
+    """Cut the layers before each pool, before each head layer, and after the ends."""
     cuts = [i for i, row in enumerate(layers) if not row.channels or row.dropout]
     cuts += [i + 1 for i, row in enumerate(layers) if row.name in ends]
     starts = [0, *sorted({i for i in cuts if 0 < i < len(layers)})]

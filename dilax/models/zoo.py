@@ -1,13 +1,12 @@
-"""The parameters that a network starts with, and their shapes.
+"""Networks by name: the four releases, the compared systems, and DRNs; parameters."""
 
-The comparison systems of the paper's tables, and what came after, by name.
-"""
-
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
+from dilax.models.backbone import Backbone
 from dilax.models.baselines import (
     DEEPLAB,
     DEEPLAB_7X7,
@@ -16,9 +15,10 @@ from dilax.models.baselines import (
     FCN8s,
     SegNet,
 )
+from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
 from dilax.models.dilated_net import DilatedNet
 from dilax.models.front_end import FrontEnd
-from dilax.models.residual import DRN, DRN_C_26, DRN_D_22, DRN_D_38, DRN_D_54
+from dilax.models.residual import DRN, DRN_C_26, DRN_D_22, DRN_D_38, DRN_D_54, ResNet
 from dilax.runtime import jit
 
 Named = Literal[
@@ -57,23 +57,24 @@ def named_network(
     head_channels: int | None = None,
     batch_norm: Literal["running", "frozen"] = "running",
     **options: Any,
-) -> FrontEnd | DRN:
-    """A network of the literature, to stand where the front end stands.
+) -> Backbone:
+    """Return a network of the literature, to use in place of the front end.
 
     All pad inside. FCN-8s and SegNet give scores at the image's own resolution, the
     others at an eighth of it.
 
     Args:
-        name: which.
+        name: which network.
         num_classes: C.
-        head_channels: of fc6 and fc7, where they shall not follow the width; SegNet and
-            residual networks have no such layers.
-        batch_norm: of SegNet and residual networks, which alone have any; see `ResNet`.
+        head_channels: of fc6 and fc7, where they should not follow the width; SegNet
+            and residual networks have no such layers.
+        batch_norm: of SegNet and residual networks, the only ones that have any; see
+            `Residual`.
         **options: other fields of the network: `width_multiplier`, `duc`, `remat`,
             `dtype`.
 
     Raises:
-        ValueError: if there is no network of this name.
+        ValueError: if there is no network of this name, or it has no `duc`.
 
     Example:
         >>> net = named_network("deeplab_largefov", 21)
@@ -88,16 +89,148 @@ def named_network(
         return FrontEnd(
             num_classes, layers, padding="same", branches=branches, **options
         )
-    match name:
-        case "fcn8s":
-            return FCN8s(num_classes, **options)
-        case "segnet":
-            return SegNet(num_classes, batch_norm=batch_norm, **options)
-    raise ValueError(f"network={name!r}: must be one of {', '.join(get_args(Named))}")
+    if name not in ("fcn8s", "segnet"):
+        names = ", ".join(get_args(Named))
+        raise ValueError(f"network={name!r}: must be one of {names}")
+    if (duc := options.pop("duc", 1)) != 1:
+        raise ValueError(f"duc={duc}: {name} gives scores at every pixel already")
+    if name == "fcn8s":
+        return FCN8s(num_classes, **options)
+    return SegNet(num_classes, batch_norm=batch_norm, **options)
+
+
+def _net(num_classes, final_name, options, upsample=False, **context) -> DilatedNet:
+    dtype = options.get("dtype", jnp.float32)
+    return DilatedNet(
+        FrontEnd(num_classes, final_name=final_name, **options),
+        ContextModule(num_classes, dtype=dtype, **context),
+        upsample,
+    )
+
+
+def dilation8_voc(num_classes: int = 21, **options: Any) -> DilatedNet:
+    """Dilation8 of Pascal VOC: VGG-16 front end and Large context, padded by 33 once.
+
+    Args:
+        num_classes: C.
+        **options: fields of `FrontEnd`, such as `width_multiplier`, `head_channels`
+            or `dtype` (which holds for the context module, too).
+
+    Returns:
+        A `DilatedNet` with the layer names of the release.
+
+    Example:
+        >>> model = dilation8_voc()
+        >>> model.margin, model.output_stride, model.context.receptive_field.size
+        (186, 8, 67)
+
+    Source: released `dilation8_pascal_voc`; paper Table 1 (Large) and Table 4.
+    """
+    return _net(
+        num_classes, "fc-final", options, layers=LARGE, prefix="ct_", padding="entry"
+    )
+
+
+def dilation8_camvid(num_classes: int = 11, **options: Any) -> DilatedNet:
+    """Dilation8 of CamVid: VGG-16 front end and Basic context. Args as `dilation8_voc`.
+
+    Example:
+        >>> dilation8_camvid().num_classes, len(dilation8_camvid().context.layers)
+        (11, 7)
+
+    Source: released `dilation8_camvid`; paper A.1 and Table 5.
+    """
+    return _net(num_classes, "final", options, layers=BASIC)
+
+
+def dilation7_kitti(num_classes: int = 11, **options: Any) -> DilatedNet:
+    """Dilation7 of KITTI: the context module lacks Layer 6. Args as `dilation8_voc`.
+
+    Example:
+        >>> dilation7_kitti().context.receptive_field.size
+        35
+
+    Source: released `dilation7_kitti`; paper A.2 and Table 6.
+    """
+    return _net(num_classes, "final", options, layers=KITTI)
+
+
+def dilation10_cityscapes(num_classes: int = 19, **options: Any) -> DilatedNet:
+    """Dilation10 of Cityscapes: dilations up to 64, upsampled inside by `ctx_upsample`.
+
+    The upsampling is fixed and has no parameters here. Args as `dilation8_voc`.
+
+    Example:
+        >>> dilation10_cityscapes().context.receptive_field.size
+        259
+
+    Source: released `dilation10_cityscapes`; paper A.3 and Tables 7 and 8.
+    """
+    return _net(num_classes, "final", options, upsample=True, layers=CITYSCAPES)
+
+
+def resnet_duc(num_classes: int = 19, cell: int = 2, **options: Any) -> DilatedNet:
+    """ResNet-101 with HDC's rates and a DUC head, as published for Cityscapes.
+
+    Args:
+        num_classes: C.
+        cell: pixels from one score to the next: 8 / r. A divisor of 8; 8 itself does
+            no dense upsampling.
+        **options: fields of `ResNet`, such as `blocks=HDC50` or `width_multiplier`.
+
+    Raises:
+        ValueError: if the cell does not divide 8.
+
+    Example:
+        >>> resnet_duc(cell=2).output_stride
+        2
+
+    Source: Wang et al. (2018); the public definition.
+    """
+    if cell < 1 or 8 % cell:
+        raise ValueError(f"cell={cell}: must be 1, 2, 4 or 8")
+    return DilatedNet(ResNet(num_classes, duc=8 // cell, **options))
+
+
+RELEASES: dict[str, Callable[..., DilatedNet]] = {
+    "dilation8_voc": dilation8_voc,
+    "dilation8_camvid": dilation8_camvid,
+    "dilation7_kitti": dilation7_kitti,
+    "dilation10_cityscapes": dilation10_cityscapes,
+    "resnet_duc": resnet_duc,
+}
+
+
+def build(name: str, num_classes: int, **options: Any) -> DilatedNet:
+    """Return any of the networks by name.
+
+    Args:
+        name: `dilation8_voc`, `dilation8_camvid`, `dilation7_kitti`,
+            `dilation10_cityscapes`, `resnet_duc`, or one of `Named`, which upsample
+            their scores to every pixel.
+        num_classes: C.
+        **options: fields of the network, such as `width_multiplier` or `dtype`.
+
+    Raises:
+        ValueError: if there is no network of this name, with those there are.
+
+    Example:
+        >>> build("drn_d_22", 11).output_stride
+        1
+        >>> build("dilation8_voc", 21) == dilation8_voc()
+        True
+    """
+    if name in RELEASES:
+        return RELEASES[name](num_classes, **options)
+    if name not in get_args(Named):
+        known = ", ".join([*RELEASES, *get_args(Named)])
+        raise ValueError(f"{name!r}: no such network; there are {known}")
+    network: Any = name
+    return DilatedNet(named_network(network, num_classes, **options), upsample=True)
 
 
 def init_params(model: DilatedNet, seed: int, channels: int = 3) -> dict[str, Any]:
-    """Fresh parameters for images of so many channels, decided by the seed.
+    """Return fresh parameters for images with this number of channels.
 
     Example:
         >>> from dilax.models import FrontEnd, Layer
@@ -110,7 +243,7 @@ def init_params(model: DilatedNet, seed: int, channels: int = 3) -> dict[str, An
 
 
 def param_shapes(model: DilatedNet, channels: int = 3) -> dict[str, Any]:
-    """What `init_params` gives, as shapes: nothing is computed.
+    """Return the shapes of what `init_params` returns, without computing anything.
 
     Example:
         >>> from dilax.models import dilation8_voc

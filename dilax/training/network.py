@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 
 from dilax.models import (
     DEEP_STEM,
-    DRN,
     VGG16,
+    Backbone,
     Block,
     ContextLayer,
     ContextModule,
@@ -100,7 +100,7 @@ def _front_end(
     num_classes: int,
     norm: Literal["running", "frozen"],
     options: dict[str, Any],
-) -> FrontEnd | ResNet | DRN:
+) -> Backbone:
     if model.network != "front_end":
         head = model.head_channels
         return named_network(model.network, num_classes, head, norm, **options)

@@ -14,7 +14,9 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dilax.models import DRN, DilatedNet, FrontEnd, ResNet
+from dilax.models import DilatedNet
+from dilax.models.backbone import Backbone
+from dilax.models.front_end import VGG
 from dilax.runtime.row_shards import RowShards
 from dilax.training.config import Config, MeshConfig, StageConfig
 
@@ -152,9 +154,9 @@ class Placement:
         return count > 1 and size % count == 0
 
 
-def _head(front_end: FrontEnd | ResNet | DRN) -> list[str]:
+def _head(front_end: Backbone) -> list[str]:
     """fc6, fc7: the layers with dropout, widest by far; residual networks have none."""
-    if not isinstance(front_end, FrontEnd):
+    if not isinstance(front_end, VGG):
         return []
     return [row.name for row in front_end.layers if row.dropout]
 

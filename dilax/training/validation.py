@@ -39,7 +39,7 @@ def check_config(config: Config) -> None:
             )
         model = build_model(config, stage, num_classes=2)
         _check_duc(model)
-        if config.mesh.rows > 1 and not model.front_end.spreads_rows:
+        if config.mesh.rows > 1 and not model.front_end.shards_rows:
             raise ValueError(
                 f"--config.mesh.rows={config.mesh.rows}: strides, normalisation of "
                 "batches, windows that overlap, maps that are enlarged inside and DUC "
