@@ -86,14 +86,8 @@ class PreparedSplit(Sequence):
         where = f"{self._where}: {name}"
         image = np.asarray(decoded(record["image"], where).convert("RGB"))
         ids = np.asarray(decoded(record["label"], where))
-        labels = self._spec.label_table()[ids]
-        if (labels < 0).any():
-            wrong = np.unique(ids[labels < 0]).tolist()
-            raise ValueError(
-                f"{where}: label ids {wrong} are not among the "
-                f"{self._spec.num_classes} classes of {self._spec.name}"
-            )
-        return {"image": image, "label": labels.astype(np.uint8), "id": name}
+        label = self._spec.train_ids(ids, where)
+        return {"image": image, "label": label, "id": name}
 
 
 def open_prepared(

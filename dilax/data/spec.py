@@ -94,8 +94,8 @@ class DatasetSpec:
         label = table.take(mask, mode="clip")
         if (wrong := (label < 0) | (mask >= len(table))).any():
             raise ValueError(
-                f"{name}: ids {np.unique(mask[wrong]).tolist()} are not among the "
-                f"{self.num_classes} classes of {self.name}"
+                f"{name}: label ids {np.unique(mask[wrong]).tolist()} are not among "
+                f"the {self.num_classes} classes of {self.name}"
             )
         return label.astype(np.uint8)
 
