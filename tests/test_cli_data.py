@@ -155,7 +155,9 @@ def test_wrong_words_are_refused_with_those_that_are_allowed(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)]
+)
 def test_stopped_in_the_middle_it_leaves_nothing_half_prepared(tmp_path, stop):
     names = [f"0006R0_{i:06d}" for i in range(3000)]
     image, label = encoded(photo(0, 120, 160)), encoded(ids(0, [0, 1], 120, 160))

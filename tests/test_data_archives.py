@@ -284,7 +284,7 @@ def test_members_of_hostile_archives_stay_in_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts, told",
+    "published, difference",
     [
         ({}, None),
         ({"size": len(FORMS["set.tar"])}, None),
@@ -295,15 +295,17 @@ def test_members_of_hostile_archives_stay_in_them(tmp_path):
         ({"digest": "0" * 64}, "its checksum is not the published one"),
     ],
 )
-def test_archives_are_compared_with_what_is_published(tmp_path, facts, told):
+def test_archives_are_compared_with_what_is_published(tmp_path, published, difference):
     folder, scratch = placed(tmp_path, **{"set.tar": FORMS["set.tar"]})
-    archive = Archive("set.tar", **facts)
-    if told is None:
+    archive = Archive("set.tar", **published)
+    if difference is None:
         check_archive(folder / "set.tar", archive)
         assert Tree(folder, [archive], scratch=scratch).under("set/lists/")
     else:
         for source in (folder, folder / "set.tar"):
-            with pytest.raises(ValueError, match=rf"set\.tar: {told}.*--unverified"):
+            with pytest.raises(
+                ValueError, match=rf"set\.tar: {difference}.*--unverified"
+            ):
                 Tree(source, [archive], scratch=scratch)
         tree = Tree(folder, [archive], scratch=scratch, verify=False)
         assert tree.read("set/images/a.jpg") == NOISE

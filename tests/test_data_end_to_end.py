@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,13 @@ EXPERIMENTS = {
     "kitti": kitti,
     "cityscapes": cityscapes,
 }
-# Folders of COCO and KITTI are read by tests of their own; here they cost a minute.
-SOME = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.full] if n in ("coco", "kitti") else [])
-        for n in EXPERIMENTS
-    ],
-)
+
+
+def _usually(name):
+    """All data sets, of which only one is trained on without `-m full`."""
+    return [
+        pytest.param(n, marks=[pytest.mark.full] * (n != name)) for n in EXPERIMENTS
+    ]
 
 
 def _tar(path, files, mode):
@@ -192,7 +190,7 @@ def _labelled(home, config):
     return sum(int((sample["label"] != 255).sum()) for sample in source)
 
 
-@SOME
+@pytest.mark.parametrize("name", _usually("voc"))
 def test_small_trains_on_the_prepared_set(name, home, tmp_path):
     config = EXPERIMENTS[name].small()
     config.data.scale = 1.0
@@ -204,20 +202,25 @@ def test_small_trains_on_the_prepared_set(name, home, tmp_path):
     assert list(results["stages"]) == [stage.name for stage in config.stages]
     for stage in results["stages"].values():
         assert np.sum(stage["confusion"]) == _labelled(home, config) > 1000
+    if name == "voc":
+        _check_submission(tmp_path / "run")
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", ["camvid"])
-def test_hdc_trains_on_the_prepared_set(name, home, tmp_path):
-    config = getattr(hdc, name)()
-    config.data.scale = 1.0
-    config.stages = config.stages[3:]
-    config.stages[0].model.width_multiplier = 1 / 32
-    results = _trained(config, home, tmp_path / "run", (32, 48))
-    assert np.sum(results["stages"]["hdc_duc"]["confusion"]) == _labelled(home, config)
+def _check_submission(workdir):
+    """The test image, as the server takes it."""
+    script = Path(__file__).parent.parent / "experiments" / "voc.py"
+    command = [sys.executable, script, "--mode=submit", f"--workdir={workdir}"]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(workdir / "submission.tar") as archive:
+        [file] = archive.getnames()
+        image = Image.open(io.BytesIO(archive.extractfile(file).read()))
+    assert file == "results/VOC2012/Segmentation/comp6_test_cls/t.png"
+    assert image.size == SIZE[::-1]
+    assert set(np.unique(image).tolist()) <= set(range(21))
 
 
-@SOME
+@pytest.mark.parametrize("name", _usually("cityscapes"))
 def test_paper_trains_its_first_stage_on_the_prepared_set(name, home, tmp_path):
     config = EXPERIMENTS[name].paper()
     config.stages, config.model.width_multiplier = config.stages[:1], 1 / 32
@@ -228,6 +231,16 @@ def test_paper_trains_its_first_stage_on_the_prepared_set(name, home, tmp_path):
     assert ("mean_category_iou" in stage) == (name == "cityscapes")
 
 
+@pytest.mark.full
+def test_hdc_trains_on_the_prepared_set(home, tmp_path):
+    config = hdc.camvid()
+    config.data.scale = 1.0
+    config.stages = config.stages[3:]
+    config.stages[0].model.width_multiplier = 1 / 32
+    results = _trained(config, home, tmp_path / "run", (32, 48))
+    assert np.sum(results["stages"]["hdc_duc"]["confusion"]) == _labelled(home, config)
+
+
 def test_coco_joins_the_images_of_voc_where_a_stage_asks_for_it(home, tmp_path):
     config = coco.paper()
     config.data.data_dir, config.init = str(home), None
@@ -236,29 +249,3 @@ def test_coco_joins_the_images_of_voc_where_a_stage_asks_for_it(home, tmp_path):
     names = [sample["id"] for sample in mixed]
     assert names == ["a", "b", "d", "000000000001", "000000000002"]
     assert [sample["id"] for sample in front_end] == ["a", "b", "d"]
-
-
-@pytest.mark.parametrize("name", ["voc", "cityscapes"])
-def test_test_images_are_predicted_for_the_server(name, home, tmp_path):
-    config = EXPERIMENTS[name].small()
-    config.stages = config.stages[:1]
-    config.data.scale = 1.0
-    _trained(config, home, tmp_path / "run", (32, 48))
-    script = Path(__file__).parent.parent / "experiments" / f"{name}.py"
-    flags = ["--mode=submit", f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run([sys.executable, script, *flags], capture_output=True)
-    assert done.returncode == 0, done.stderr
-    if name == "voc":
-        with tarfile.open(tmp_path / "run" / "submission.tar") as archive:
-            [file] = archive.getnames()
-            image = Image.open(io.BytesIO(archive.extractfile(file).read()))
-        assert file == "results/VOC2012/Segmentation/comp6_test_cls/t.png"
-        allowed = set(range(21))
-    else:
-        with zipfile.ZipFile(tmp_path / "run" / "submission.zip") as archive:
-            [file] = archive.namelist()
-            image = Image.open(io.BytesIO(archive.read(file)))
-        assert file == "aachen_000003_000019_pred_labelIds.png"
-        allowed = set(DATASETS["cityscapes"].disk_ids().tolist())
-    assert image.size == SIZE[::-1]
-    assert set(np.unique(image).tolist()) <= allowed

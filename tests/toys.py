@@ -112,7 +112,9 @@ def hanging(self, tree, item):
 
 
 def main(mode, source, home):
-    """Prepares toys in a process of its own, and reads them or hangs."""
+    """Prepare toys in a process of its own, and read them or hang."""
+    for name in prepared.NAMES:
+        prepared.builder_class(name)  # imports what it needs
     prepared.builder_class = lambda name: Toys
     if mode == "hang":
         Toys.label = hanging

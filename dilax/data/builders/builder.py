@@ -165,13 +165,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
                 f"{where}: is {label.shape[1]}x{label.shape[0]}, "
                 f"its image {item.image} {width}x{height}"
             )
-        ids = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
-        wrong = [int(i) for i in ids if self.SPEC.label_table()[i] < 0]
-        if wrong:
-            raise ValueError(
-                f"{where}: label ids {wrong} are neither classes of {self.SPEC.name} "
-                f"nor ignored"
-            )
+        self.SPEC.train_ids(label, where)  # refuses other ids
         return {"image": content, "label": encode_png(label), "id": item.id}
 
     def absent(self) -> list[str]:
