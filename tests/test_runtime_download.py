@@ -144,7 +144,7 @@ def test_an_interrupt_keeps_what_has_arrived(server, file):
     def interrupt():
         server.before_hanging_up = lambda: None
         partial = file.with_name("set.tar.partial")
-        while partial.stat().st_size < len(CONTENT):
+        while not partial.exists() or partial.stat().st_size < len(CONTENT):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.2)
