@@ -166,7 +166,7 @@ def test_another_folder_is_refused_with_what_is_wanted(
     "name, content, wrong",
     [
         ("y.png", encoded(ids(0, [0], 5, 8)), r"y\.png: is 8x5, its image y\.jpg 8x6"),
-        ("y.png", encoded(ids(0, [0, 1, 2, 7, 200])), r"y\.png: ids \[1, 2, 200"),
+        ("y.png", encoded(ids(0, [0, 1, 2, 7, 200])), r"y\.png: .*ids \[1, 2, 200"),
         (
             "y.png",
             encoded(photo(0)),
@@ -377,7 +377,7 @@ def test_an_image_that_is_damaged_within_the_set_is_named(key):
 def test_label_ids_that_another_spec_does_not_have_are_named(source, home):
     prepare("toys", source, home)
     other = dataclasses.replace(SPEC, label_map=((0, 0), (3, 1)))
-    with pytest.raises(ValueError, match=r"train: z: ids \[7, 9\] are not among"):
+    with pytest.raises(ValueError, match=r"train: z: .*ids \[7, 9\] are not among"):
         opened(home, spec=other)[0]
 
 
