@@ -2,7 +2,7 @@
 
     dilax data prepare camvid --from CamVid
     python experiments/camvid.py --config=small --workdir=runs/camvid
-    python experiments/camvid.py --config=paper --config.init=VGG16 --workdir=runs/paper
+    python experiments/camvid.py --config=paper --config.init=vgg16 --workdir=runs/paper
     python experiments/camvid.py --mode=eval --workdir=runs/camvid --checkpoint=best
 
 small   On a machine without a GPU: VGG-16 with an eighth of the channels at half
@@ -17,6 +17,12 @@ scratch From random weights at full resolution: a slim dilated residual network,
         last layers undo what its dilations leave, as the front end; Basic context and
         its undilated control on the maps of whole images; and both modules jointly.
 wide    The same with twice the channels, whole images and 16 a step, for a GPU.
+
+vgg     Full width from trained convolutions, on a machine without a GPU: VGG-16 with a
+        small head (fc6 3×3, 512 channels) at full resolution, then Basic context and
+        its undilated control on the maps of whole images, and both modules jointly.
+        Keras's file of VGG-16's convolutions is downloaded once; another is
+        --config.init=FILE.
 
 The public validation images lie within a drive that is also trained on, so accuracy on
 them flatters. --config.data.train=train_drives --config.data.val=val_drives keeps the
@@ -33,6 +39,7 @@ from dilax.training import (
     OptimizerConfig,
     Schedule,
     StageConfig,
+    fine_tuned,
     from_scratch,
 )
 
@@ -105,6 +112,16 @@ def wide() -> Config:
     return config
 
 
+def vgg() -> Config:
+    """VGG-16's trained convolutions at full width; context sees whole images."""
+    data = DataConfig("camvid", class_weight_power=0.4)
+    config = fine_tuned(data, crop=(240, 320), steps=(2000, 600, 300))
+    config.name = "vgg"
+    for stage in config.stages[1:3]:
+        stage.crop = (360, 480)
+    return config
+
+
 def paper() -> Config:
     """A.1 at full width; the steps of joint training, not given, are ours."""
     front_end = StageConfig(
@@ -139,4 +156,5 @@ def paper() -> Config:
 
 
 if __name__ == "__main__":
-    run({"small": small, "scratch": scratch, "wide": wide, "paper": paper}, __doc__)
+    recipes = (small, scratch, wide, vgg, paper)
+    run({recipe.__name__: recipe for recipe in recipes}, __doc__)

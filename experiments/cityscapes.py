@@ -2,7 +2,7 @@
 
     dilax data prepare cityscapes --from CITYSCAPES
     python experiments/cityscapes.py --config=small --workdir=runs/cityscapes
-    python experiments/cityscapes.py --config=paper --config.init=VGG16 \
+    python experiments/cityscapes.py --config=paper --config.init=vgg16 \
         --workdir=runs/paper
     python experiments/cityscapes.py --mode=submit --workdir=runs/paper --split=test
 

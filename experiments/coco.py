@@ -2,7 +2,7 @@
 
     dilax data prepare coco --from COCO
     python experiments/coco.py --config=small --workdir=runs/coco
-    python experiments/coco.py --config=paper --config.init=VGG16 --workdir=runs/paper
+    python experiments/coco.py --config=paper --config.init=vgg16 --workdir=runs/paper
 
 small   On a machine without a GPU: the slim network trained and evaluated on COCO
         alone, at half resolution.

@@ -1,6 +1,6 @@
 """DeepLab-LargeFOV on Pascal VOC as its authors train it (Chen et al. 2015).
 
-    python experiments/deeplab.py --config.init=VGG16 --config.reinit=fc6,fc7 \
+    python experiments/deeplab.py --config.init=vgg16 --config.reinit=fc6,fc7 \
         --workdir=runs/deeplab
     python experiments/tables.py --table=4 --mode=collect --runs=runs/deeplab,DIR \
         --workdir=runs/table4

@@ -1,6 +1,7 @@
 """Your own images and masks.
 
     python experiments/folder.py --data_dir=DIR --workdir=runs/mine
+    python experiments/folder.py --config=pretrained --data_dir=DIR --workdir=runs/mine
     python experiments/folder.py --mode=predict --workdir=runs/mine --input=photo.jpg
 
 Nothing needs to be renamed or converted. DIR holds images and masks in folders of any
@@ -20,6 +21,10 @@ small   The slim network from scratch, in stages, in a size that suits the image
         the machine. What was found and chosen, and what it will take, is said before
         it starts; every choice can be set (--config.data.scale=1,
         --config.stages.front_end.crop=(256,256), …).
+pretrained  VGG-16 at full width from trained convolutions: the front end, then Basic
+        context on its maps, in about half an hour on two CPU cores. For images with
+        three channels, above all where there are few. The convolutions are Keras's,
+        59 MB, downloaded once; --config.init=vgg16 or FILE takes others.
 """
 
 from collections.abc import Mapping
@@ -38,19 +43,32 @@ from dilax.training import (
     DataConfig,
     ModelConfig,
     Schedule,
+    fine_tuned,
     from_json,
     from_scratch,
 )
+from dilax.weights import PUBLISHED
 
-# The shorter side of the network's input, in pixels.
-_SHORT_SIDE = {"cpu": 192}
-_SHORT_SIDE_ELSEWHERE = 512
-_EPOCHS, _FEWEST_STEPS, _MOST_STEPS = 60, 600, 6000
+# The shorter side of the network's input, and the longest of a crop, in pixels.
+_SIZES = {"small": {"cpu": (192, 288)}, "pretrained": {"cpu": (360, 288)}}
+_SIZES_ELSEWHERE = (512, 768)
+# The front end passes over the images this often, within the fewest and the most steps:
+# those of `pretrained` take half an hour on two CPU cores.
+_EPOCHS = 60
+_STEPS = {"small": (600, 6000), "pretrained": (600, 1000)}
+_MOST_FINE_CLASSES = 24  # with more, a context module on the finer grid takes too long
 
 
 def small() -> Config:
     """The slim network; zeros stand for what `fit` chooses."""
     return _small(scale=0.0, crop=(0, 0), steps=0)
+
+
+def pretrained() -> Config:
+    """VGG-16 from trained convolutions; zeros stand for what `fit` chooses."""
+    config = _pretrained(scale=0.0, crop=(0, 0), steps=0)
+    config.model.duc = 0
+    return config
 
 
 def _small(scale: float, crop: tuple[int, int], steps: int) -> Config:
@@ -76,6 +94,13 @@ def _small(scale: float, crop: tuple[int, int], steps: int) -> Config:
     )
 
 
+def _pretrained(scale: float, crop: tuple[int, int], steps: int) -> Config:
+    data = DataConfig("folder", scale=scale, class_weight_power=0.4)
+    config = fine_tuned(data, crop, (steps, steps and 600, 0))
+    config.name, config.stages = "pretrained", config.stages[:2]
+    return config
+
+
 def fit(config: Config, values: Any) -> None:
     """Chooses what the command line leaves open, as the run began, and says so.
 
@@ -91,12 +116,22 @@ def fit(config: Config, values: Any) -> None:
         data.data_dir, data.images, data.labels, data.classes, data.skip_unreadable
     )
     print("\n".join([f"{data.data_dir}:", *(f"  {note}" for note in found.notes)]))
+    if config.init in PUBLISHED and (channels := len(found.spec.mean)) != 3:
+        raise ValueError(
+            f"--config.init={config.init}: takes images with 3 channels, and these "
+            f"have {channels}; --config=small --config.init=none starts from random "
+            "weights"
+        )
     began = Path(values.workdir).expanduser() / "config.json"
     if began.exists():
         chosen = from_json(Config, began)
     else:
-        chosen = choose(found.sizes, jax.default_backend(), data.scale)
+        backend = jax.default_backend()
+        chosen = choose(found.sizes, backend, data.scale, config.name)
+        if len(found.spec.classes) > _MOST_FINE_CLASSES:
+            chosen.model.duc = 1
     data.scale = data.scale or chosen.data.scale
+    config.model.duc = config.model.duc or chosen.model.duc
     print(f"images at {data.scale:g} of their size; steps and crops:")
     for stage, choice in zip(config.stages, chosen.stages, strict=False):
         stage.steps = stage.steps or choice.steps
@@ -106,7 +141,10 @@ def fit(config: Config, values: Any) -> None:
 
 
 def choose(
-    sizes: Mapping[tuple[int, int], int], backend: str, scale: float = 0.0
+    sizes: Mapping[tuple[int, int], int],
+    backend: str,
+    scale: float = 0.0,
+    name: str = "small",
 ) -> Config:
     """The configuration for images of these sizes.
 
@@ -117,18 +155,19 @@ def choose(
     """
     every = np.repeat([*sizes], [*sizes.values()], 0)
     height, width = np.median(every, 0).astype(int).tolist()
-    scale, crop = choose_crop((height, width), backend, scale)
-    steps = _EPOCHS * len(every) // 4  # of batches of 4
-    return _small(scale, crop, min(max(steps, _FEWEST_STEPS), _MOST_STEPS))
+    scale, crop = choose_crop((height, width), backend, scale, name)
+    recipe, batch_size = (_small, 4) if name == "small" else (_pretrained, 2)
+    fewest, most = _STEPS[name]
+    steps = min(max(_EPOCHS * len(every) // batch_size, fewest), most)
+    return recipe(scale, crop, steps)
 
 
 def choose_crop(
-    size: tuple[int, int], backend: str, scale: float = 0.0
+    size: tuple[int, int], backend: str, scale: float = 0.0, name: str = "small"
 ) -> tuple[float, tuple[int, int]]:
-    """(scale, crop) for images of (height, width); crops are multiples of 8 pixels."""
-    short = _SHORT_SIDE.get(backend, _SHORT_SIDE_ELSEWHERE)
+    """Return (scale, crop) for images of (height, width); crops are multiples of 8."""
+    short, limit = _SIZES[name].get(backend, _SIZES_ELSEWHERE)
     scale = scale or min(1.0, float(f"{short / min(size):.2g}"))
-    limit = 3 * short // 2
     crop = [max(8, min(int(n * scale), limit) // 8 * 8) for n in size]
     return scale, (crop[0], crop[1])
 
@@ -137,4 +176,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("images", "", "Folder or pattern of the images [looked for].")
     flags.DEFINE_string("labels", "", "Folder or pattern of the masks [looked for].")
     flags.DEFINE_string("classes", "", "Names, a,b,c, or a file [what masks hold].")
-    run({"small": small}, __doc__, fit)
+    run({"small": small, "pretrained": pretrained}, __doc__, fit)

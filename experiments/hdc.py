@@ -4,7 +4,7 @@
     dilax data prepare camvid --from CamVid
     python experiments/hdc.py --config=camvid --workdir=runs/hdc_camvid --seeds=0,1,2
     python experiments/hdc.py --config=cityscapes --workdir=runs/hdc_cityscapes
-    python experiments/hdc.py --config=paper --config.init=RESNET101 --workdir=DIR
+    python experiments/hdc.py --config=paper --config.init=resnet101 --workdir=DIR
 
 Four networks, alike but for the rates of the last two groups of blocks and for the last
 layer: rate 2 (and 4) or HDC's groups; bilinear upsampling or DUC. Each column of the

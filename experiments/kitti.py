@@ -2,7 +2,7 @@
 
     dilax data prepare kitti --from KITTI_SEMANTIC
     python experiments/kitti.py --config=small --workdir=runs/kitti
-    python experiments/kitti.py --config=paper --config.init=VGG16 --workdir=runs/paper
+    python experiments/kitti.py --config=paper --config.init=vgg16 --workdir=runs/paper
 
 small   On a machine without a GPU: the slim network at half resolution, from scratch.
 paper   A.2 at full width: front end 10K steps, then jointly with the seven-layer

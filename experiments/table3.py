@@ -2,7 +2,7 @@
 
     python experiments/table3.py --workdir=runs/table3
     python experiments/table3.py --config=camvid --seeds=0,1,2 --workdir=runs/camvid3
-    python experiments/table3.py --config=voc_paper --config.init=VGG16 --workdir=DIR
+    python experiments/table3.py --config=voc_paper --config.init=vgg16 --workdir=DIR
 
 Nine stages: the front end, with a Basic and with a Large context module; and each of
 them alone, with a dense CRF whose parameters are searched on the validation images, and

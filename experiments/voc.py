@@ -3,7 +3,7 @@
     python experiments/voc.py --config=quickstart --workdir=runs/quickstart
     dilax data prepare voc --from VOC
     python experiments/voc.py --config=small --workdir=runs/voc
-    python experiments/voc.py --config=paper --config.init=VGG16 --workdir=runs/paper
+    python experiments/voc.py --config=paper --config.init=vgg16 --workdir=runs/paper
     python experiments/voc.py --mode=predict --workdir=runs/voc --input=photo.jpg
     python experiments/voc.py --mode=submit --workdir=runs/paper --split=test
 

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from layouts import by_id
 from PIL import Image
+from weight_files import keras_file, vgg_layers
 
 import dilax
 from dilax.cli import overridden
@@ -121,9 +122,9 @@ def _grey_16_bits(root):
         _save(root / f"gt/{name}.png", ids.astype(np.uint8))
 
 
-def _fitted(data, workdir, *overrides, **flags):
+def _fitted(data, workdir, *overrides, recipe=folder.small, **flags):
     """The configuration as the command line makes it."""
-    config = folder.small()
+    config = recipe()
     config.data.data_dir = str(data)
     config = overridden(config, list(overrides))
     unset = dict.fromkeys(("images", "labels", "classes"), "")
@@ -151,6 +152,78 @@ def test_a_run_goes_on_with_what_it_chose(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(to_json(config))
     assert _fitted(tmp_path / "data", tmp_path / "run") == config
+
+
+# From trained convolutions.
+
+
+@pytest.mark.parametrize(
+    "size, backend, scale, crop",
+    [
+        ((360, 480), "cpu", 1.0, (288, 288)),
+        ((1024, 2048), "cpu", 0.35, (288, 288)),
+        ((24, 33), "cpu", 1.0, (24, 32)),
+        ((1024, 2048), "gpu", 0.5, (512, 768)),
+    ],
+)
+def test_trained_convolutions_see_larger_images(size, backend, scale, crop):
+    assert folder.choose_crop(size, backend, name="pretrained") == (scale, crop)
+
+
+@pytest.mark.parametrize("count, steps", [(1, 600), (30, 900), (5000, 1000)])
+def test_fine_tuning_fits_half_an_hour(count, steps):
+    config = folder.choose({(360, 480): count}, "cpu", name="pretrained")
+    assert [s.name for s in config.stages] == ["front_end", "context"]
+    assert [s.steps for s in config.stages] == [steps, 600]
+    check_config(config)
+
+
+def test_trained_convolutions_are_loaded_by_name_unless_others_are_given(tmp_path):
+    _colours(tmp_path / "data")
+    options = {"recipe": folder.pretrained}
+    config = _fitted(tmp_path / "data", tmp_path / "run", **options)
+    assert (config.init, config.model.duc) == ("vgg16_keras", 2)
+    assert config.model.width_multiplier == 1
+    given = _fitted(
+        tmp_path / "data", tmp_path / "run", "--config.init=a.h5", **options
+    )
+    assert given.init == "a.h5"
+
+
+def test_many_classes_have_coarse_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_MOST_FINE_CLASSES", 1)
+    _colours(tmp_path / "data")
+    config = _fitted(tmp_path / "data", tmp_path / "run", recipe=folder.pretrained)
+    assert config.model.duc == 1
+
+
+def test_images_that_trained_convolutions_cannot_take_are_refused(tmp_path):
+    _six_channels(tmp_path)
+    with pytest.raises(ValueError, match="vgg16_keras: takes images with 3 channels, "):
+        _fitted(tmp_path, tmp_path / "run", recipe=folder.pretrained)
+
+
+NARROW = (
+    "--config.model.width_multiplier=0.0625",
+    "--config.model.head_channels=4",
+    "--config.stages.front_end.steps=1",
+    "--config.pictures=0",
+)
+
+
+def test_a_run_starts_from_convolutions_alone(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    _colours(data)
+    keras_file(tmp_path / "vgg.h5", vgg_layers(), top=False)
+    init = f"--config.init={tmp_path / 'vgg.h5'}"
+    config = _fitted(data, run, init, *NARROW, recipe=folder.pretrained)
+    config.stages = config.stages[:1]
+    dilax.train(config, run)
+    report = (run / "init.txt").read_text("utf-8")
+    assert (
+        "26 parameters loaded, 2 missing, 4 reinitialized; 0 arrays left over" in report
+    )
+    assert "front_end/fc6: reinitialized, not in the file" in report
 
 
 def test_what_cannot_be_read_is_left_out_on_demand(tmp_path):

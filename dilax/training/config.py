@@ -268,9 +268,10 @@ class Config:
         saved_predictions: how many predictions of the evaluation split each stage saves
             at most, evenly spread; `report.html` shows the worst and the best of them.
         boundaries: measure trimap IoU and boundary F of each finished stage, too.
-        init: weights that stages without `start` start from: a file as
-            `dilax.read_weights` takes, or the folder of a run; `""` starts from random
-            weights. What it lacks of `final` and of the context module stays random.
+        init: weights that stages without `start` start from: a file or a name as
+            `dilax.load_weights` takes (`"vgg16"` is downloaded), or the folder of a
+            run; `""` starts from random weights. If it lacks `final`, fc6 with fc7, or
+            the context module, these start from their initialization.
         reinit: layers that start from random weights though `init` has them, for other
             classes: beginnings of names or globs, such as `("final", "ctx")`.
         needs_init: the recipe is meant to start from ImageNet weights: refuse to start

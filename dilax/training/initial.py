@@ -28,6 +28,7 @@ from dilax.training.stage_crf import Params
 from dilax.training.step import TrainState
 from dilax.training.validation import check_config
 from dilax.weights import (
+    PUBLISHED,
     RELEASED,
     Inputs,
     Report,
@@ -35,12 +36,17 @@ from dilax.weights import (
     Weights,
     check_weights,
     chosen,
+    fetch_weights,
     flat_shapes,
     matches_layer,
     place_weights,
     read_weights,
     sources,
+    weights_path,
 )
+
+# The layers that files of VGG-16 without its classifier lack.
+_HEAD = ("fc6/", "fc7/")
 
 
 def check_init(config: Config) -> None:
@@ -53,22 +59,36 @@ def check_init(config: Config) -> None:
         raise ValueError(
             f"--config.init: {config.name!r} starts from a ResNet trained on ImageNet. "
             "Give its file, --config.init=FILE, with the stem of --config.model.stem: "
-            "resnet101-63fe2227.pth from download.pytorch.org/models has "
+            "--config.init=resnet101 downloads resnet101-63fe2227.pth, which has "
             "((7,64,2),). --config.init=none trains from random weights"
         )
     if config.needs_init and config.init == "":
         raise ValueError(
             f"--config.init: {config.name!r} starts from VGG-16 trained on ImageNet. "
-            "Give its file, --config.init=FILE: VGG_ILSVRC_16_layers.caffemodel from "
-            "robots.ox.ac.uk/~vgg, vgg16-397923af.pth from download.pytorch.org/models,"
-            " or vgg16_weights_tf_dim_ordering_tf_kernels.h5 from storage.googleapis."
-            "com/tensorflow/keras-applications/vgg16. --config.init=none trains from "
-            "random weights"
+            "--config.init=vgg16 downloads torchvision's vgg16-397923af.pth, "
+            "vgg16_caffe its authors' VGG_ILSVRC_16_layers.caffemodel, and vgg16_keras "
+            "Keras's file of the convolutions alone. --config.init=FILE is a file that "
+            "is there; --config.init=none trains from random weights"
         )
-    if config.reinit and not config.init:
+    if config.reinit and config.init == "":
         raise ValueError(
             f"--config.reinit={config.reinit}: there is no --config.init to reset"
         )
+
+
+def locate_init(init: str, fetch: bool) -> str:
+    """The absolute path of what a run starts from: a file, a folder, or a name's file.
+
+    Args:
+        init: a path, or a name of `PUBLISHED`.
+        fetch: download the file of a name where it is not there.
+
+    Raises:
+        ValueError, OSError: as `fetch_weights`.
+    """
+    if fetch and init in PUBLISHED:
+        return str(fetch_weights(init).resolve())
+    return str(weights_path(init).resolve())
 
 
 def params_from_init(
@@ -76,28 +96,48 @@ def params_from_init(
 ) -> tuple[Params, Report]:
     """A stage's parameters from `config.init`.
 
-    `final` may be missing there, and so may the context module as a whole: training
-    them is what the run is for. A mean pixel that differs from the data set's goes into
-    the first layer's bias.
+    `final` may be missing there, and so may the context module as a whole, and fc6 and
+    fc7 together, since many files hold VGG-16's convolutions alone: training them is
+    what the run is for. The report says what starts from its initialization, and warns
+    where the recipe is meant to start from all of VGG-16. A mean pixel that differs
+    from the data set's goes into the first layer's bias.
 
     Args:
         config: says what to read, and what to leave out.
         spec: of the data set that will be trained on.
         model: of the stage.
-        params: its initialisation, which layers keep that are reset or missing.
+        params: its initialization, which layers keep that are reset or missing.
 
     Raises:
         ValueError: as `place_weights`.
     """
     weights = _read(config)
     names = list(flat_shapes(params))
-    return place_weights(
+    placed, report = place_weights(
         weights,
         model,
         params,
         allow_missing=_may_lack(weights, model, names),
-        reinit=_reset(config, names),
+        reinit=_reinit(config, names),
         mean=spec.mean,
+    )
+    if any(matches_layer(layer, n) for layer in _HEAD for n in report.missing):
+        notes = (*report.notes, _convolutions_alone(config))
+        report = dataclasses.replace(report, notes=notes)
+    return placed, report
+
+
+def _convolutions_alone(config: Config) -> str:
+    """What to say where fc6 and fc7 are not in the file."""
+    note = (
+        "the file holds VGG-16's convolutions alone: fc6 and fc7 start from their "
+        "initialization"
+    )
+    if not config.needs_init:
+        return note
+    return (
+        f"WARNING: {note}. {config.name!r} is meant to start from all of VGG-16, with "
+        "its learning rates: expect other results, and check that the loss falls"
     )
 
 
@@ -118,7 +158,7 @@ def check_fits(config: Config, spec: DatasetSpec) -> None:
                 weights,
                 shapes,
                 allow_missing=_may_lack(weights, model, list(shapes)),
-                reinit=_reset(config, list(shapes)),
+                reinit=_reinit(config, list(shapes)),
             )
     chosen(config.reinit, everything, "--config.reinit")
 
@@ -141,14 +181,16 @@ def _of_run(folder: Path) -> Weights:
 
 
 def _may_lack(weights: Weights, model: DilatedNet, names: list[str]) -> tuple[str, ...]:
-    """The network's own layers, and the context module if the file has none of it."""
-    own = [f"*/{layer}" for layer in model.front_end.own_layers]
-    context = [name for name in names if name.startswith("context/")]
-    whole = context and not sources(weights, context)
-    return (*own, "context/") if whole else tuple(own)
+    """The network's own layers, and the parts of it of which the file has nothing."""
+    lacking = [f"*/{layer}" for layer in model.front_end.own_layers]
+    for part in (("context/",), _HEAD):
+        own = [n for n in names if any(matches_layer(layer, n) for layer in part)]
+        if own and not sources(weights, own):
+            lacking += [p for p in part if any(matches_layer(p, n) for n in own)]
+    return tuple(lacking)
 
 
-def _reset(config: Config, names: list[str]) -> tuple[str, ...]:
+def _reinit(config: Config, names: list[str]) -> tuple[str, ...]:
     """The layers to reset that this stage has."""
     found = (p for p in config.reinit if any(matches_layer(p, n) for n in names))
     return tuple(found)

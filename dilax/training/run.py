@@ -19,7 +19,7 @@ from dilax.evaluation import image_scores, stage_table
 from dilax.inference import palette_image, save_image
 from dilax.runtime.processes import differing_process, gathered, wait_for_all
 from dilax.training.config import Config, DataConfig, StageConfig, build_spec
-from dilax.training.initial import check_fits, check_init
+from dilax.training.initial import check_fits, check_init, locate_init
 from dilax.training.records import write_text
 from dilax.training.serialization import from_json, to_json
 from dilax.training.validation import check_config
@@ -129,13 +129,13 @@ def check_run(config: Config, workdir: Path) -> Run:
     data = config.data
     if data.data_dir:
         data.data_dir = str(Path(data.data_dir).expanduser().resolve())
-    if config.init:
-        config.init = str(Path(config.init).expanduser().resolve())
+    path = workdir / "config.json"
+    if config.init:  # a run that began has read it
+        config.init = locate_init(config.init, fetch=not path.exists())
     spec = build_spec(config)
     sources = [_open(data, spec, split) for split in (data.train, data.val)]
     if data.extra:
         sources.append(_open_extra(data, spec))
-    path = workdir / "config.json"
     if path.exists():
         check_same_config(from_json(Config, path), config, path)
         check_same_data(workdir, spec, sources)

@@ -12,13 +12,21 @@ from dilax.weights.match import (
     sources,
 )
 from dilax.weights.names import RELEASED, Released
+from dilax.weights.published import (
+    PUBLISHED,
+    Published,
+    fetch_weights,
+    weights_path,
+)
 from dilax.weights.stored import CAFFE, TORCHVISION, Inputs, Stored, Weights
 
 __all__ = [
     "CAFFE",
+    "PUBLISHED",
     "RELEASED",
     "TORCHVISION",
     "Inputs",
+    "Published",
     "Released",
     "Report",
     "Row",
@@ -26,6 +34,7 @@ __all__ = [
     "Weights",
     "check_weights",
     "chosen",
+    "fetch_weights",
     "flat_shapes",
     "load_weights",
     "matches_layer",
@@ -33,4 +42,5 @@ __all__ = [
     "read_weights",
     "save_weights",
     "sources",
+    "weights_path",
 ]

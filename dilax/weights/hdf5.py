@@ -5,8 +5,8 @@
 The HDF5 library follows whatever a file says: broken ones make it reserve memory
 without end, or crash. So it runs here, in a process of its own with limits, and never
 in the one that loads weights. FLAT is the length of a JSON text in eight bytes,
-little-endian; that text, `[[name, shape, dtype, problem], …]`; and the values of the
-arrays that have no problem, one after the other.
+little-endian; that text, `[[name, layer, shape, dtype, problem], …]`; and the values of
+the arrays that have no problem, one after the other.
 """
 
 import contextlib
@@ -42,13 +42,25 @@ def flatten(path: str, out: BinaryIO) -> None:
         if sum(item.size * item.dtype.itemsize for item in sound) > room:
             raise ValueError("holds more values than a file of its size should")
         about = [
-            (name, tuple(map(int, item.shape or ())), item.dtype.str, problem)
+            (
+                name,
+                _layer_name(item),
+                tuple(map(int, item.shape or ())),
+                item.dtype.str,
+                problem,
+            )
             for name, item, problem in found
         ]
         text = json.dumps(about).encode()
         out.write(len(text).to_bytes(8, "little") + text)
         for item in sound:
             out.write(item[()].tobytes())
+
+
+def _layer_name(item: Any) -> str:
+    """The name that Keras 3 gives an array's layer, in an attribute of its group."""
+    name = item.parent.attrs.get("name", "")
+    return name if isinstance(name, str) else ""
 
 
 def _problem(item: Any) -> str:

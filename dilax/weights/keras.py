@@ -1,7 +1,7 @@
 """VGG-16 in Keras's HDF5 files: weights alone, whole models, and `.weights.h5`.
 
-Nothing in them but arrays is looked at: no configuration, no code. Kernels lie as here
-(h, w, in, out); dense layers number their inputs by row, column, channel.
+Only arrays and the names of their layers are read: no configuration, no code. Kernels
+are (h, w, in, out), as here; dense layers number their inputs by row, column, channel.
 """
 
 import json
@@ -29,12 +29,12 @@ def read_keras(path: Path) -> Weights:
     tensors: dict[str, Stored] = {}
     flat = _flattened(path)
     at = 8 + int.from_bytes(flat[:8], "little")
-    for name, shape, dtype, problem in json.loads(bytes(flat[8:at])):
+    for name, layer, shape, dtype, problem in json.loads(bytes(flat[8:at])):
         size = 0 if problem else math.prod(shape) * np.dtype(dtype).itemsize
         values, at = flat[at : at + size], at + size
         if name.startswith("optimizer"):
             continue
-        ours = from_keras(name)
+        ours = from_keras(name, layer)
         if ours in tensors:
             raise ValueError(f"two arrays are of {ours}; one of them is {name}")
         read = _reader(name, values, np.dtype(dtype), tuple(shape), problem)

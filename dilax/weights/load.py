@@ -18,6 +18,7 @@ from dilax.weights.caffe import read_caffe
 from dilax.weights.flat import read_npz, read_safetensors
 from dilax.weights.keras import read_keras
 from dilax.weights.match import Report, check_weights, flat_shapes, listed, sources
+from dilax.weights.published import PUBLISHED, fetch_weights
 from dilax.weights.pytorch import read_torch
 from dilax.weights.stored import Inputs, Shape, Weights, adapted, reading, shown
 
@@ -140,7 +141,8 @@ def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
     """What a file of weights holds, under our names; the values are read later.
 
     Args:
-        path: `.caffemodel`, `.h5`, `.hdf5`, `.pth`, `.pt`, `.safetensors` or `.npz`.
+        path: `.caffemodel`, `.h5`, `.hdf5`, `.pth`, `.pt`, `.safetensors` or `.npz`; or
+            a name of `PUBLISHED`, such as `"vgg16"`, which `fetch_weights` downloads.
         inputs: how the file's network takes its images, where that is not what the kind
             of the file says.
 
@@ -158,6 +160,8 @@ def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
         ...     sorted(read_weights(f"{folder}/net.npz").tensors)[:1]
         ['front_end/conv1/bias']
     """
+    if isinstance(path, str) and path in PUBLISHED:
+        path = fetch_weights(path)
     path = Path(path).expanduser()
     if path.suffix not in _READERS:
         raise ValueError(

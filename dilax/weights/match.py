@@ -261,6 +261,8 @@ def _rows(
         yield Row(layer, shape, _fate(layer, became, kept, shapes))
     for layer in dict.fromkeys(map(_layer, missing)):
         yield Row("", "", f"{layer}: missing, keeps its initialization")
+    for layer in dict.fromkeys(_layer(name) for name in kept if name not in found):
+        yield Row("", "", f"{layer}: reinitialized, not in the file")
 
 
 def _fate(layer: str, became: list[str], kept: Collection[str], shapes: Shapes) -> str:

@@ -79,8 +79,15 @@ def _from_resnet(layer: re.Match, kind: str) -> str:
     return f"layer{group}_{block}/{ours}/{kind}" if group else f"{ours}/{kind}"
 
 
-def from_keras(path: str) -> str:
+def from_keras(path: str, layer: str = "") -> str:
     """Our name of a data set of a Keras file; others keep theirs.
+
+    A `.weights.h5` file numbers layers of a kind, and starts again in every nested
+    block. Keras 3 also writes the layer's own name, which is unique.
+
+    Args:
+        path: of the data set in the file.
+        layer: the layer's own name, where the file has it.
 
     Example:
         >>> from_keras("block1_conv1/block1_conv1_W_1:0")
@@ -89,6 +96,8 @@ def from_keras(path: str) -> str:
         'fc6/bias'
         >>> from_keras("layers/conv2d/vars/0")
         'conv1_1/kernel'
+        >>> from_keras("block2/layers/conv2d/vars/0", "block2_conv1")
+        'conv2_1/kernel'
     """
     folder, _, last = path.rpartition("/")
     kind = re.fullmatch(r"(?:.*_)?(W|kernel|b|bias)(?:_\d+)?(?::0)?|([01])", last)
@@ -96,7 +105,7 @@ def from_keras(path: str) -> str:
     counted = re.sub(r"(layers/(?:conv2d|dense))(?=/|$)", r"\1_0", folder)
     parts = counted.split("/")
     pairs = ["/".join(pair) for pair in itertools.pairwise(parts)]
-    layers = [KERAS[name] for name in (*parts, *pairs) if name in KERAS]
+    layers = [KERAS[name] for name in (*parts, *pairs, layer) if name in KERAS]
     if not kind or not layers:
         return path
     is_kernel = kind[1] in ("W", "kernel") or kind[2] == "0"

@@ -1,0 +1,157 @@
+"""Trained weights by name: downloaded once, verified, and kept in a cache folder.
+
+Sources: the addresses and checksums that torchvision, Caffe's Model Zoo and Keras
+publish. torchvision writes the first eight digits of a file's SHA-256 into its name.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from dilax.runtime.download import download
+
+CACHE_VARIABLE = "DILAX_CACHE"
+
+
+class Published(NamedTuple):
+    """A file of trained weights as its publisher offers it.
+
+    Attributes:
+        url: its address.
+        algorithm: of the published checksum, a name that `hashlib` knows.
+        digest: the checksum in hexadecimal digits, or its first ones.
+        holds: what is in the file, for messages.
+
+    Example:
+        >>> PUBLISHED["vgg16"].file
+        'vgg16-397923af.pth'
+    """
+
+    url: str
+    algorithm: str
+    digest: str
+    holds: str
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+
+PUBLISHED = {
+    "vgg16": Published(
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "sha256",
+        "397923af",
+        "VGG-16 trained on ImageNet, from torchvision, 553 MB",
+    ),
+    "vgg16_caffe": Published(
+        "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
+        "VGG_ILSVRC_16_layers.caffemodel",
+        "sha1",
+        "9363e1f6d65f7dba68c4f27a1e62105cdf6c4e24",
+        "VGG-16 trained on ImageNet, from its authors, 553 MB",
+    ),
+    "vgg16_keras": Published(
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "md5",
+        "6d6bbae143d832006294945121d1f1fc",
+        "VGG-16's convolutions trained on ImageNet, from Keras, 59 MB",
+    ),
+    "resnet101": Published(
+        "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+        "sha256",
+        "63fe2227",
+        "ResNet-101 trained on ImageNet, from torchvision, 179 MB",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """The folder that keeps downloaded weights.
+
+    It is `weights` in the folder that the environment variable `DILAX_CACHE` names, or
+    else in `dilax` in the user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`).
+    """
+    root = os.environ.get(CACHE_VARIABLE)
+    if root:
+        return Path(root).expanduser() / "weights"
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "dilax" / "weights"
+
+
+def weights_path(source: str | Path) -> Path:
+    """The path of a file, or where the file that has this name in `PUBLISHED` is kept.
+
+    Nothing is downloaded. A file that has the name of a published one is `./vgg16`.
+
+    Example:
+        >>> weights_path("vgg16").name
+        'vgg16-397923af.pth'
+        >>> weights_path("net.npz")
+        PosixPath('net.npz')
+    """
+    if isinstance(source, str) and source in PUBLISHED:
+        return cache_folder() / PUBLISHED[source].file
+    return Path(source).expanduser()
+
+
+def fetch_weights(name: str) -> Path:
+    """The file of published weights, from the cache folder or downloaded into it.
+
+    An interrupted download goes on where it ended. The checksum of a file that is
+    already there is verified as well, whoever put it there.
+
+    Args:
+        name: of `PUBLISHED`.
+
+    Raises:
+        ValueError: if no weights have this name, the server does not give the file, it
+            is not the published one, or another process is downloading it.
+        OSError: if the server cannot be reached or the disk is full. Messages name the
+            address, and the place to put the file by hand.
+
+    Example:
+        >>> fetch_weights("vgg17")
+        Traceback (most recent call last):
+            ...
+        ValueError: 'vgg17': must be one of vgg16, vgg16_caffe, vgg16_keras, resnet101
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"{name!r}: must be one of {', '.join(PUBLISHED)}")
+    published = PUBLISHED[name]
+    target = cache_folder() / published.file
+    if not target.exists():
+        print(f"{name}: {published.holds}, into {target.parent}")
+        try:
+            download(published.url, target)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}. {_by_hand(name)}") from error
+        except OSError as error:
+            raise OSError(f"{name}: {error}. {_by_hand(name)}") from error
+    _verify(target, published)
+    return target
+
+
+def _verify(file: Path, published: Published) -> None:
+    """Compares a file with the published checksum, or with what is known of it."""
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, published.algorithm).hexdigest()
+    if not found.startswith(published.digest):
+        raise ValueError(
+            f"{file}: is not the file that {published.url} is known to be: its "
+            f"{published.algorithm} is {found}, and {published.digest} is published. "
+            "Delete it and start again to download it. A path instead of a name, "
+            "--config.init=FILE, loads a file without this check"
+        )
+
+
+def _by_hand(name: str) -> str:
+    """How to go without a connection."""
+    return (
+        f"Without a connection, download {PUBLISHED[name].url} on another machine and "
+        f"save it as {weights_path(name)} ({CACHE_VARIABLE} names another cache "
+        "folder), or give a file that is there, --config.init=FILE"
+    )
