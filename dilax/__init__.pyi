@@ -1,0 +1,87 @@
+from . import crf, data, evaluation, inference, models, ops, report, training, weights
+from .crf import CRFRNN, DenseCRF
+from .data import DATASETS, DatasetSpec
+from .evaluation import evaluate
+from .inference import Predictor
+from .models import (
+    Backbone,
+    ContextModule,
+    DilatedNet,
+    FrontEnd,
+    ResNet,
+    build,
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+    effective_field,
+    resnet_duc,
+)
+from .ops import dilated_conv, gridding, identity_init, receptive_field
+from .training import (
+    Config,
+    CRFConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StageConfig,
+    fine_tuned,
+    from_scratch,
+    load_checkpoint,
+    load_predictor,
+    pretrained,
+    quickstart,
+    train,
+)
+from .weights import load_weights, save_weights
+
+__version__: str
+
+__all__ = [
+    "CRFRNN",
+    "DATASETS",
+    "Backbone",
+    "CRFConfig",
+    "Config",
+    "ContextModule",
+    "DataConfig",
+    "DatasetSpec",
+    "DenseCRF",
+    "DilatedNet",
+    "FrontEnd",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Predictor",
+    "ResNet",
+    "StageConfig",
+    "build",
+    "crf",
+    "data",
+    "dilated_conv",
+    "dilation7_kitti",
+    "dilation8_camvid",
+    "dilation8_voc",
+    "dilation10_cityscapes",
+    "effective_field",
+    "evaluate",
+    "evaluation",
+    "fine_tuned",
+    "from_scratch",
+    "gridding",
+    "identity_init",
+    "inference",
+    "load_checkpoint",
+    "load_predictor",
+    "load_weights",
+    "models",
+    "ops",
+    "pretrained",
+    "quickstart",
+    "receptive_field",
+    "report",
+    "resnet_duc",
+    "save_weights",
+    "train",
+    "training",
+    "weights",
+]
