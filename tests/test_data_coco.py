@@ -136,16 +136,12 @@ PANOPTIC = {
 }
 
 
-def _assert_panoptic(data_dir):
-    samples = opened(data_dir, "val", "panoptic_2017")
+def test_segments_are_looked_up_to_the_pixel(panoptic):
+    assert [*tfds.builder_from_directory(panoptic).info.splits] == ["val"]
+    samples = opened(panoptic.parents[2], "val", "panoptic_2017")
     assert [*samples] == [*PANOPTIC]
     for image, label in PANOPTIC.items():
         np.testing.assert_array_equal(samples[image]["label"], label)
-
-
-def test_segments_are_looked_up_to_the_pixel(panoptic):
-    _assert_panoptic(panoptic.parents[2])
-    assert [*tfds.builder_from_directory(panoptic).info.splits] == ["val"]
 
 
 # What is not whole.
@@ -202,10 +198,6 @@ def test_splits_without_images_and_archives_of_other_variants_do_not_matter(tmp_
     (source / "panoptic_annotations_trainval2017.zip").write_bytes(b"broken")
     folder = prepared(source, tmp_path)
     assert [*tfds.builder_from_directory(folder).info.splits] == ["val"]
-
-
-def test_what_is_no_coco_is_refused_with_what_to_give(tmp_path):
-    _refused(tmp_path, {"a.txt": b"a"}, "holds no COCO", "--from names a folder")
 
 
 # What is wrong in the files.

@@ -27,7 +27,7 @@ _STAGING, _REPLACED = "incomplete.staging", "incomplete.replaced"
 
 
 def builder_class(name: str) -> type[SegmentationBuilder]:
-    """The tfds builder of a data set.
+    """Return the tfds builder of a data set.
 
     Raises:
         ValueError: if there is none of this name.
@@ -93,7 +93,7 @@ class PreparedSplit(Sequence):
 def open_prepared(
     name: str, spec: DatasetSpec, data_dir: str, split: str, variant: str = ""
 ) -> PreparedSplit:
-    """Opens a split of a prepared data set.
+    """Open a split of a prepared data set.
 
     Args:
         name: one of `NAMES`.
