@@ -23,6 +23,7 @@ from dilax.data.spec import CAMVID, ids_of_colours
 _STILLS = "701_StillsRaw_full/"
 _LABELLED = "LabeledApproved_full/"
 _HELD_OUT = "0001TP"
+_DRIVES = ("train_drives", 305), ("val_drives", 62)
 # In this test label, as published, 175 pixels have colours of no class.
 _BLURRED = "Seq05VD_f02610"
 _VOID = 11
@@ -136,18 +137,12 @@ class Camvid(SegmentationBuilder):
         Variant(
             name="public",
             description="480x360, the public copy of SegNet's authors",
-            splits=(*CAMVID.splits, ("train_drives", 305), ("val_drives", 62)),
+            splits=(*CAMVID.splits, *_DRIVES),
         ),
         Variant(
             name="original",
             description="640x480, from the original frames of 960x720",
-            splits=(
-                ("train", 367),
-                ("val", 100),
-                ("test", 233),
-                ("train_drives", 305),
-                ("val_drives", 62),
-            ),
+            splits=(("train", 367), ("val", 100), ("test", 233), *_DRIVES),
         ),
     ]
     FRAME = (960, 720)
@@ -200,10 +195,9 @@ class Camvid(SegmentationBuilder):
     def _frame(self, tree: Tree, name: str) -> Image.Image:
         frame = decoded(tree.read(name), name)
         if frame.size != self.FRAME:
+            found, wanted = ("{}x{}".format(*size) for size in (frame.size, self.FRAME))
             raise ValueError(
-                "{}: is {}x{}, CamVid's original frames are {}x{}".format(
-                    name, *frame.size, *self.FRAME
-                )
+                f"{name}: is {found}, CamVid's original frames are {wanted}"
             )
         return frame.convert("RGB")
 
