@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 from tiny_run import TABLE, config_of, optimizer, tiny_config, write_images
 
 import dilax
-from dilax.crf import DenseCRF
+from dilax.crf.search import CRFGrid
 from dilax.data import DatasetSpec
 from dilax.evaluation.boundary import BoundaryScores
 from dilax.inference import Predictor
@@ -25,12 +24,11 @@ from dilax.training import (
     loop,
     open_evaluation,
 )
-from dilax.training import crf_parameters as dense
 from dilax.training.checkpoint import stage_params
 from dilax.training.config import build_model
 from dilax.training.optimizer import build_optimizer
 from dilax.training.serialization import from_json
-from dilax.training.stage_crf import build_rnn, init_stage
+from dilax.training.stage_crf import build_rnn, found_dense, init_stage
 from dilax.training.step import (
     init_state,
     jit_train_step,
@@ -242,30 +240,27 @@ def test_cut_off_in_its_crf_stage_a_run_ends_where_it_would_have(
     assert not any(_unequal(*ends))
 
 
-def test_a_crf_is_searched_once_and_then_read(data, tmp_path, monkeypatch):
+def test_a_crf_is_searched_once_and_then_read(data, tmp_path):
     config = crf_config(data)
-    searched = dataclasses.replace(DENSE, search=True, search_images=3)
-    config.stages[1].crf = searched
+    grid = CRFGrid((0.25, 1.0), (4.0,), (9.0,), (1.0,), (2.0,))
+    config.stages[1].crf = dataclasses.replace(
+        DENSE, search=True, search_images=3, grid=grid
+    )
     config.stages = config.stages[:2]
     config.stages[0].steps = 1
-    asked = []
-    best = DenseCRF(2.0, 1.0, 4.0, 9.0, 0.25, 2)
-
-    def search(predictor, source, path, **options):
-        asked.append((len(source), path.name, options))
-        return types.SimpleNamespace(best=best)
-
-    monkeypatch.setattr(dense, "search_crf", search)
     dilax.train(config, tmp_path / "run")
+    path = tmp_path / "run" / "crf" / "given.json"
+    found = from_json(CRFConfig, path)
+    assert (found.spatial_sigma, found.iterations) == (2.0, 2)
+    assert found.bilateral_weight in (0.125, 0.25, 0.5, 1.0, 2.0)
+    record = (tmp_path / "run" / "crf" / "given_search.json").stat().st_mtime_ns
+    path.write_text(path.read_text().replace(str(found.spatial_sigma), "2.5"))
     (tmp_path / "run" / "results.json").unlink()  # cut off before it was written
     dilax.train(config, tmp_path / "run")
-    options = {"images": 3, "iterations": 2, "title": "search given"}
-    options["grid"] = searched.grid
-    assert asked == [(8, "given_search.json", options)]
-    found = from_json(CRFConfig, tmp_path / "run" / "crf" / "given.json")
-    assert found == CRFConfig("dense", 2.0, 1.0, 4.0, 9.0, 0.25, 2, search_images=3)
-    assert dense.found_dense(tmp_path / "run", config.stages[1]) == best
-    (tmp_path / "run" / "crf" / "given.json").unlink()
+    assert (path.parent / "given_search.json").stat().st_mtime_ns == record
+    read = found_dense(tmp_path / "run", config.stages[1])
+    assert (read.spatial_sigma, read.bilateral_weight) == (2.5, found.bilateral_weight)
+    path.unlink()
     with pytest.raises(ValueError, match=r"given\.json: no dense CRF of stage 'given'"):
         dilax.load_predictor(tmp_path / "run", "given")
 

@@ -183,7 +183,7 @@ def test_the_paper_s_recipes_ask_for_weights(experiment):
 
 def test_resetting_without_weights_is_refused(data):
     config = tiny_config(data, reinit=("final",))
-    with pytest.raises(ValueError, match=r"no --config\.init to reset"):
+    with pytest.raises(ValueError, match=r"--config\.reinit"):
         check_init(config)
 
 

@@ -1,6 +1,5 @@
 """Training in stages: configuration, steps, checkpoints, the loop."""
 
-from dilax.training.checkpoint import load_checkpoint
 from dilax.training.config import (
     Config,
     CRFConfig,
@@ -12,15 +11,17 @@ from dilax.training.config import (
 )
 from dilax.training.estimate import Cost, estimate, profile
 from dilax.training.initial import import_weights
-from dilax.training.loop import NonFiniteLoss, train
-from dilax.training.losses import LossConfig
-from dilax.training.network import ModelConfig
-from dilax.training.pretrained import (
+from dilax.training.loading import (
+    Trained,
+    load_checkpoint,
     load_predictor,
     pack,
     pretrained,
     pretrained_folder,
 )
+from dilax.training.loop import train
+from dilax.training.losses import LossConfig
+from dilax.training.network import ModelConfig
 from dilax.training.recipes import (
     Schedule,
     adam,
@@ -32,8 +33,8 @@ from dilax.training.recipes import (
     with_crfs,
 )
 from dilax.training.records import (
+    NonFiniteLoss,
     machine,
-    peak_memory,
     read_machine,
     versions,
     write_text,
@@ -58,6 +59,7 @@ __all__ = [
     "OptimizerConfig",
     "Schedule",
     "StageConfig",
+    "Trained",
     "adam",
     "build_spec",
     "check_run",
@@ -71,7 +73,6 @@ __all__ = [
     "machine",
     "open_evaluation",
     "pack",
-    "peak_memory",
     "picture_indices",
     "predictions_folder",
     "pretrained",

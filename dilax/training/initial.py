@@ -1,6 +1,6 @@
-"""A released network's weights as the folder of a run, to evaluate and predict with.
+"""Weights that a run starts from (VGG-16, paper §4), and released networks as runs.
 
-Where a run's parameters come from: a file of weights, or another run's folder.
+They come from a file, or from the folder of another run.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from dilax.data import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
-from dilax.training.checkpoint import Checkpoints, load_checkpoint
+from dilax.training.checkpoint import Checkpoints
 from dilax.training.config import (
     Config,
     DataConfig,
@@ -21,6 +21,7 @@ from dilax.training.config import (
     build_model,
     build_spec,
 )
+from dilax.training.loading import load_checkpoint
 from dilax.training.network import ModelConfig
 from dilax.training.records import write_text
 from dilax.training.serialization import to_json
@@ -50,10 +51,10 @@ _HEAD = ("fc6/", "fc7/")
 
 
 def check_init(config: Config) -> None:
-    """Refuses a recipe that is meant to start from weights, without any.
+    """Check that a recipe that is meant to start from weights has some.
 
     Raises:
-        ValueError: saying where the weights are to be had, and how to go without.
+        ValueError: saying where to get the weights, and how to train without.
     """
     if config.needs_init and config.init == "" and config.model.blocks:
         raise ValueError(
@@ -66,22 +67,20 @@ def check_init(config: Config) -> None:
         raise ValueError(
             f"--config.init: {config.name!r} starts from VGG-16 trained on ImageNet. "
             "--config.init=vgg16 downloads torchvision's vgg16-397923af.pth, "
-            "vgg16_caffe its authors' VGG_ILSVRC_16_layers.caffemodel, and vgg16_keras "
-            "Keras's file of the convolutions alone. --config.init=FILE is a file that "
-            "is there; --config.init=none trains from random weights"
+            "vgg16_caffe the authors' VGG_ILSVRC_16_layers.caffemodel, and vgg16_keras "
+            "Keras's file of the convolutions only. --config.init=FILE reads your own "
+            "file; --config.init=none trains from random weights"
         )
     if config.reinit and config.init == "":
-        raise ValueError(
-            f"--config.reinit={config.reinit}: there is no --config.init to reset"
-        )
+        raise ValueError(f"--config.reinit={config.reinit}: give --config.init, too")
 
 
 def locate_init(init: str, fetch: bool) -> str:
-    """The absolute path of what a run starts from: a file, a folder, or a name's file.
+    """Return the absolute path of the file or folder that a run starts from.
 
     Args:
         init: a path, or a name of `PUBLISHED`.
-        fetch: download the file of a name where it is not there.
+        fetch: whether to download the file of a name if it is missing.
 
     Raises:
         ValueError, OSError: as `fetch_weights`.
@@ -94,19 +93,19 @@ def locate_init(init: str, fetch: bool) -> str:
 def params_from_init(
     config: Config, spec: DatasetSpec, model: DilatedNet, params: Params
 ) -> tuple[Params, Report]:
-    """A stage's parameters from `config.init`.
+    """Load a stage's parameters from `config.init`.
 
-    `final` may be missing there, and so may the context module as a whole, and fc6 and
-    fc7 together, since many files hold VGG-16's convolutions alone: training them is
-    what the run is for. The report says what starts from its initialization, and warns
-    where the recipe is meant to start from all of VGG-16. A mean pixel that differs
-    from the data set's goes into the first layer's bias.
+    It may lack `final`; the whole context module; and fc6 and fc7 together, because
+    many files hold the convolutions of VGG-16 only. The run will train them. The report
+    says what keeps its initialization, and warns if the recipe is meant to start from
+    all of VGG-16. If the mean pixel differs from the data set's, the first layer's bias
+    is adapted.
 
     Args:
-        config: says what to read, and what to leave out.
-        spec: of the data set that will be trained on.
+        config: says which file to read, and which layers to reinitialize.
+        spec: the data set to train on.
         model: of the stage.
-        params: its initialization, which layers keep that are reset or missing.
+        params: its initialization, which reinitialized or missing layers keep.
 
     Raises:
         ValueError: as `place_weights`.
@@ -122,30 +121,25 @@ def params_from_init(
         mean=spec.mean,
     )
     if any(matches_layer(layer, n) for layer in _HEAD for n in report.missing):
-        notes = (*report.notes, _convolutions_alone(config))
-        report = dataclasses.replace(report, notes=notes)
+        note = (
+            "the file holds the convolutions of VGG-16 only: fc6 and fc7 start from "
+            "their initialization"
+        )
+        if config.needs_init:
+            note = (
+                f"WARNING: {note}. {config.name!r} is meant to start from all of "
+                "VGG-16, with its learning rates: expect other results, and check that "
+                "the loss falls"
+            )
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     return placed, report
 
 
-def _convolutions_alone(config: Config) -> str:
-    """What to say where fc6 and fc7 are not in the file."""
-    note = (
-        "the file holds VGG-16's convolutions alone: fc6 and fc7 start from their "
-        "initialization"
-    )
-    if not config.needs_init:
-        return note
-    return (
-        f"WARNING: {note}. {config.name!r} is meant to start from all of VGG-16, with "
-        "its learning rates: expect other results, and check that the loss falls"
-    )
-
-
 def check_fits(config: Config, spec: DatasetSpec) -> None:
-    """Refuses weights that do not fit, before the run's folder is claimed.
+    """Check that the weights fit every stage that starts from them.
 
     Raises:
-        ValueError: as `check_weights`, for any stage that will start from them.
+        ValueError: as `check_weights`.
     """
     weights = _read(config)
     everything: dict[str, None] = {}
@@ -166,22 +160,22 @@ def check_fits(config: Config, spec: DatasetSpec) -> None:
 def _read(config: Config) -> Weights:
     assert config.init
     path = Path(config.init)
-    return _of_run(path) if path.is_dir() else read_weights(path)
-
-
-def _of_run(folder: Path) -> Weights:
-    """The parameters of a run's last stage, as if they lay in a file."""
-    _, params, spec = load_checkpoint(folder)
+    if not path.is_dir():
+        return read_weights(path)
+    _, params, spec = load_checkpoint(path)  # of a run's last stage
     leaves = traverse_util.flatten_dict(params, sep="/")
     tensors = {
         name: Stored(tuple(leaf.shape), "hwio", functools.partial(np.asarray, leaf))
         for name, leaf in leaves.items()
     }
-    return Weights(folder, "run", tensors, Inputs(spec.mean))
+    return Weights(path, "run", tensors, Inputs(spec.mean))
 
 
 def _may_lack(weights: Weights, model: DilatedNet, names: list[str]) -> tuple[str, ...]:
-    """The network's own layers, and the parts of it of which the file has nothing."""
+    """Return the layers that the file may lack, the last two only as a whole:
+
+    `final`, the context module, and fc6 with fc7.
+    """
     lacking = [f"*/{layer}" for layer in model.front_end.own_layers]
     for part in (("context/",), _HEAD):
         own = [n for n in names if any(matches_layer(layer, n) for layer in part)]
@@ -191,12 +185,18 @@ def _may_lack(weights: Weights, model: DilatedNet, names: list[str]) -> tuple[st
 
 
 def _reinit(config: Config, names: list[str]) -> tuple[str, ...]:
-    """The layers to reset that this stage has."""
+    """Return the layers to reinitialize that this stage has."""
     found = (p for p in config.reinit if any(matches_layer(p, n) for n in names))
     return tuple(found)
 
 
-STAGE = "released"
+# The images on which the paper evaluates the released networks.
+_EVALUATED_ON = {
+    "voc": DataConfig("voc"),
+    "camvid": DataConfig("camvid", variant="original", val="test"),
+    "kitti": DataConfig("kitti", val="test"),
+    "cityscapes": DataConfig("cityscapes"),
+}
 
 
 def import_weights(
@@ -209,27 +209,27 @@ def import_weights(
     head_channels: int | None = None,
     inputs: Inputs | None = None,
 ) -> Report:
-    """Turns a file with the weights of a released network into the folder of a run.
+    """Turn a file with the weights of a released network into the folder of a run.
 
-    `load_checkpoint`, and `--mode=eval`, `predict` and `submit` take it from there.
+    `load_checkpoint`, `--mode=eval`, `predict` and `submit` can read the folder.
 
     Args:
-        path: a file that `read_weights` takes; the releases are `.caffemodel`.
+        path: a file for `read_weights`; the releases are `.caffemodel` files.
         network: `"dilation8_pascal_voc"`, `"dilation8_camvid"`, `"dilation7_kitti"` or
             `"dilation10_cityscapes"`.
-        workdir: the folder; it is made, and must not hold a run.
+        workdir: the folder, which is made, and must not hold a run.
         data: the images to evaluate on; by default the network's data set, prepared.
-        width_multiplier: of the front end, where the file's is not the release's.
-        head_channels: likewise.
-        inputs: see `read_weights`; where the file does not say either, images minus the
+        width_multiplier: of the front end, if it is not that of the release.
+        head_channels: of the front end, if they are not those of the release.
+        inputs: see `read_weights`; by default what the file says, or images minus the
             mean pixel of the data set.
 
     Returns:
-        What became of the file's layers; it is written to `init.txt` besides.
+        What was done with the file's layers; it is also written to `init.txt`.
 
     Raises:
-        ValueError: for another network, a folder that holds a run, or weights that
-            cannot be read or do not fit; then nothing is written.
+        ValueError: if the network is unknown, the folder holds a run, or the weights
+            cannot be read or do not fit. Nothing is written then.
 
     Example:
         >>> import tempfile
@@ -252,9 +252,20 @@ def import_weights(
         raise ValueError(f"{workdir}: holds a run; give another folder")
     build, dataset = RELEASED[network]
     model = build(width_multiplier=width_multiplier, head_channels=head_channels)
-    config = _config(network, model, data or _data(dataset))
-    config.model.width_multiplier = width_multiplier
-    config.model.head_channels = head_channels
+    context = model.context
+    assert context is not None
+    fields = ModelConfig(
+        width_multiplier=width_multiplier,
+        head_channels=head_channels,
+        final_name=model.front_end.final_name,
+        context_prefix=context.prefix,
+        context_padding="entry" if context.padding == "entry" else "layer",
+        upsample=model.upsample,
+    )
+    name = "released"
+    stage = StageConfig(name, trains="all", context=context.layers, crop=(500, 500))
+    config = Config(network, data or _EVALUATED_ON[dataset], fields, (stage,))
+    check_config(config)
     spec = build_spec(config)
     if spec.num_classes != model.num_classes:
         raise ValueError(
@@ -265,38 +276,10 @@ def import_weights(
         weights = dataclasses.replace(weights, inputs=Inputs(spec.mean))
     shapes = param_shapes(model)
     params, report = place_weights(weights, model, shapes, mean=spec.mean)
-    checkpoints = Checkpoints(workdir, STAGE)
+    checkpoints = Checkpoints(workdir, name)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {"none": ()}))
     checkpoints.close()
     write_text(workdir / "init.txt", f"{report}\n")
     write_text(workdir / "spec.json", to_json(spec))
     write_text(workdir / "config.json", to_json(config))
     return report
-
-
-def _config(network: str, model: DilatedNet, data: DataConfig) -> Config:
-    """The configuration whose only stage has the network."""
-    context = model.context
-    assert context is not None
-    stage = StageConfig(STAGE, trains="all", context=context.layers, crop=(500, 500))
-    fields = ModelConfig(
-        final_name=model.front_end.final_name,
-        context_prefix=context.prefix,
-        context_padding="entry" if context.padding == "entry" else "layer",
-        upsample=model.upsample,
-    )
-    config = Config(network, data, fields, (stage,))
-    check_config(config)
-    return config
-
-
-def _data(dataset: str) -> DataConfig:
-    """The images that the paper evaluates the network on."""
-    match dataset:
-        case "voc":
-            return DataConfig("voc")
-        case "camvid":
-            return DataConfig("camvid", variant="original", val="test")
-        case "kitti":
-            return DataConfig("kitti", val="test")
-    return DataConfig("cityscapes")

@@ -66,16 +66,51 @@ def build_network(
     remat: bool,
     dtype: DTypeLike,
 ) -> DilatedNet:
-    """The network of a configuration with a stage's context module.
+    """Return the network of a configuration, with a stage's context module.
 
     Args:
         model: the configuration.
         num_classes: C.
         context: the context module's table; empty for none.
-        trains_front_end: else its batch normalisation is frozen.
+        trains_front_end: if not, its batch normalization is frozen.
         remat: of the front end.
         dtype: of the computation.
     """
+    norm = model.batch_norm if trains_front_end else "frozen"
+    options: dict[str, Any] = {
+        "width_multiplier": model.width_multiplier,
+        "duc": model.duc,
+        "remat": remat,
+        "dtype": dtype,
+    }
+    final: dict[str, Any] = {
+        "final_name": model.final_name,
+        "final_rates": model.final_rates,
+    }
+    front_end: Backbone
+    if model.network != "front_end":
+        front_end = named_network(
+            model.network, num_classes, model.head_channels, norm, **options
+        )
+    elif model.blocks:
+        front_end = ResNet(
+            num_classes,
+            model.blocks,
+            model.stem,
+            padding="reflect" if model.padding == "reflect" else "same",
+            batch_norm=norm,
+            **options,
+            **final,
+        )
+    else:
+        front_end = FrontEnd(
+            num_classes,
+            model.layers,
+            head_channels=model.head_channels,
+            padding=model.padding,
+            **options,
+            **final,
+        )
     module = ContextModule(
         num_classes * model.duc**2,
         layers=context,
@@ -84,40 +119,4 @@ def build_network(
         sigma=model.context_sigma,
         dtype=dtype,
     )
-    options = {
-        "width_multiplier": model.width_multiplier,
-        "duc": model.duc,
-        "remat": remat,
-        "dtype": dtype,
-    }
-    norm = model.batch_norm if trains_front_end else "frozen"
-    front_end = _front_end(model, num_classes, norm, options)
     return DilatedNet(front_end, module if context else None, model.upsample)
-
-
-def _front_end(
-    model: ModelConfig,
-    num_classes: int,
-    norm: Literal["running", "frozen"],
-    options: dict[str, Any],
-) -> Backbone:
-    if model.network != "front_end":
-        head = model.head_channels
-        return named_network(model.network, num_classes, head, norm, **options)
-    options |= {"final_name": model.final_name, "final_rates": model.final_rates}
-    if model.blocks:
-        return ResNet(
-            num_classes,
-            model.blocks,
-            model.stem,
-            padding="reflect" if model.padding == "reflect" else "same",
-            batch_norm=norm,
-            **options,
-        )
-    return FrontEnd(
-        num_classes,
-        model.layers,
-        head_channels=model.head_channels,
-        padding=model.padding,
-        **options,
-    )

@@ -1,6 +1,8 @@
-"""Optimizers and learning-rate schedules, composed from optax."""
+"""Optimizers and learning-rate schedules from optax (paper §4, Appendix A; Caffe)."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ from dilax.weights import matches_layer
 
 
 def scale_to_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
-    """With the learning rate scaled to a batch, where the configuration asks for it.
+    """Scale the learning rate to the batch size if `base_batch_size` is given.
 
     Example:
         >>> sgd = OptimizerConfig(learning_rate=1e-3, base_batch_size=8)
@@ -27,10 +29,10 @@ def scale_to_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
 
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each step.
+    """Return the learning rate of each step.
 
     Args:
-        config: kind, milestones, warm-up.
+        config: kind of schedule, milestones, warm-up.
         steps: of the whole stage.
 
     Raises:
@@ -55,29 +57,31 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def build_optimizer(
     config: OptimizerConfig, steps: int
 ) -> optax.GradientTransformation:
-    """SGD as Caffe runs it, or Adam, with the released multipliers.
+    """Return SGD as in Caffe, or Adam, with the learning-rate multipliers.
 
-    Caffe's momentum buffer holds the learning rate, v ← μ v + η (g + λ w), w ← w − v;
-    that of `optax.sgd` does not, and the two differ after the rate changes. Weight
-    decay λ is on kernels only; biases move at `bias_multiplier` times the rate, and
-    `lr_multipliers` scale it for some layers.
+    Caffe's momentum buffer includes the learning rate: v ← μ v + η (g + λ w),
+    w ← w − v. The buffer of `optax.sgd` does not; the two differ once the rate changes.
+    Weight decay λ applies to kernels only. Biases learn at `bias_multiplier` times the
+    rate, layers in `lr_multipliers` at a multiple of that.
 
     Args:
-        config: see there.
+        config: the optimizer.
         steps: of the whole stage, for the schedule.
 
     Raises:
         ValueError: if the optimizer or the schedule is unknown.
     """
     schedule = build_schedule(config, steps)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=_leaves("kernel"))
+    kernels = _where(lambda name: name.endswith("kernel"))
+    biases = _where(lambda name: name.endswith("bias"))
+    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
     rate = optax.chain(
         optax.scale_by_learning_rate(schedule, flip_sign=False),
-        optax.masked(optax.scale(config.bias_multiplier), _leaves("bias")),
+        optax.masked(optax.scale(config.bias_multiplier), biases),
     )
     for layer, multiplier in config.lr_multipliers:
-        faster = optax.masked(optax.scale(multiplier), _layers((layer,)))
-        rate = optax.chain(rate, faster)
+        matches = _where(functools.partial(matches_layer, layer))
+        rate = optax.chain(rate, optax.masked(optax.scale(multiplier), matches))
     match config.name:
         case "sgd":
             rule = optax.chain(decay, rate, optax.trace(config.momentum))
@@ -90,18 +94,10 @@ def build_optimizer(
     return optax.chain(clip, rule, optax.scale(-1.0))
 
 
-def _leaves(name: str):
-    def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: getattr(path[-1], "key", None) == name, params
-        )
+def _where(test: Callable[[str], bool]) -> Callable[[Any], Any]:
+    """Return a mask for optax: parameters whose name, `module/layer/leaf`, passes."""
 
-    return mask
-
-
-def _layers(patterns: tuple[str, ...]):
     def chosen(path: Any, _: Any) -> bool:
-        name = "/".join(key.key for key in path)
-        return any(matches_layer(pattern, name) for pattern in patterns)
+        return test("/".join(key.key for key in path))
 
     return lambda params: jax.tree_util.tree_map_with_path(chosen, params)

@@ -1,13 +1,11 @@
-"""What a run reports while it trains: a progress bar, metrics.jsonl, TensorBoard.
-
-What a run runs on, and what it takes there: `machine.json` in the run's folder.
-"""
+"""What a run reports: a progress bar, `metrics.jsonl`, TensorBoard, `machine.json`."""
 
 import json
 import math
 import platform
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,149 +13,144 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from dilax.evaluation import Scores
 from dilax.runtime.files import whole_or_not_at_all
 from dilax.runtime.processes import is_writer
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-_FILE = "machine.json"
-
-
-def machine() -> dict[str, Any]:
-    """Versions, devices and processes of this program.
-
-    Example:
-        >>> found = machine()
-        >>> found["versions"]["jax"] == jax.__version__, found["processes"]
-        (True, 1)
-    """
-    device = jax.devices()[0]
-    return {
-        "versions": versions(_PACKAGES),
-        "system": platform.platform(),
-        "device": device.device_kind,
-        "platform": device.platform,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
+from dilax.training.config import StageConfig
+from dilax.training.sharding import Placement
 
 
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """The installed version of Python, dilax and some packages; "" of an absent one.
+class NonFiniteLoss(ArithmeticError):
+    """The loss or its gradient became infinite or NaN; the message names the step.
 
     Example:
-        >>> versions(("numpy", "no-such-thing"))["no-such-thing"]
-        ''
+        >>> raise NonFiniteLoss("stage 'joint', step 7: loss nan")
+        Traceback (most recent call last):
+            ...
+        dilax.training.records.NonFiniteLoss: stage 'joint', step 7: loss nan
     """
-    found = {"python": platform.python_version()}
-    for name in ("dilax", *packages):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # dilax runs uninstalled as well
-            found[name] = ""
-    return found
 
 
-def peak_memory() -> dict[str, int]:
-    """Bytes held at most so far: by this process, and of the first device's memory.
+class Reporter:
+    """Context manager that reports the steps of a stage, on a bar and in files.
 
-    What the system or the device does not tell is left out.
+    It reads the metrics of each step one step later, so that the device never waits.
 
-    Example:
-        >>> all(peak > 1e6 for peak in peak_memory().values())
-        True
+    Args:
+        workdir: the run's folder.
+        stage: the stage.
+        start: the step from which the stage continues.
+        log_every: steps between lines in `metrics.jsonl`.
     """
-    found = {}
-    if sys.platform != "win32":
-        import resource  # not on Windows
 
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["host"] = used if sys.platform == "darwin" else 1024 * used
-    told = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in told:
-        found["device"] = told["peak_bytes_in_use"]
-    return found
+    def __init__(self, workdir: Path, stage: StageConfig, start: int, log_every: int):
+        self._stage, self._every = stage, log_every
+        self._writer = MetricWriter(workdir, stage.name, start)
+        self._bar = progress(stage.name, stage.steps, start)
+        self._last: tuple[int, dict] | None = None
+        self._losses: list[float] = []
+        self.begin_timing()
 
+    def __enter__(self) -> "Reporter":
+        return self
 
-def record_stage(workdir: Path, stage: str, **figures: float) -> None:
-    """Writes this machine, the peak of memory and figures of a stage that is done."""
-    if not is_writer():
-        return
-    known = read_machine(workdir)
-    stages = {**known.get("stages", {}), stage: {"memory": peak_memory(), **figures}}
-    record = {**machine(), "stages": stages}
-    write_text(workdir / _FILE, json.dumps(record, indent=1) + "\n")
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+        self._writer.close()
 
+    def begin_timing(self) -> None:
+        """Time the steps from here, because what came before was not training."""
+        self._waited, self._timed, self._since = 0.0, 0, time.perf_counter()
 
-def read_machine(workdir: Path) -> dict[str, Any]:
-    """What `record_stage` wrote; nothing of a run that has not come so far.
+    def next_batch(self, batches: Iterator[Any], placement: Placement) -> Any:
+        """Send the next batch to the devices, and time the wait for input."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return placement.batch(batch)
 
-    Example:
-        >>> read_machine(Path("nowhere"))
-        {}
-    """
-    path = workdir / _FILE
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    def add(self, number: int, metrics: dict) -> None:
+        """Take the metrics of a step, and report those of the step before."""
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self.catch_up()
+        self._last = number, metrics
 
+    def catch_up(self) -> None:
+        """Report the last step that was added.
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: under another name first, then renamed.
+        Raises:
+            NonFiniteLoss: if its loss or gradient is not finite.
+        """
+        if self._last is None:
+            return
+        (number, metrics), self._last = self._last, None
+        values = {name: float(value) for name, value in metrics.items()}
+        if not math.isfinite(values["loss"] + values["gradient_norm"]):
+            raise NonFiniteLoss(
+                f"stage {self._stage.name!r}, step {number}: loss {values['loss']}, "
+                f"gradient norm {values['gradient_norm']}. Lower "
+                "optimizer.learning_rate or set optimizer.clip, in a new --workdir"
+            )
+        self._losses.append(values["loss"])
+        self._timed += 1
+        rate = f"{values['learning_rate']:.1e}"
+        self._bar.set_postfix(loss=f"{values['loss']:.3f}", lr=rate, refresh=False)
+        self._bar.update()
+        if number % self._every == 0 or number == self._stage.steps:
+            values["loss"] = sum(self._losses) / len(self._losses)
+            self._losses = []
+            seconds = time.perf_counter() - self._since
+            values["step_seconds"] = seconds / self._timed
+            values["input_wait"] = self._waited / seconds
+            self.begin_timing()
+            self._writer.write(number, values)
 
-    Of several processes only the first one writes.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_text(Path(folder, "notes.txt"), "whole or not at all")
-        ...     Path(folder, "notes.txt").read_text()
-        'whole or not at all'
-    """
-    if not is_writer():
-        return
-    with whole_or_not_at_all(path, durable=True) as partial:
-        partial.write_text(text, "utf-8")
+    def evaluation(self, number: int, name: str, scores: Scores) -> float:
+        """Report an evaluation under the name of its metric; return the mean IoU."""
+        self._writer.write(number, {name: scores.mean_iou})
+        self._bar.write(
+            f"{self._stage.name} step {number}: {name} {scores.mean_iou:.3f}"
+        )
+        return scores.mean_iou
 
 
 class MetricWriter:
     """Appends scalars to `metrics.jsonl` and to TensorBoard's event files.
 
-    A run that was killed may have logged beyond its last checkpoint; such lines are
-    taken away when the stage resumes, so that every step stands there once. Of several
+    A run that was killed may have logged steps after its last checkpoint. Their lines
+    are removed when the stage resumes, so that every step is there once. Of several
     processes only the first one writes.
 
     Args:
         workdir: the run's folder.
         stage: name of the stage.
-        start: the step from which the stage goes on.
+        start: the step from which the stage continues.
     """
 
     def __init__(self, workdir: Path, stage: str, start: int):
         self._stage = stage
-        self._path = workdir / "metrics.jsonl"
+        path = workdir / "metrics.jsonl"
         if not is_writer():
             return
         from tensorboardX import SummaryWriter  # here: it imports PyTorch if it can
 
-        if self._path.exists():
-            self._forget_after(start)
-        self._file = self._path.open("a", encoding="utf-8")
+        def known(line: str) -> bool:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut off when the run was killed
+                return False
+            return entry["stage"] != stage or entry["step"] <= start
+
+        if path.exists():
+            lines = path.read_text("utf-8").splitlines(keepends=True)
+            write_text(path, "".join(filter(known, lines)))
+        self._file = path.open("a", encoding="utf-8")
         folder = workdir / "tensorboard" / stage
         self._events = SummaryWriter(str(folder), purge_step=start + 1)
 
-    def _forget_after(self, step: int) -> None:
-        lines = self._path.read_text("utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if self._is_known(line, step)]
-        if kept != lines:
-            write_text(self._path, "".join(kept))
-
-    def _is_known(self, line: str, step: int) -> bool:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # cut off when the run was killed
-            return False
-        return entry["stage"] != self._stage or entry["step"] <= step
-
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the scalars of a step."""
+        """Write the scalars of a step."""
         if not is_writer():
             return
         finite = {n: v if math.isfinite(v) else None for n, v in scalars.items()}
@@ -168,15 +161,14 @@ class MetricWriter:
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        if not is_writer():
-            return
-        self._file.close()
-        self._events.close()
+        """Flush and close the files."""
+        if is_writer():
+            self._file.close()
+            self._events.close()
 
 
 def progress(title: str, total: int, start: int = 0, unit: str = "step") -> Any:
-    """A progress bar with rate and time left; every 10 s where nobody watches."""
+    """Return a progress bar, which is updated every 10 s if it is not on a terminal."""
     return tqdm(
         total=total,
         initial=start,
@@ -186,3 +178,85 @@ def progress(title: str, total: int, start: int = 0, unit: str = "step") -> Any:
         dynamic_ncols=True,
         disable=not is_writer(),
     )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: under another name first, then renamed.
+
+    Of several processes only the first one writes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "notes.txt"), "whole or not at all")
+        ...     Path(folder, "notes.txt").read_text()
+        'whole or not at all'
+    """
+    if is_writer():
+        with whole_or_not_at_all(path, durable=True) as partial:
+            partial.write_text(text, "utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """Return the versions, devices and processes of this program.
+
+    Example:
+        >>> found = machine()
+        >>> found["versions"]["jax"] == jax.__version__, found["processes"]
+        (True, 1)
+    """
+    packages = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"
+    device = jax.devices()[0]
+    return {
+        "versions": versions(packages),
+        "system": platform.platform(),
+        "device": device.device_kind,
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed versions of Python, dilax and some packages; "" if absent.
+
+    Example:
+        >>> versions(("numpy", "no-such-thing"))["no-such-thing"]
+        ''
+    """
+    found = {"python": platform.python_version()}
+    for name in ("dilax", *packages):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # dilax runs without installation, too
+            found[name] = ""
+    return found
+
+
+def record_stage(workdir: Path, stage: str, **figures: float) -> None:
+    """Write the machine, the peak memory and other figures of a finished stage."""
+    if not is_writer():
+        return
+    memory = {}  # at most so far, in bytes; what the system does not report is missing
+    if sys.platform != "win32":
+        import resource  # not on Windows
+
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory["host"] = used if sys.platform == "darwin" else 1024 * used
+    reported = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in reported:
+        memory["device"] = reported["peak_bytes_in_use"]
+    stages = read_machine(workdir).get("stages", {})
+    record = {**machine(), "stages": {**stages, stage: {"memory": memory, **figures}}}
+    write_text(workdir / "machine.json", json.dumps(record, indent=1) + "\n")
+
+
+def read_machine(workdir: Path) -> dict[str, Any]:
+    """Return what `record_stage` wrote; nothing if no stage is finished.
+
+    Example:
+        >>> read_machine(Path("nowhere"))
+        {}
+    """
+    path = workdir / "machine.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}

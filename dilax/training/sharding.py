@@ -1,12 +1,11 @@
 """Which device holds what: a mesh of data, rows and model, and the arrays on it.
 
 Examples are spread over `data`, the rows of an image's maps over `rows`
-(`dilax.ops.row_shards`), the channels of fc6 and fc7 over `model`. One program runs on
-all devices; the compiler puts in what they tell each other.
+(`dilax.runtime.row_shards`), the channels of fc6 and fc7 over `model`. One program runs
+on all devices; the compiler inserts the communication.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,26 +14,22 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dilax.models import DilatedNet
-from dilax.models.backbone import Backbone
 from dilax.models.front_end import VGG
 from dilax.runtime.row_shards import RowShards
 from dilax.training.config import Config, MeshConfig, StageConfig
 
 
-def build_mesh(
-    config: MeshConfig, examples: int, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """The devices as (data, rows, model).
+def build_mesh(config: MeshConfig, examples: int) -> Mesh:
+    """Return all devices as (data, rows, model).
 
     Args:
         config: how many along each axis.
-        examples: that run together (batch size / accumulate); `data` divides them.
-        devices: all by default.
+        examples: that run at once (batch size / accumulate); a multiple of `data`.
 
     Raises:
         ValueError: naming the number to change, if they do not divide.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = jax.devices()
     inner = config.rows * config.model
     if len(devices) % inner:
         raise ValueError(
@@ -51,63 +46,71 @@ def build_mesh(
     if examples % data:
         raise ValueError(
             f"--config.mesh.data={data}: does not divide the {examples} examples that "
-            "run together; change batch_size or accumulate"
+            "run at once; change batch_size or accumulate"
         )
-    if data < groups:
-        _say_idle(examples, data * inner, len(devices))
-    grid = np.array(devices[: data * inner]).reshape(data, config.rows, config.model)
+    used = data * inner
+    if used < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f"{examples} examples at once occupy {used} of {len(devices)} devices, "
+            "but with several processes all devices must be used: take a batch_size "
+            "that data divides, or more --config.mesh.rows"
+        )
+    if used < len(devices):
+        message = "%d examples at once use %d of %d devices"
+        logging.warning(message, examples, used, len(devices))
+    grid = np.array(devices[:used]).reshape(data, config.rows, config.model)
     return Mesh(grid, ("data", "rows", "model"))
 
 
-def _say_idle(examples: int, used: int, devices: int) -> None:
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{examples} examples at a time occupy {used} of {devices} devices, and "
-            "with several processes all must work: take a batch_size that data "
-            "divides, or more --config.mesh.rows"
-        )
-    logging.warning(
-        "%d examples at a time use %d of %d devices", examples, used, devices
-    )
-
-
 class Placement:
-    """Where the arrays of a stage lie.
+    """Where the arrays of a stage are.
 
     Args:
         config: of the run.
-        stage: of which examples run together.
-        model: whose head may be spread over `model`.
+        stage: says how many examples run at once.
+        model: the network, whose head may be spread over `model`.
 
     Raises:
         ValueError: if the mesh does not fit the devices or the batch.
     """
 
     def __init__(self, config: Config, stage: StageConfig, model: DilatedNet):
-        examples = stage.batch_size // stage.accumulate
-        self.mesh = build_mesh(config.mesh, examples)
-        self._whole_parameters = not config.mesh.shard_params
-        self._head = _head(model.front_end)
+        self.mesh = build_mesh(config.mesh, stage.batch_size // stage.accumulate)
+        self._shard_params = config.mesh.shard_params
+        # fc6 and fc7, the widest layers by far. Residual networks have none.
+        front_end = model.front_end
+        layers = front_end.layers if isinstance(front_end, VGG) else ()
+        self._head = [row.name for row in layers if row.dropout]
 
     @property
     def data(self) -> int:
-        """Parts into which the examples that run together are spread."""
+        """Number of parts into which the examples that run at once are spread."""
         return self.mesh.shape["data"]
 
     def shards(self) -> RowShards | None:
-        """For one trace of the network; None if every device has all rows."""
+        """Return row shards for one trace of the network; None if rows stay whole."""
         return RowShards(self.mesh) if self.mesh.shape["rows"] > 1 else None
 
     def parameters(self, tree: Any) -> Any:
-        """Parameters, or what has one value for each, on the devices."""
-        return jax.tree.map(_placed, tree, self.shardings(tree))
+        """Put parameters, or values that belong to them, on the devices."""
+        shardings = self.shardings(tree)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, shardings)
+
+        def put(x: Any, sharding: NamedSharding) -> jax.Array:
+            value = np.asarray(x)  # the same in all processes
+            return jax.make_array_from_callback(
+                value.shape, sharding, value.__getitem__
+            )
+
+        return jax.tree.map(put, tree, shardings)
 
     def pinned(self, tree: Any) -> Any:
-        """Inside jit: the same, kept where `parameters` puts it."""
+        """Inside jit: keep the tree where `parameters` puts it."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
     def batch(self, batch: Any) -> Any:
-        """This process's examples, as its part of the batch of all."""
+        """Put this process's examples on its devices, as its part of the batch."""
         sharding = self.batch_sharding
         if jax.process_count() == 1:
             return jax.device_put(batch, sharding)
@@ -118,11 +121,11 @@ class Placement:
 
     @property
     def batch_sharding(self) -> NamedSharding:
-        """Of a batch's arrays."""
+        """The sharding of a batch's arrays."""
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     def local(self, tree: Any) -> Any:
-        """Whole copies on one device of this process."""
+        """Return whole copies on one device of this process."""
         leaves = jax.tree.leaves(tree)
         if not all(x.is_fully_replicated for x in leaves):
             whole = NamedSharding(self.mesh, PartitionSpec())
@@ -130,53 +133,30 @@ class Placement:
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
     def shardings(self, tree: Any) -> Any:
-        """Of parameters, or of what has one value for each."""
+        """Return the shardings of parameters, or of values that belong to them."""
         return jax.tree_util.tree_map_with_path(
             lambda path, x: NamedSharding(self.mesh, self._spec(path, np.shape(x))),
             tree,
         )
 
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+        def divides(axis: str, size: int) -> bool:
+            count = self.mesh.shape[axis]
+            return count > 1 and size % count == 0
+
         names = [getattr(key, "key", getattr(key, "name", "")) for key in path]
         axes: list[str | None] = [None] * len(shape)
-        split = _split_axis(names, self._head)
-        if split is not None and self._divides("model", shape[split]):
-            axes[split] = "model"
-        if not self._whole_parameters:
+        for i, layer in enumerate(self._head):
+            # Spread the outputs of fc6, then the inputs of fc7: what one layer leaves
+            # spread, the next takes spread, and devices communicate once.
+            outputs = i % 2 == 0
+            split = {"kernel": 3 if outputs else 2, "bias": 0 if outputs else None}
+            axis = split.get(names[-1]) if layer in names else None
+            if axis is not None and divides("model", shape[axis]):
+                axes[axis] = "model"
+        if self._shard_params:
             free = [i for i, axis in enumerate(axes) if axis is None]
-            fits = [i for i in free if self._divides("data", shape[i])]
+            fits = [i for i in free if divides("data", shape[i])]
             if fits:
                 axes[max(fits, key=lambda i: shape[i])] = "data"
         return PartitionSpec(*axes)
-
-    def _divides(self, axis: str, size: int) -> bool:
-        count = self.mesh.shape[axis]
-        return count > 1 and size % count == 0
-
-
-def _head(front_end: Backbone) -> list[str]:
-    """fc6, fc7: the layers with dropout, widest by far; residual networks have none."""
-    if not isinstance(front_end, VGG):
-        return []
-    return [row.name for row in front_end.layers if row.dropout]
-
-
-def _split_axis(names: Sequence[str], head: Sequence[str]) -> int | None:
-    """The axis of a head layer's parameter to spread: outputs, then inputs, then ….
-
-    So what one layer leaves spread, the next takes spread, and they talk once.
-    """
-    found = [i for i, name in enumerate(head) if name in names]
-    if not found:
-        return None
-    outputs = found[0] % 2 == 0
-    if names[-1] == "kernel":
-        return 3 if outputs else 2
-    return 0 if outputs and names[-1] == "bias" else None
-
-
-def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
-    if jax.process_count() == 1:
-        return jax.device_put(x, sharding)
-    value = np.asarray(x)  # the same in all processes
-    return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])

@@ -1,29 +1,38 @@
-"""The CRF of a stage: built, trained after or with the network, and found again (§5).
+"""The CRF of a stage: built, trained with or after the network, or searched (§5).
 
 A CRF-RNN's parameters are `params["crf"]`. It trains on the pixels of the crop without
-its margin: there the network's probabilities are upsampled as the predictor upsamples
-them, the augmented crop is the image, and a label stands at every pixel. Where a crop
-reaches beyond its image, both see the image's reflection, and no label counts.
+its margin: the network's probabilities are upsampled there as in prediction, the
+augmented crop is the image, and every pixel has a label. Where a crop extends beyond
+its image, both continue by reflection, and no label counts.
+
+A dense CRF's parameters are given or found by a search, and stored in a file.
 """
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dilax.crf import CRFRNN, DenseCRF
+from dilax.crf.search import search_crf
 from dilax.data import DatasetSpec
 from dilax.data.pixels import as_float
+from dilax.inference import Predictor
 from dilax.inference.predictor import log_probabilities
 from dilax.models import DilatedNet, init_params, param_shapes
 from dilax.runtime import jit
+from dilax.runtime.processes import is_writer, wait_for_all
 from dilax.training.config import CRFConfig, StageConfig
+from dilax.training.records import write_text
+from dilax.training.serialization import from_json, to_json
 
 Params = dict[str, Any]
 
 
 def build_rnn(config: CRFConfig, num_classes: int, scale: float = 1.0) -> CRFRNN:
-    """The CRF-RNN of a stage, for images that are resized by `scale`."""
+    """Return the CRF-RNN of a stage, for images that are resized by `scale`."""
     return CRFRNN(
         num_classes,
         spatial_sigma=config.spatial_sigma * scale,
@@ -34,28 +43,16 @@ def build_rnn(config: CRFConfig, num_classes: int, scale: float = 1.0) -> CRFRNN
     )
 
 
-def build_dense(config: CRFConfig) -> DenseCRF:
-    """The dense CRF with the parameters of the configuration."""
-    return DenseCRF(
-        config.spatial_sigma,
-        config.spatial_weight,
-        config.bilateral_sigma_xy,
-        config.bilateral_sigma_rgb,
-        config.bilateral_weight,
-        config.iterations,
-    )
-
-
 def init_stage(
     model: DilatedNet, stage: StageConfig, spec: DatasetSpec, seed: int
 ) -> Params:
-    """Fresh parameters of a stage: the network's, and those of its CRF-RNN."""
+    """Initialize a stage's parameters: the network's, and those of its CRF-RNN."""
     network = init_params(model, seed, len(spec.mean))
     return {**network, **jit(lambda: _init_crf(stage, spec))()}
 
 
 def stage_shapes(model: DilatedNet, stage: StageConfig, spec: DatasetSpec) -> Params:
-    """What `init_stage` gives, as shapes: nothing is computed."""
+    """Return the shapes of what `init_stage` returns; nothing is computed."""
     crf = jax.eval_shape(lambda: _init_crf(stage, spec))
     return {**param_shapes(model, len(spec.mean)), **crf}
 
@@ -77,15 +74,15 @@ def rnn_logits(
     logits: jax.Array,
     images: jax.Array,
 ) -> jax.Array:
-    """The network's logits → those of the CRF-RNN, in training.
+    """Refine the network's logits by the CRF-RNN, in training.
 
     Args:
         model: the stage's network.
-        stage: see there.
-        spec: `spec.scale` makes bandwidths as much smaller as the images are.
+        stage: the stage.
+        spec: the data set; `spec.scale` scales the bandwidths.
         params: of the CRF-RNN.
         logits: (b, h', w', k) at the network's own resolution.
-        images: (b, h, w, c) uint8 or uint16, the margin included.
+        images: (b, h, w, c) uint8 or uint16, margin included.
 
     Returns:
         (b, h − 2·margin, w − 2·margin, k).
@@ -100,5 +97,61 @@ def rnn_logits(
 
 
 def label_stride(model: DilatedNet, stage: StageConfig) -> int:
-    """Image pixels from one label to the next, in the stage's training."""
+    """Return the distance between labels in training, in image pixels."""
     return 1 if stage.crf_kind == "rnn" else model.output_stride
+
+
+def find_dense(stage: StageConfig, predictor: Predictor, val, workdir: Path) -> None:
+    """Store the parameters of a stage's dense CRF, searched or as configured.
+
+    The search uses the images on which the stage is evaluated as well, as in §5. If it
+    was interrupted, it continues.
+
+    Args:
+        stage: with a dense CRF.
+        predictor: of the network that the CRF refines.
+        val: the evaluation images.
+        workdir: the run's folder.
+    """
+    config, path = stage.crf, _dense_file(workdir, stage)
+    assert config is not None
+    if not path.exists() and is_writer():
+        if config.search:
+            best = search_crf(
+                predictor,
+                val,
+                workdir / "crf" / f"{stage.name}_search.json",
+                images=config.search_images,
+                grid=config.grid,
+                iterations=config.iterations,
+                title=f"search {stage.name}",
+            ).best
+            names = [field.name for field in dataclasses.fields(CRFConfig)]
+            found = {name: v for name, v in vars(best).items() if name in names}
+            config = dataclasses.replace(config, **found)
+        write_text(path, to_json(config))
+    wait_for_all(f"dense CRF of {stage.name}")
+
+
+def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
+    """Return the dense CRF whose parameters `find_dense` stored.
+
+    Raises:
+        ValueError: naming the file, if it is missing.
+    """
+    path = _dense_file(workdir, stage)
+    if not path.is_file():
+        raise ValueError(f"{path}: no dense CRF of stage {stage.name!r}; train first")
+    config = from_json(CRFConfig, path)
+    return DenseCRF(
+        config.spatial_sigma,
+        config.spatial_weight,
+        config.bilateral_sigma_xy,
+        config.bilateral_sigma_rgb,
+        config.bilateral_weight,
+        config.iterations,
+    )
+
+
+def _dense_file(workdir: Path, stage: StageConfig) -> Path:
+    return Path(workdir) / "crf" / f"{stage.name}.json"

@@ -1,0 +1,221 @@
+"""Loading trained networks: of a run, of a packed folder, and the included ones.
+
+A packed folder holds one network: `config.json`, `spec.json` and `weights.safetensors`.
+It can be used wherever a run's folder is read, to predict with or to start from.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dilax.data import DatasetSpec
+from dilax.inference import Predictor
+from dilax.inference.predictor import CRF
+from dilax.models import DilatedNet
+from dilax.runtime.files import shipped
+from dilax.training.checkpoint import PACKED, Choice, stage_params
+from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.records import write_text
+from dilax.training.serialization import from_json, to_json
+from dilax.training.stage_crf import Params, build_rnn, found_dense
+from dilax.weights import save_weights
+
+NETWORKS = shipped("pretrained")  # their licences are not the package's
+
+
+class Trained(NamedTuple):
+    """A trained network: the first three arguments of `Predictor`.
+
+    Attributes:
+        model: the network.
+        params: its parameters.
+        spec: classes, colours, mean pixel and tile of its data set.
+
+    Example:
+        >>> trained = pretrained("camvid")
+        >>> trained.model.num_classes, trained.spec.classes[2]
+        (11, 'Sky')
+        >>> Predictor(*trained).spec is trained.spec
+        True
+    """
+
+    model: DilatedNet
+    params: Any
+    spec: DatasetSpec
+
+
+def load_checkpoint(
+    workdir: str | Path, stage: str = "", checkpoint: Choice = "last"
+) -> Trained:
+    """Load a trained network from the folder of a run.
+
+    This is the network alone; `load_predictor` includes the stage's CRF.
+
+    Args:
+        workdir: the folder that `train` wrote.
+        stage: which stage's network; the last stage by default.
+        checkpoint: `"last"`, or `"best"`: the one with the highest mean IoU in the
+            evaluations during training.
+
+    Returns:
+        (model, params, spec).
+
+    Raises:
+        ValueError: naming the file, if the folder is not a run's, the stage is unknown
+            or untrained, or the checkpoint belongs to another model.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from dilax.training import quickstart, train
+        >>> config = quickstart()
+        >>> first = dataclasses.replace(config.stages[0], steps=1)
+        >>> config = dataclasses.replace(config, stages=(first,))
+        >>> with tempfile.TemporaryDirectory() as workdir:
+        ...     results = train(config, workdir)
+        ...     model, params, spec = load_checkpoint(workdir)
+        >>> model.num_classes, list(params), spec.name
+        (8, ['front_end'], 'scenes')
+    """
+    _, _, trained = _load(Path(workdir), stage, checkpoint)
+    network = {name: p for name, p in trained.params.items() if name != "crf"}
+    return trained._replace(params=network)
+
+
+def load_predictor(
+    workdir: str | Path,
+    stage: str = "",
+    checkpoint: Choice = "last",
+    batch_size: int = 1,
+    **options: Any,
+) -> Predictor:
+    """Load the predictor of a trained stage, including its CRF.
+
+    Args:
+        workdir: the folder that `train` wrote.
+        stage: as for `load_checkpoint`.
+        checkpoint: as for `load_checkpoint`; a dense CRF always follows the last.
+        batch_size: of `Predictor`.
+        **options: of `Predictor`, such as `mode`.
+
+    Raises:
+        ValueError: as `load_checkpoint`, or if the dense CRF was not searched yet.
+
+    Example:
+        >>> import numpy as np
+        >>> predictor = load_predictor(pretrained_folder("camvid"))
+        >>> predictor(np.zeros((40, 50, 3), np.uint8)).shape
+        (40, 50)
+    """
+    root = Path(workdir).expanduser()
+    _, chosen, trained = _load(root, stage, checkpoint)
+    return stage_predictor(root, chosen, trained, batch_size, **options)
+
+
+def stage_predictor(
+    workdir: Path, stage: StageConfig, trained: Trained, batch_size: int, **options: Any
+) -> Predictor:
+    """Return the predictor of a stage's network and its CRF."""
+    crf: CRF | None = None
+    if stage.crf_kind == "dense":
+        crf = found_dense(workdir, stage)
+    elif stage.crf:
+        crf = build_rnn(stage.crf, trained.spec.num_classes)
+    return Predictor(*trained, batch_size, crf=crf, **options)
+
+
+def _load(
+    workdir: Path, stage: str, checkpoint: Choice
+) -> tuple[Config, StageConfig, Trained]:
+    root = workdir.expanduser()
+    config = from_json(Config, root / "config.json")
+    spec = from_json(DatasetSpec, root / "spec.json")
+    chosen = config.stage(stage)
+    model = build_model(config, chosen, spec.num_classes)
+    params: Params = stage_params(root, config, chosen.name, spec, checkpoint)
+    return config, chosen, Trained(model, params, spec)
+
+
+def pack(
+    workdir: str | Path,
+    folder: str | Path,
+    stage: str = "",
+    checkpoint: Choice = "last",
+) -> Path:
+    """Write a trained network as a small folder that loads as a run does.
+
+    It holds the network's parameters (the moving averages, if the stage keeps any) in
+    float32, without the optimizer's state and without the stage's CRF.
+
+    Args:
+        workdir: the folder of the run.
+        folder: to write; it is made, and must not hold a run.
+        stage: as for `load_checkpoint`.
+        checkpoint: as for `load_checkpoint`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: as `load_checkpoint`, or if the folder holds a run.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     folder = pack(pretrained_folder("camvid"), f"{root}/packed")
+        ...     sorted(path.name for path in folder.iterdir())
+        ['config.json', 'spec.json', 'weights.safetensors']
+    """
+    root, folder = Path(workdir).expanduser(), Path(folder).expanduser()
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder}: holds a network; give another folder")
+    config, chosen, trained = _load(root, stage, checkpoint)
+    network = {name: p for name, p in trained.params.items() if name != "crf"}
+    alone = dataclasses.replace(
+        chosen, trains="all", inputs="images", start="", crf=None
+    )
+    data = dataclasses.replace(config.data, data_dir="")
+    config = dataclasses.replace(config, stages=(alone,), data=data, init="", reinit=())
+    save_weights(network, folder / PACKED, mean=trained.spec.mean)
+    write_text(folder / "spec.json", to_json(trained.spec))
+    write_text(folder / "config.json", to_json(config))
+    return folder
+
+
+def pretrained(name: str) -> Trained:
+    """Load a network that is included with dilax.
+
+    Each has a card, `pretrained/NAME/README.md`, with its data, recipe, accuracy,
+    limits and licence, which is not that of the package.
+
+    Args:
+        name: `"camvid"`: street scenes in eleven classes.
+
+    Returns:
+        (model, params, spec).
+
+    Raises:
+        ValueError: if there is none of this name, with the names that there are.
+
+    Example:
+        >>> model, params, spec = pretrained("camvid")
+        >>> spec.classes[:3]
+        ('Building', 'Tree', 'Sky')
+    """
+    return load_checkpoint(pretrained_folder(name))
+
+
+def pretrained_folder(name: str) -> Path:
+    """Return the folder of the included network of this name.
+
+    Raises:
+        ValueError: as `pretrained`.
+
+    Example:
+        >>> pretrained_folder("camvid").name
+        'camvid'
+    """
+    there = sorted(path.parent.name for path in NETWORKS.glob(f"*/{PACKED}"))
+    if name not in there:
+        found = ", ".join(there) or "no networks"
+        raise ValueError(f"pretrained {name!r}: {NETWORKS} has {found}")
+    return NETWORKS / name
