@@ -218,14 +218,14 @@ def test_convolutions_alone_are_enough(data, tmp_path):
     )
     assert len(report.loaded) == 26 and len(report.missing) == 6
     assert "front_end/fc6: missing, keeps its initialization" in str(report)
-    assert report.notes[-1].startswith("the file holds VGG-16's convolutions alone")
+    assert "the convolutions of VGG-16 only" in report.notes[-1]
 
 
 def test_a_recipe_for_all_of_vgg_warns(data, tmp_path):
     config = _convolutions(data, tmp_path)
     config.needs_init, config.name = True, "paper"
     report = _started(config)[2]
-    assert report.notes[-1].startswith("WARNING: the file holds VGG-16's convolutions")
+    assert report.notes[-1].startswith("WARNING: ")
     assert "'paper' is meant to start from all of VGG-16" in report.notes[-1]
 
 

@@ -105,9 +105,9 @@ def test_predictions_are_kept_with_the_scores_of_their_images(whole, data):
 
 
 def test_few_predictions_are_kept_evenly_spread_with_those_of_the_sheet(data):
-    config = tiny_config(data, kept=4, pictures=3)
+    config = tiny_config(data, saved_predictions=4, pictures=3)
     assert kept_indices(config, 8) == {0, 2, 4, 6} | {0, 2, 5}
-    assert kept_indices(tiny_config(data, kept=0, pictures=0), 8) == set()
+    assert kept_indices(tiny_config(data, saved_predictions=0, pictures=0), 8) == set()
 
 
 def test_speed_and_memory_of_every_stage_are_told(whole):

@@ -46,7 +46,7 @@ def test_surroundings_are_the_cells_of_the_whole_tile(prepared):
     tiled = Predictor(predictor.model, predictor.params, spec, 3)
     sample = source[0]
     small = sample["image"][:20, :30]
-    [alone], [whole] = tiled.maps([small]), tiled.maps([small], full_tile_maps=True)
+    [alone], [whole] = tiled.maps([small]), tiled.maps([small], full_tiles=True)
     assert (alone.shape, whole.shape) == ((10, 15, 3), (22, 22, 3))
     np.testing.assert_array_equal(whole[:10, :15], alone)
     # Beyond the image the joint network sees its reflection.
