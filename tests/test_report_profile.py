@@ -39,7 +39,7 @@ def test_layers_are_those_of_the_images_that_run_together(profiled):
     assert names == [*front, *(f"context/{name}" for name in context)]
     assert first[0]["output"] == [4, 18, 18, 6]
     assert joint[0]["output"] == [2, 18, 18, 6]
-    assert "layers on 2 of 4 images of 20×20, 2 times a step" in tables["joint"]
+    assert "layers on 2 of 4 images of 20×20, 2 times per step" in tables["joint"]
 
 
 def test_times_rates_and_the_traced_steps_are_written(profiled):
