@@ -42,7 +42,9 @@ SMALL = {
     ),
     "entry": DilatedNet(FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="entry")),
     "resnet": DilatedNet(
-        ResNet(5, resnet_blocks((1, 1, 1, 0)), PLAIN_STEM, 1 / 16, duc=4)
+        ResNet(
+            5, resnet_blocks((1, 1, 1, 0)), PLAIN_STEM, width_multiplier=1 / 16, duc=4
+        )
     ),
     "none": DilatedNet(FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="none")),
 }

@@ -73,7 +73,7 @@ def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["x", "x.txt", "x.psd"])
 def test_a_suffix_that_names_no_format_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=rf"{name}: '.*' names no .*take \.png"):
+    with pytest.raises(ValueError, match=rf"{name}: '.*' is not an image format"):
         save_image(Image.fromarray(_fill(RED)), tmp_path / "new" / name)
     assert not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from dilax.data import colour_map
 from dilax.inference import OUTPUTS, Outcome, jobs, predict_photos
 from dilax.inference.jobs import is_whole, progress
 from dilax.inference.photos import save_bands
-from dilax.inference.workers import Room, Task, ahead, run_tasks
+from dilax.inference.workers import Memory, Task, ahead, run_tasks
 
 BLUE, GREEN, RED = (10, 20, 200), (0, 200, 0), (200, 0, 30)
 
@@ -171,7 +171,7 @@ def test_an_output_that_cannot_be_written_is_named_before_anything_is_predicted(
 def test_a_full_disk_stops_the_job_and_leaves_what_was_written(
     tmp_path, photos, predictor, monkeypatch
 ):
-    """With a room for one image, so that the reader waits for the writer that fails."""
+    """With memory for one image, so that the reader waits for the writer that fails."""
     real, output = jobs.save_image, tmp_path / "out"
 
     def save(image, path):
@@ -180,7 +180,7 @@ def test_a_full_disk_stops_the_job_and_leaves_what_was_written(
         real(image, path)
 
     monkeypatch.setattr(jobs, "save_image", save)  # of label maps, the first
-    monkeypatch.setattr(jobs, "Room", lambda: Room(1))
+    monkeypatch.setattr(jobs, "Memory", lambda: Memory(1))
     with pytest.raises(OSError, match="No space left"):
         predict_photos(predictor, photos, output)
     assert _below(output) == {"a.png", "a_overlay.png"}
@@ -265,29 +265,29 @@ def test_images_are_read_while_others_are_written(predictor):
         assert read.wait(20)
         order.append((i, int(labels[0, 0])))
 
-    outcome = run_tasks(predictor, tasks(), Room(), progress(3))
+    outcome = run_tasks(predictor, tasks(), Memory(), progress(3))
     assert outcome == Outcome(3, 0, [])
     assert order == [(0, 2), (1, 1), (2, 1)]
 
 
-def test_a_room_holds_so_many_pixels_or_one_image():
-    room, entered = Room(10), []
+def test_a_memory_holds_so_many_pixels_or_one_image():
+    memory, entered = Memory(10), []
 
     def enter(pixels):
-        room.enter(pixels)
+        memory.enter(pixels)
         entered.append(pixels)
 
     enter(4)
     enter(6)
     threads = [threading.Thread(target=enter, args=(n,)) for n in (50,)]
     threads[0].start()
-    room.leave(4)
+    memory.leave(4)
     threads[0].join(0.05)
     assert entered == [4, 6]
-    room.leave(6)
+    memory.leave(6)
     threads[0].join(10)
     assert entered == [4, 6, 50]
-    with room:
+    with memory:
         pass
     enter(99)  # nobody waits any more
     assert entered[-1] == 99

@@ -1,11 +1,10 @@
-"""From cells to pixels: bands of rows, read from the network's cells by interpolation.
+"""From images to the network's cells, and from cells to pixels, in bands of rows.
 
-The released script reads output pixel p at p / 8 between the cells (top-left aligned).
-An image that was resized on its way into the network is read at the pixel centres'
-places in it, and a mirrored one from right to left. All are one linear interpolation,
-done in blocks of one shape, so that images of all sizes share one compiled program.
-
-From images to cells: views of images as tiles, through the network in batches.
+Views of images (resized, mirrored) go through the network as batches of tiles. Pixels
+are then read from the cells by linear interpolation. The released script reads output
+pixel p at p / 8 between the cells (top-left aligned); an image that was resized is read
+where its pixel centres are in the resized one, a mirrored one from right to left. This
+is done in blocks of one shape, so that images of all sizes share one compiled program.
 """
 
 import itertools
@@ -154,14 +153,14 @@ def place(
     centred: bool = False,
     mirrored: bool = False,
 ) -> Placing:
-    """Places of the pixels of an image that the network saw resized by `scale`.
+    """Return where the pixels of an image are among the cells of its resized version.
 
     Args:
         size: (height, width) of the image.
         scale: as for `scaled_size`.
         stride: the network's pixels from one cell to the next.
-        centred: cell i stands in the middle of its pixels, not on the first of them.
-        mirrored: the network saw the image from right to left.
+        centred: cell i is at the centre of its pixels, not at the first of them.
+        mirrored: the network saw the mirrored image.
 
     Example:
         >>> place((4, 4), 1.0, 2).rows.tolist()
@@ -178,7 +177,7 @@ def place(
 
 
 class CellRows:
-    """Rows of cells that come in bands, of which a window is held that slides down.
+    """A window over rows of cells that arrive in bands; it moves down only.
 
     Args:
         bands: (rows, columns, k) each, from top to bottom.
@@ -189,7 +188,7 @@ class CellRows:
         self._held, self._first = next(bands), 0
 
     def window(self, start: int, count: int) -> np.ndarray:
-        """Rows from `start` on, the last repeated below; earlier ones are given up."""
+        """Return rows from `start` on, the last one repeated; forget earlier rows."""
         self._held = self._held[start - self._first :]
         self._first = start
         while len(self._held) < count:
@@ -200,17 +199,17 @@ class CellRows:
         return _part(self._held, 0, count, axis=0)
 
     def finish(self) -> None:
-        """Takes the bands that no pixel needed."""
+        """Consume the bands that no pixel needed."""
         for _ in self._bands:
             pass
 
 
 def read_probabilities(views: Sequence[tuple], logits: bool):
-    """The mean over views of a block's class probabilities: (BLOCK, BLOCK, k).
+    """Return the mean over views of a block's class probabilities: (BLOCK, BLOCK, k).
 
     Args:
-        views: (cells (n, n, k), rows, columns) each, the latter (cell before, part of
-            the way to the next) of each row and column.
+        views: (cells (n, n, k), rows, columns) each; the latter are (cell before,
+            fraction of the way to the next) of each row and column.
         logits: cells are logits; else they are probabilities.
     """
     blocks = [_interpolate(*view) for view in views]
@@ -220,7 +219,7 @@ def read_probabilities(views: Sequence[tuple], logits: bool):
 
 
 def read_labels(views: Sequence[tuple], logits: bool):
-    """The most probable class of a block's pixels: (BLOCK, BLOCK) uint8."""
+    """Return the most probable class of a block's pixels: (BLOCK, BLOCK) uint8."""
     return jnp.argmax(read_probabilities(views, logits), -1).astype(jnp.uint8)
 
 
@@ -237,7 +236,7 @@ def _interpolate(cells, rows, columns):
 def pixel_bands(
     views: Sequence[tuple[CellRows, Placing]], read: Any
 ) -> Iterator[np.ndarray]:
-    """Bands of an image's pixels, BLOCK rows each but the last.
+    """Yield bands of an image's pixels, BLOCK rows each except the last.
 
     Args:
         views: cells and placing of each view of the image.
@@ -265,7 +264,7 @@ def _view(cells: np.ndarray, rows: tuple, placing: Placing, x: int) -> tuple:
 
 
 def _taps(places: np.ndarray) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-    """The first cell of a block, and (cell before, part) of each of its places."""
+    """Return a block's first cell, and (cell before, fraction) of each pixel."""
     places = np.pad(places, (0, BLOCK - len(places)), mode="edge")
     before = np.floor(places).astype(np.int32)
     start = int(before.min())
@@ -273,6 +272,6 @@ def _taps(places: np.ndarray) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
 
 
 def _part(array: np.ndarray, start: int, count: int, axis: int) -> np.ndarray:
-    """`count` rows or columns from `start` on; the last is repeated."""
+    """Return `count` rows or columns from `start` on, the last one repeated."""
     at = np.arange(start, start + count)
     return array.take(np.minimum(at, array.shape[axis] - 1), axis)

@@ -2,12 +2,10 @@
 
 `jax.export` lowers it to StableHLO for CPU, GPU and TPU, with free batch and image
 sizes. The file is a zip that `numpy.load` reads: the lowered network, its parameters
-as arrays (inside StableHLO they would be constants to fold, against a limit of 2 GB),
-what a caller must know as JSON, and a README with the lines that run it.
+as arrays (inside StableHLO they would be constants to fold, with a limit of 2 GB),
+what a caller must know as JSON, and a README with a program that runs it.
 
 Source: https://docs.jax.dev/en/latest/export/export.html
-
-What an exported network says of itself to whoever has to run it.
 """
 
 import contextlib
@@ -62,12 +60,12 @@ def predict(image):
 
 **Input.** Images $input_shape
 of $pixels, 0 to $top, channels $channels; the mean pixel is subtracted inside.
-$margin pixels of surroundings belong on every side, and the sizes are those with
-`rows` and `columns` of at least $least. Others are refused with an error that names
-them. Each new size is compiled once.$scaling
+$margin pixels around the image belong to the input on every side; `rows` and `columns`
+must be at least $least. Other sizes are refused with an error that names them. Each new
+size is compiled once.$scaling
 
 **Output.** $output $output_shape: $meaning.
-Classes, their colours (RGB) and the numbers used above stand in `about.json`.
+Classes, their colours (RGB), and the numbers used above are in `about.json`.
 
 **Platforms.** $platforms. Convolutions run at the precision that JAX takes by
 default, which is below float32 on GPUs (TF32) and TPUs (bfloat16).
@@ -85,16 +83,16 @@ six months newer and three weeks older, see "Compatibility guarantees" on
 _MEANINGS = {
     "probabilities": "softmax over the classes, {at}",
     "logits": "scores before the softmax, {at}",
-    "labels": "the likeliest class of each pixel within the margin",
+    "labels": "the most probable class of each pixel inside the margin",
 }
 
 
 def readme(file: str, about: dict[str, Any]) -> str:
-    """The text, with a program that runs the network.
+    """Return the README of an exported network, with a program that runs it.
 
     Args:
         file: name of the exported file.
-        about: what stands in its `about.json`.
+        about: the content of its `about.json`.
     """
     step, scale = about["output_stride"], about["scale"]
     at = "at every pixel" if step == 1 else f"at every {step}th pixel"
@@ -119,11 +117,11 @@ class Sizes(NamedTuple):
     """The image sizes that a network takes: 2·margin + stride·n pixels, n ≥ least.
 
     Attributes:
-        margin: pixels of surroundings on every side.
+        margin: pixels around the image on every side.
         stride: image pixels from one cell of the coarsest maps to the next; networks
-            that enlarge maps inside (FCN-8s, SegNet) have coarser ones than their last.
-        least: the smallest n; more than 1 where the network reflects maps inside,
-            which takes maps larger than the reflection.
+            that upsample inside (FCN-8s, SegNet) have coarser maps than their last.
+        least: the smallest n; above 1 if the network reflects maps inside, which must
+            be larger than the reflection.
     """
 
     margin: int
@@ -139,11 +137,11 @@ def export_model(
     output: Output = "probabilities",
     pixels: Pixels = "uint8",
 ) -> Path:
-    """Writes a network as StableHLO for `PLATFORMS`, with all it takes to run it.
+    """Write a network as StableHLO for `PLATFORMS`, with everything to run it.
 
-    The exported function takes the weights, by name, and images (batch, h, w, channels)
-    in the order of the file (RGB), h = 2·margin + stride·rows and w likewise; it
-    subtracts the mean pixel itself. The file is written whole or not at all.
+    The exported function takes the weights by name, and RGB images (batch, h, w,
+    channels) with h = 2·margin + stride·rows and w = 2·margin + stride·columns. It
+    subtracts the mean pixel itself. The file is written completely or not at all.
 
     Args:
         model: the network.
@@ -160,8 +158,8 @@ def export_model(
         The path.
 
     Raises:
-        ValueError: if the path is no `.zip`, an argument is not among what is allowed,
-            or the data set's classes are not as many as the network's.
+        ValueError: if the path is not a `.zip`, an argument is not one of those that
+            are allowed, or the data set has another number of classes.
         OSError: naming the file, if it cannot be written.
 
     Example:

@@ -1,6 +1,6 @@
-"""Photographs from disk → label maps on disk; a stopped job goes on where it was.
+"""Photographs on disk → label maps on disk; an interrupted job resumes.
 
-What is to be predicted: an image, a folder, a pattern, a list, standard input.
+The input is an image, a folder, a pattern, a list of paths, or standard input.
 """
 
 import errno
@@ -33,7 +33,7 @@ from dilax.inference.photos import (
     save_image,
 )
 from dilax.inference.predictor import Predictor
-from dilax.inference.workers import Outcome, Room, Task, run_tasks
+from dilax.inference.workers import Memory, Outcome, Task, run_tasks
 from dilax.runtime.processes import own_share
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -44,7 +44,7 @@ class Photo(NamedTuple):
 
     Attributes:
         name: relative path that names its outputs.
-        file: its path, or what standard input held.
+        file: its path, or the content of standard input.
     """
 
     name: Path
@@ -55,7 +55,7 @@ class Photo(NamedTuple):
 
 
 def is_video(source: str | Path) -> bool:
-    """Whether the source is named as videos are.
+    """Whether the source has the suffix of a video.
 
     Example:
         >>> is_video("film.mp4"), is_video("photos")
@@ -65,18 +65,17 @@ def is_video(source: str | Path) -> bool:
 
 
 def find_photos(source: str | Path, output: Path) -> list[Photo]:
-    """The images that a source names, in order of name.
+    """Return the images of a source, ordered by name.
 
     Args:
-        source: an image; a folder, with its sub-folders (links to folders are not
-            followed); a pattern such as
-            `photos/**/*.jpg`; a `.txt` file of paths, a line each, relative to it; or
-            `-` for the bytes of one image on standard input. Files and folders whose
-            names begin with a dot are left out.
-        output: a folder in which nothing is looked for, unless it is the source itself.
+        source: an image; a folder with its sub-folders (links to folders are not
+            followed); a pattern such as `photos/**/*.jpg`; a `.txt` file with one path
+            per line, relative to it; or `-` for one image on standard input. Files and
+            folders whose names begin with a dot are skipped.
+        output: a folder that is not searched, unless it is the source itself.
 
     Raises:
-        ValueError: if the source is missing or holds no images.
+        ValueError: if the source is missing or contains no images.
     """
     path = Path(source).expanduser()
     if str(source) == "-":
@@ -111,18 +110,18 @@ def _images(files: list[Path], source: str | Path) -> list[Path]:
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         suffixes = " ".join(IMAGE_SUFFIXES)
-        raise ValueError(f"{source}: holds no images (suffixes: {suffixes})")
+        raise ValueError(f"{source}: contains no images (suffixes: {suffixes})")
     return images
 
 
 def _from_common_folder(paths: list[Path]) -> list[Photo]:
-    """Photos that are named from the folder on that all have in common."""
+    """Return photos, named relative to the folder that all have in common."""
     places = [Path(os.path.abspath(path)) for path in paths]
     common = os.path.commonpath([place.parent for place in places])
     return [Photo(q.relative_to(common), p) for p, q in zip(paths, places, strict=True)]
 
 
-# What can be written of an image, and how its file's name goes on after the image's.
+# What can be written for an image, and the suffix that its file has after the stem.
 OUTPUTS = {
     "labels": ".png",
     "overlay": "_overlay.png",
@@ -133,7 +132,7 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}
 
 
 class Job(NamedTuple):
-    """A photograph and the files to write of it."""
+    """A photograph and the files to write for it."""
 
     photo: Photo
     files: dict[str, Path]
@@ -142,7 +141,7 @@ class Job(NamedTuple):
 def predict_files(
     predictor: Predictor, source: str | Path, output: Path, **options
 ) -> list[str]:
-    """What `predict_photos` could not read; everything else is written.
+    """Predict like `predict_photos`; return messages about images that failed.
 
     Example:
         >>> import tempfile
@@ -168,24 +167,24 @@ def predict_photos(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Outcome:
-    """Predicts images into files named after them, in the sub-folders that they are in.
+    """Predict images into files with their names, in the same sub-folders.
+
+    Several processes share the images.
 
     Args:
         predictor: network, parameters, data set.
-        source: what `find_photos` takes.
-        output: folder to write to; it is made.
-        outputs: among `"labels"` (palette PNG of class ids), `"overlay"`, `"colour"`
+        source: see `find_photos`.
+        output: folder to write to; it is created.
+        outputs: some of `"labels"` (palette PNG of class ids), `"overlay"`, `"colour"`
             and `"probabilities"` (`.npz`, (h, w, k) float32).
-        overwrite: predict images anew whose files are there, whole.
-        max_pixels: larger images are not read, but named.
+        overwrite: predict images again whose files are complete.
+        max_pixels: larger images are not read, but reported.
 
     Raises:
-        ValueError: if the source is missing or holds no images, if they would be
+        ValueError: if the source is missing or contains no images, if they would be
             overwritten, or if there is no such output.
-        OSError: naming the file or folder, if it cannot be written; what was written
-            before stays.
-
-    Several processes share the images.
+        OSError: naming the file or folder, if it cannot be written; files that were
+            written before stay.
 
     Example:
         >>> import tempfile
@@ -205,21 +204,21 @@ def predict_photos(
     check_writable(output)
     missing = [j for j in jobs if overwrite or not all(map(is_whole, j.files.values()))]
     skipped = len(jobs) - len(missing)
-    room = Room()
-    tasks = _tasks(missing, predictor.spec, room, max_pixels)
+    memory = Memory()
+    tasks = _tasks(missing, predictor.spec, memory, max_pixels)
     with any_size(), progress(len(jobs), skipped) as bar:
-        outcome = run_tasks(predictor, tasks, room, bar)
+        outcome = run_tasks(predictor, tasks, memory, bar)
     return outcome._replace(skipped=skipped)
 
 
 def _tasks(
-    jobs: list[Job], spec: DatasetSpec, room: Room, max_pixels: int
+    jobs: list[Job], spec: DatasetSpec, memory: Memory, max_pixels: int
 ) -> Iterator[Task]:
     for photo, files in jobs:
         pixels = 0
         try:
             pixels = count_pixels(photo.file, str(photo), max_pixels)
-            room.enter(pixels)
+            memory.enter(pixels)
             image = read_photo(photo.file, str(photo), len(spec.mean))
         except ValueError as error:
             yield Task(error, pixels)
@@ -231,7 +230,7 @@ def _tasks(
 def save_pictures(
     image: np.ndarray, files: dict[str, Path], spec: DatasetSpec, labels: np.ndarray
 ) -> None:
-    """Writes the outputs that are pictures."""
+    """Write the outputs that are pictures."""
     if "labels" in files:
         save_image(palette_image(labels, spec), files["labels"])
     for output in files.keys() & {"overlay", "colour"}:
@@ -242,14 +241,14 @@ def save_pictures(
 def picture_bands(
     output: str, image: np.ndarray, labels: np.ndarray, spec: DatasetSpec
 ) -> Iterator[np.ndarray]:
-    """A label map as `"overlay"` or `"colour"`: (rows, w, 3) uint8, top to bottom."""
+    """Yield a label map as `"overlay"` or `"colour"`: (rows, w, 3) uint8 bands."""
     if output == "overlay":
         return overlay_bands(image, labels, spec)
     return colour_bands(labels, spec)
 
 
 def progress(total: int | None, done: int = 0, unit: str = "image") -> tqdm:
-    """A bar over images with the time that is left; `total` may be unknown."""
+    """Return a progress bar over images with the time left; `total` may be unknown."""
     return tqdm(
         desc="predict",
         total=total,
@@ -260,10 +259,10 @@ def progress(total: int | None, done: int = 0, unit: str = "image") -> tqdm:
 
 
 def check_outputs(outputs: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuses what is not among the outputs.
+    """Refuse unknown outputs.
 
     Raises:
-        ValueError: naming it, with what is allowed.
+        ValueError: naming them, with what is allowed.
     """
     wrong = [name for name in outputs if name not in allowed]
     if wrong or not outputs:
@@ -273,7 +272,7 @@ def check_outputs(outputs: Sequence[str], allowed: Sequence[str]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder, and a file in it to see.
+    """Create the folder, and a temporary file in it as a test.
 
     Raises:
         OSError: naming the folder.
@@ -287,7 +286,7 @@ def check_writable(folder: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is there that ends as one of its kind does."""
+    """Whether a file exists and ends like a complete one of its kind."""
     if not path.is_file():
         return False
     if path.suffix == ".npz":
@@ -300,10 +299,10 @@ def is_whole(path: Path) -> bool:
 
 
 def plan_jobs(photos: list[Photo], output: Path, outputs: Sequence[str]) -> list[Job]:
-    """Which files to write of each photograph.
+    """Return which files to write for each photograph.
 
-    They bear the images' stems, or the whole file names where stems would have one file
-    overwrite another. Letters' case counts for nothing, as on some file systems.
+    They have the images' stems, or the whole file names if stems would make one file
+    overwrite another. Case is ignored, as on some file systems.
 
     Raises:
         ValueError: if they would overwrite the images.
@@ -314,7 +313,7 @@ def plan_jobs(photos: list[Photo], output: Path, outputs: Sequence[str]) -> list
             output / photo.name.parent / name
             for photo, name in zip(photos, names, strict=True)
         ]
-        # All that might be written: names are the same whatever is chosen of it.
+        # All possible outputs: names do not depend on which are chosen.
         files = {_key(f) for p in places for f in named(p, tuple(OUTPUTS)).values()}
         if len(files) == len(OUTPUTS) * len(photos) and not files & images:
             every = (named(place, outputs) for place in places)
@@ -323,7 +322,7 @@ def plan_jobs(photos: list[Photo], output: Path, outputs: Sequence[str]) -> list
 
 
 def named(place: Path, outputs: Sequence[str]) -> dict[str, Path]:
-    """The file of each output, named after `place`.
+    """Return the file of each output, named after `place`.
 
     Example:
         >>> str(named(Path("out/cat"), ("overlay",))["overlay"])

@@ -1,9 +1,8 @@
-"""Images of any size → label maps at full resolution, by the released protocol.
+"""Images of any size → label maps at full resolution, by the released protocol (§5).
 
-A CRF after the network, on whole images at full resolution (paper §5).
-
-A dense CRF takes probabilities. A CRF-RNN takes their logarithms, which differ from
-logits by a constant a pixel, and its softmax does not see that.
+A CRF may follow the network, on whole images at full resolution. A dense CRF takes
+probabilities. A CRF-RNN takes their logarithms, which differ from the logits by a
+constant per pixel, to which its softmax is invariant.
 """
 
 import copy
@@ -43,11 +42,11 @@ Refine = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
 
 
 def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
-    """The network's logits (b, h, w, k) → log-probabilities of the pixels.
+    """Return log-probabilities of the pixels from the network's logits (b, h, w, k).
 
     Args:
-        logits: of cells that stand `stride` pixels apart.
-        stride: above 1, probabilities are upsampled as the predictor does, top-left
+        logits: of cells that are `stride` pixels apart.
+        stride: if above 1, probabilities are upsampled as in the predictor, top-left
             aligned.
     """
     probabilities = jax.nn.softmax(logits)
@@ -61,16 +60,18 @@ def _logarithms(probabilities: jax.typing.ArrayLike) -> jax.Array:
 
 
 def refinement(crf: CRF) -> Refine:
-    """`f(params, probabilities (h, w, k), image (h, w, c))` → marginals, float32.
+    """Return `f(params, probabilities (h, w, k), image (h, w, c))`, giving marginals.
 
     Args:
         crf: see `Predictor`.
     """
-    if not isinstance(crf, CRFRNN):
-        return lambda _, odds, image: np.asarray(crf(odds, as_uint8(image)), np.float32)
 
-    def refine(params: Params, odds: np.ndarray, image: np.ndarray) -> np.ndarray:
-        inputs = _logarithms(odds)[None], as_uint8(image)[None]
+    def refine(
+        params: Params, probabilities: np.ndarray, image: np.ndarray
+    ) -> np.ndarray:
+        if not isinstance(crf, CRFRNN):
+            return np.asarray(crf(probabilities, as_uint8(image)), np.float32)
+        inputs = _logarithms(probabilities)[None], as_uint8(image)[None]
         logits: Any = crf.apply({"params": params["crf"]}, *inputs)
         return np.asarray(jax.nn.softmax(logits[0]))
 
@@ -84,36 +85,36 @@ class Predictor:
     """Predicts label maps: tiles, softmax, tiles side by side, upsampling, argmax.
 
     The image (resized by `spec.scale`) minus the mean pixel is padded by reflection and
-    walked in tiles of `spec.tile`; the softmax of each is put side by side. Networks at
-    an eighth of the resolution are upsampled by interpolating probabilities, top-left
-    aligned. With `spec.scale` other than 1 the probabilities are then resized to the
-    image, linearly, pixel centre on pixel centre.
+    cut into tiles of `spec.tile`; their softmax outputs are put side by side. The
+    probabilities of networks at an eighth of the resolution are upsampled by
+    interpolation, top-left aligned. If `spec.scale` is not 1, probabilities are then
+    resized to the image, linearly, with pixel centres aligned.
 
-    Tiles and bands of pixels are computed one after the other, so that memory holds the
-    image, a row of tiles and the label map. Tiles of one shape are compiled once,
-    whatever the images' sizes.
+    Tiles and bands of pixels are computed one after the other: memory holds the image,
+    a row of tiles, and the label map. Each tile shape is compiled once, for images of
+    all sizes.
 
     Args:
         model: the network.
         params: its parameters, `{"front_end": …, "context": …}`, and a CRF-RNN's.
         spec: the data set's mean pixel, tile and scale.
         batch_size: tiles that run together.
-        mode: `"tiles"` is the release's protocol (whose tile is the whole image where
-            `spec.tile` is None); `"whole"` takes the whole image at once, and compiles
+        mode: `"tiles"` is the release's protocol (if `spec.tile` is None, the tile is
+            the whole image); `"whole"` predicts the whole image at once and compiles
             for every size, rounded up to 4 cells; `"blend"` blends overlapping tiles,
             without seams and in bounded memory.
-        scales: the network sees the image at each of these, times `spec.scale`, and
-            the probabilities are averaged.
-        mirror: it sees the image mirrored, too.
-        overlap: of `"blend"`: share of a tile's inside that the next one covers too.
-        crf: what refines the probabilities of whole images, such as a `DenseCRF`: a
-            function of probabilities (h, w, k) float32 and the image (h, w, c) uint8
-            (16-bit images brought to 0..255; any number of channels), that gives
-            marginals (h, w, k). Or a `CRFRNN`, whose parameters are `params["crf"]`.
-            Labels, probabilities and bands are then the CRF's. It needs memory for
-            whole images, in every mode.
-        rows: devices over which the rows of each tile's maps are spread, for tiles (or
-            with `"whole"`, images) that one device does not hold.
+        scales: average the probabilities of the image at these scales, times
+            `spec.scale`.
+        mirror: average with the mirrored image's probabilities.
+        overlap: of `"blend"`: fraction of a tile's interior that the next tile shares.
+        crf: refines the probabilities of whole images: a `DenseCRF`, or any function of
+            probabilities (h, w, k) float32 and the image (h, w, c) uint8 (16-bit images
+            are scaled to 0..255; any number of channels) that returns marginals
+            (h, w, k); or a `CRFRNN`, whose parameters are `params["crf"]`. Labels,
+            probabilities and bands are then the CRF's. It needs memory for whole
+            images in every mode.
+        rows: devices over which the rows of each tile's maps are divided, for tiles (or
+            with `"whole"`, images) that do not fit on one device.
 
     Raises:
         ValueError: if an argument is not among what is allowed or a tile is not larger
@@ -154,8 +155,8 @@ class Predictor:
         self.batch_size, self.mode, self.overlap = batch_size, mode, overlap
         sides = (False, True) if mirror else (False,)
         self.views = [View(spec.scale * s, m) for s in scales for m in sides]
-        # Blending takes the cells before the network's own upsampling, of which there
-        # are 64 times fewer; they are logits then.
+        # Blending uses the cells before the network's own upsampling, 64 times fewer;
+        # these are logits.
         self._logits = mode == "blend" and model.upsample
         cells = model.clone(upsample=False) if self._logits else model
         self._stride = cells.output_stride
@@ -169,7 +170,7 @@ class Predictor:
         self._refine = refinement(crf) if crf else None
 
     def with_params(self, params: Any) -> "Predictor":
-        """The same predictor, already compiled, with other parameters."""
+        """Return the same predictor, already compiled, with other parameters."""
         other = copy.copy(self)
         other.params = self._placed(params)
         return other
@@ -182,24 +183,23 @@ class Predictor:
     def __call__(
         self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
     ) -> Int[np.ndarray, "*n h w"]:
-        """The label map (h, w) int32 of an RGB image, or (n, h, w) of n of one size."""
+        """Return the label map (h, w) int32 of an image, or (n, h, w) of n images."""
         return _at_once(images, self.stream)
 
     def probabilities(
         self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
     ) -> Float[np.ndarray, "*n h w k"]:
-        """Class probabilities of every pixel, float32, as a dense CRF takes them."""
+        """Return class probabilities of every pixel, float32, for a dense CRF, say."""
         return _at_once(images, self._stream_probabilities)
 
     def stream(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """The label maps of several images, whose tiles share batches."""
+        """Yield the label maps of several images, whose tiles share batches."""
         every = self._bands(images, probabilities=False)
         for image, bands in zip(images, every, strict=True):
             yield _assembled(bands, image.shape[:2], np.int32)
 
     def _stream_probabilities(self, images: Sequence[np.ndarray]):
-        every = self._bands(images, probabilities=True)
-        return self._whole_probabilities(images, every)
+        return self._whole_probabilities(images, self._bands(images, True))
 
     def _whole_probabilities(self, images: Sequence[np.ndarray], every: Any):
         for image, bands in zip(images, every, strict=True):
@@ -209,26 +209,26 @@ class Predictor:
     def bands(
         self, image: UInt[np.ndarray, "h w c"], probabilities: bool = False
     ) -> Iterator[np.ndarray]:
-        """The label map from top to bottom in bands of rows (≤ 256, w) uint8.
+        """Yield the label map from top to bottom in bands of rows (≤ 256, w) uint8.
 
         Args:
             image: as for a call.
-            probabilities: give class probabilities (≤ 256, w, k) float32 instead.
+            probabilities: yield class probabilities (≤ 256, w, k) float32 instead.
         """
         return next(self._bands([image], probabilities))
 
     def maps(
         self, images: Sequence[np.ndarray], full_tiles: bool = False
     ) -> Iterator[np.ndarray]:
-        """The front end's logits over each image: (⌈h/8⌉, ⌈w/8⌉, k) float32.
+        """Yield the front end's logits over each image: (⌈h/8⌉, ⌈w/8⌉, k) float32.
 
         Sizes are those of the image resized by `spec.scale`; §5 trains the context
         module on these.
 
         Args:
             images: as for `stream`.
-            full_tiles: give the cells of the whole tiles, of which the image's are
-                the upper left; the others see its reflection.
+            full_tiles: yield the cells of whole tiles; those of the image are at the
+                upper left, the others see its reflection.
         """
         view = View(self.spec.scale)
         every = self._cell_bands(images, view, self._run_maps, self._plan_protocol)
@@ -239,7 +239,7 @@ class Predictor:
     def map_size(
         self, shape: tuple[int, ...], full_tiles: bool = False
     ) -> tuple[int, int]:
-        """(rows, columns) of what `maps` gives for an image of `shape`."""
+        """Return (rows, columns) of what `maps` yields for an image of `shape`."""
         size, stride = scaled_size(shape, self.spec.scale), self.model.map_stride
         if not full_tiles:
             return -(-size[0] // stride), -(-size[1] // stride)
@@ -261,7 +261,7 @@ class Predictor:
     def _bands(
         self, images: Sequence[np.ndarray], probabilities: bool
     ) -> Iterator[Iterator[np.ndarray]]:
-        """Bands of pixels of each image; to be used up before the next image's."""
+        """Yield bands of pixels of each image; use them up before the next image's."""
         if self._refine is not None:
             return self._refined(images, probabilities)
         read = self._read_probabilities if probabilities else self._read_labels
@@ -271,8 +271,8 @@ class Predictor:
         assert self._refine is not None
         every = self._network_bands(images, self._read_probabilities)
         whole = self._whole_probabilities(images, every)
-        for image, odds in zip(images, whole, strict=True):
-            marginals = self._refine(self.params, odds, image)
+        for image, before in zip(images, whole, strict=True):
+            marginals = self._refine(self.params, before, image)
             if not probabilities:
                 marginals = marginals.argmax(-1).astype(np.uint8)
             yield (marginals[y : y + BLOCK] for y in range(0, len(image), BLOCK))
@@ -316,7 +316,9 @@ def _check_arguments(mode: str, scales: Sequence[float]) -> None:
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r}: must be one of {', '.join(get_args(Mode))}")
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales={tuple(scales)}: must be positive, one at least")
+        raise ValueError(
+            f"scales={tuple(scales)}: must be one or more positive numbers"
+        )
 
 
 def _assembled(bands: Iterator[np.ndarray], shape: tuple, dtype: Any) -> np.ndarray:
@@ -328,12 +330,12 @@ def _assembled(bands: Iterator[np.ndarray], shape: tuple, dtype: Any) -> np.ndar
 
 
 def _at_once(images: Any, stream: Any) -> np.ndarray:
-    """What `stream` gives for one image, or stacked for several of one size."""
+    """Return what `stream` yields for one image, or stacked for several of one size."""
     if isinstance(images, np.ndarray) and images.ndim == 3:
         return next(stream([images]))
     images = list(images)
     if len({image.shape for image in images}) != 1:
         raise ValueError(
-            "images: several in one call are of one size; `stream` takes any"
+            "images: several in one call must be of one size; `stream` takes any"
         )
     return np.stack(list(stream(images)))

@@ -1,10 +1,11 @@
-"""Overlapping tiles, blended: images of any size without seams, in bounded memory.
+"""Tiles: the released protocol, and overlapping tiles that are blended.
 
-The released tiles stand side by side, and what a context module sees ends with its
-tile. Here tiles overlap and each counts less towards its edges, so that nothing changes
-abruptly; tiles see the image's true surroundings wherever there are any.
+The released protocol covers images of any size with tiles that share margins; their
+outputs are put side by side. What a context module sees ends at the edge of its tile.
 
-The released tile protocol: images of any size as tiles with shared margins.
+Blended tiles overlap, and the weight of each decreases towards its edges, so that there
+are no seams. They see the real image around them wherever there is one. Both need only
+bounded memory.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ class TileGrid:
 
     Attributes:
         tile: (height, width) of a tile in pixels, margins included.
-        margin: pixels of surroundings on each side of a tile.
+        margin: pixels around the inside of a tile, on each side.
         rows: tiles from top to bottom.
         columns: tiles from left to right.
 
@@ -40,11 +41,11 @@ class TileGrid:
         return self.rows * self.columns
 
     def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
-        """The tiles (tile height, tile width, c) of an image, row by row.
+        """Yield the tiles (tile height, tile width, c) of an image, row by row.
 
-        The image is padded by the margin; tiles follow each other at their inner size;
-        the last row and column are filled by reflecting the tile itself at its bottom
-        and right. Only a row of tiles is in memory at a time.
+        The image is padded by the margin; the step between tiles is their inner size;
+        the last row and column are completed by reflecting the tile itself at its
+        bottom and right. Only one row of tiles is in memory at a time.
 
         Args:
             image: (h, w, c).
@@ -56,7 +57,7 @@ class TileGrid:
         return take_tiles(image, rows, columns)
 
     def _pixels(self, image: np.ndarray, axis: int, index: int) -> np.ndarray:
-        """(tile,) which pixels of an axis the index-th tile is made of."""
+        """Return (tile,) indices of an axis for the index-th tile."""
         n, tile, margin = image.shape[axis], self.tile[axis], self.margin
         start = index * (tile - 2 * margin) - margin
         stop = min(start + tile, n + margin)
@@ -64,7 +65,7 @@ class TileGrid:
         return own[reflected(np.arange(tile), len(own))]
 
     def bands(self, outputs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Outputs (h, w, k) of tiles in order → (h, columns · w, k), side by side."""
+        """Yield outputs (h, w, k) of tiles side by side: (h, columns · w, k)."""
         for _ in range(self.rows):
             yield np.concatenate([next(outputs) for _ in range(self.columns)], 1)
 
@@ -72,7 +73,7 @@ class TileGrid:
 def take_tiles(
     image: np.ndarray, rows: list[np.ndarray], columns: list[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The image's pixels at each (rows, columns), the columns changing first."""
+    """Yield the image's pixels at each (rows, columns); columns change first."""
     for at in rows:
         strip = image.take(at, 0)
         for across in columns:
@@ -82,12 +83,12 @@ def take_tiles(
 def plan_tiles(
     size: tuple[int, int], tile: tuple[int, int] | None, margin: int, stride: int
 ) -> TileGrid:
-    """The grid of tiles that covers an image.
+    """Return the grid of tiles that covers an image.
 
     Args:
         size: (height, width) of the image in pixels.
-        tile: (height, width) of a tile, or None for one tile around the whole image,
-            its inside rounded up to 4 cells so that few shapes are compiled.
+        tile: (height, width) of a tile, or None for one tile over the whole image, its
+            inside rounded up to 4 cells so that few shapes are compiled.
         margin: see `TileGrid`.
         stride: image pixels from one cell of the output to the next.
 
@@ -113,7 +114,7 @@ def plan_tiles(
 
 
 def cut_tiles(image: np.ndarray, grid: TileGrid) -> np.ndarray:
-    """All tiles of an image: (rows · columns, tile height, tile width, c).
+    """Return all tiles of an image: (rows · columns, tile height, tile width, c).
 
     Example:
         >>> grid = plan_tiles((16, 40), (32, 32), margin=4, stride=8)
@@ -124,7 +125,7 @@ def cut_tiles(image: np.ndarray, grid: TileGrid) -> np.ndarray:
 
 
 def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
-    """(rows · columns, h, w, k) outputs side by side: (rows·h, columns·w, k).
+    """Return (rows · columns, h, w, k) outputs side by side: (rows·h, columns·w, k).
 
     Example:
         >>> grid = plan_tiles((16, 40), (32, 32), margin=4, stride=8)
@@ -135,17 +136,17 @@ def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
     return np.concatenate(list(grid.bands(iter(tiles))))
 
 
-_SIDE = 1024  # pixels of a tile, where the data set names none
+_SIDE = 1024  # pixels of a tile, if the data set names none
 
 
 @dataclasses.dataclass(frozen=True)
 class BlendGrid:
-    """How an image is covered by overlapping tiles, in cells of the network's output.
+    """How overlapping tiles cover an image, in cells of the network's output.
 
     Attributes:
         cells: (rows, columns) of the image.
         inner: (rows, columns) of a tile's output.
-        margin: pixels of surroundings on each side of a tile.
+        margin: pixels around the inside of a tile, on each side.
         stride: image pixels from one cell to the next.
         rows: first row of each row of tiles.
         columns: first column of each column of tiles.
@@ -168,9 +169,9 @@ class BlendGrid:
         return height, width
 
     def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
-        """The tiles (tile height, tile width, c) of an image, row by row.
+        """Yield the tiles (tile height, tile width, c) of an image, row by row.
 
-        Beyond the image they see its reflection.
+        Beyond the image they contain its reflection.
         """
         rows = [self._pixels(image, 0, start) for start in self.rows]
         columns = [self._pixels(image, 1, start) for start in self.columns]
@@ -181,10 +182,10 @@ class BlendGrid:
         return reflected(at, image.shape[axis])
 
     def bands(self, outputs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Outputs of the tiles, in order → the image's cells from top to bottom.
+        """Yield the image's cells from top to bottom, from the tiles' outputs in order.
 
         Σ_t w_t x_t / Σ_t w_t over the tiles t that see a cell; w is a product of ramps
-        towards the tile's edges. A band is given when no further tile reaches it.
+        towards the tile's edges. A band is complete when no further tile reaches it.
 
         Args:
             outputs: (inner rows, inner columns, k) each.
@@ -201,7 +202,7 @@ class BlendGrid:
             yield done / total[row:after, None, None]
 
     def _side_by_side(self, outputs: Iterator[np.ndarray]) -> np.ndarray:
-        """A row of tiles, blended: (inner rows, image's columns, k)."""
+        """Blend a row of tiles: (inner rows, image's columns, k)."""
         weights, total = _weights(self.columns, self.inner[1])
         tiles = [next(outputs) for _ in self.columns]
         cells = np.zeros((len(tiles[0]), len(total), tiles[0].shape[2]), np.float32)
@@ -218,20 +219,20 @@ def plan_blend(
     overlap: float,
     unit: int = 1,
 ) -> BlendGrid:
-    """The grid of overlapping tiles that covers an image.
+    """Return the grid of overlapping tiles that covers an image.
 
     Args:
         size: (height, width) of the image in pixels.
-        tile: (height, width) of a tile in pixels, margins included, which is rounded
-            down to whole cells; None takes 1024, or more where margins are large.
+        tile: (height, width) of a tile in pixels, margins included, rounded down to
+            whole cells; None takes 1024, or more if margins are large.
         margin: see `BlendGrid`.
         stride: see `BlendGrid`.
-        overlap: share of a tile's inside that it shares with the next, at least.
-        unit: a tile's inside is a multiple of so many cells.
+        overlap: smallest fraction of a tile's inside that it shares with the next.
+        unit: a tile's inside is a multiple of this many cells.
 
     Raises:
-        ValueError: if a tile holds no cell beside its margins, or the overlap is not
-            within 0 and ½.
+        ValueError: if a tile has no cell inside its margins, or the overlap is not
+            between 0 and ½.
     """
     if not 0 <= overlap <= 0.5:
         raise ValueError(f"overlap={overlap}: must be between 0 and 0.5")
@@ -240,7 +241,7 @@ def plan_blend(
     if min(inner) < 1:
         raise ValueError(
             f"tile={tile}: must be larger than twice the margin of {margin} pixels, "
-            f"by {stride * unit} at least"
+            f"by at least {stride * unit}"
         )
     cells = [-(-n // stride) for n in size]
     rows, columns = (
@@ -252,14 +253,14 @@ def plan_blend(
 
 
 def _starts(cells: int, inner: int, shared: int) -> tuple[int, ...]:
-    """First cells of tiles that are spread evenly and share `shared` cells or more."""
+    """Return first cells of evenly spread tiles that share `shared` cells or more."""
     spare = max(0, cells - inner)
     count = -(-spare // max(1, inner - shared)) + 1
     return tuple(round(i * spare / max(1, count - 1)) for i in range(count))
 
 
 def _weights(starts: tuple[int, ...], inner: int) -> tuple[np.ndarray, np.ndarray]:
-    """(inner,) weights of a tile's cells, and (cells,) the sums of them over tiles."""
+    """Return (inner,) weights of a tile's cells, and (cells,) their sums over tiles."""
     steps = [after - before for before, after in itertools.pairwise(starts)]
     shared = inner - max(steps, default=inner - 1)
     ramp = (np.arange(inner) + 0.5) / max(1, shared)

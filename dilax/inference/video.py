@@ -1,8 +1,7 @@
-"""Videos → videos of label maps, or a picture a frame.
+"""Videos → videos of label maps, or one picture per frame.
 
-Class ids are kept to the bit by FFV1; what is only looked at is H.264.
-
-Videos as frames, and frames as videos, through PyAV (the optional extra `video`).
+PyAV (the optional extra `video`) reads and writes them. FFV1 keeps class ids exactly;
+videos for viewing are H.264.
 """
 
 import contextlib
@@ -28,15 +27,15 @@ from dilax.inference.jobs import (
 )
 from dilax.inference.photos import MAX_PIXELS
 from dilax.inference.predictor import Predictor
-from dilax.inference.workers import Outcome, Room, Task, run_tasks
+from dilax.inference.workers import Memory, Outcome, Task, run_tasks
 from dilax.runtime.files import whole_or_not_at_all
 
 
 class Encoding(NamedTuple):
-    """How a video is written, in PyAV's words.
+    """How a video is written, in PyAV's terms.
 
     Attributes:
-        suffix: how its file's name goes on after the source's.
+        suffix: of its file's name, after the source's stem.
         container: the file format.
         codec: of the frames.
         pixels: their format.
@@ -298,15 +297,15 @@ def _videos(
 
 
 def _run(predictor: Predictor, video: Source, make: MakeTask) -> Outcome:
-    room = Room()
+    memory = Memory()
     with progress(video.count(), unit="frame") as bar:
-        return run_tasks(predictor, _tasks(video, room, make), room, bar)
+        return run_tasks(predictor, _tasks(video, memory, make), memory, bar)
 
 
-def _tasks(video: Source, room: Room, make: MakeTask) -> Iterator[Task]:
+def _tasks(video: Source, memory: Memory, make: MakeTask) -> Iterator[Task]:
     try:
         for index, (image, time) in enumerate(video.frames()):
-            room.enter(_pixels(image))
+            memory.enter(_pixels(image))
             yield make(index, image, time)
     except ValueError as error:
         yield Task(error)

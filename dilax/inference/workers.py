@@ -1,7 +1,7 @@
 """Reading, predicting and writing at the same time, in three threads.
 
-The next images are decoded while one is predicted and those before are written. Images
-of any size share a limited room in memory: a large one has it for itself.
+The next images are decoded while one is predicted and earlier ones are written. Images
+of any size share a limited amount of memory; a very large one has it alone.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from tqdm import tqdm
 from dilax.inference.predictor import Predictor
 from dilax.runtime.files import whole_or_not_at_all
 
-_ROOM = 100_000_000  # pixels in memory: read, in work, and not yet written
+_MOST_PIXELS = 100_000_000  # pixels in memory: read, in work, and not yet written
 _AHEAD = 4
 T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        written: images that were predicted.
-        skipped: images whose files were there already.
-        problems: what could not be read, one message each.
+        written: number of predicted images.
+        skipped: number of images whose files already existed.
+        problems: one message per image that could not be read.
 
     Example:
         >>> Outcome(written=2, skipped=1, problems=[]).written
@@ -43,11 +43,11 @@ class Outcome(NamedTuple):
 
 
 class Task(NamedTuple):
-    """An image to predict and what becomes of its label map.
+    """An image to predict, and what to do with its label map.
 
     Attributes:
-        image: (h, w, c); what is wrong with it; or None: its files are there already.
-        pixels: with which it entered the room.
+        image: (h, w, c); or the error of reading it; or None if its files exist.
+        pixels: how many it reserved in `Memory`.
         write: called with the (h, w) uint8 labels, in a thread, in the tasks' order.
         archive: `.npz` for the class probabilities; None writes none.
     """
@@ -58,22 +58,22 @@ class Task(NamedTuple):
     archive: Path | None = None
 
 
-class Room:
-    """Counts the pixels in memory, and lets readers wait while there are too many.
+class Memory:
+    """Counts the pixels in memory, and makes readers wait while there are too many.
 
-    What is larger than the room enters when it is empty. Leaving the context lets all
-    in, so that no reader waits for a writer that has stopped.
+    An image larger than the limit enters when nothing else is in memory. Leaving the
+    context lets all in, so that no reader waits for a writer that has stopped.
 
     Args:
         limit: pixels.
     """
 
-    def __init__(self, limit: int = _ROOM):
+    def __init__(self, limit: int = _MOST_PIXELS):
         self._limit, self._held, self._open = limit, 0, False
         self._changed = threading.Condition()
 
     def enter(self, pixels: int) -> None:
-        """Waits until there is room."""
+        """Wait until there is space."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
@@ -83,12 +83,12 @@ class Room:
             self._held += pixels
 
     def leave(self, pixels: int) -> None:
-        """Makes room."""
+        """Release the space."""
         with self._changed:
             self._held -= pixels
             self._changed.notify_all()
 
-    def __enter__(self) -> "Room":
+    def __enter__(self) -> "Memory":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -98,7 +98,7 @@ class Room:
 
 
 def ahead(items: Iterator[T], depth: int = _AHEAD) -> Generator[T]:
-    """The same items in order, of which up to `depth` are made ahead in a thread."""
+    """Yield the same items in order; a thread makes up to `depth` of them ahead."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -111,28 +111,28 @@ def ahead(items: Iterator[T], depth: int = _AHEAD) -> Generator[T]:
 
 
 def run_tasks(
-    predictor: Predictor, tasks: Iterator[Task], room: Room, bar: tqdm
+    predictor: Predictor, tasks: Iterator[Task], memory: Memory, bar: tqdm
 ) -> Outcome:
-    """Predicts and writes every task's image.
+    """Predict and write the image of every task.
 
     Args:
         predictor: network, parameters, data set.
-        tasks: read ahead; whoever makes them enters the room with each image's pixels.
-        room: is left with each image written.
-        bar: over images; it moves by parts of them.
+        tasks: read ahead; their maker reserves each image's pixels in `memory`.
+        memory: released for each image that was written.
+        bar: over images; it moves by fractions of them.
 
     Raises:
-        OSError: if something cannot be written; what was written before stays.
+        OSError: if something cannot be written; files that were written before stay.
     """
     written, skipped, problems = 0, 0, []
-    with contextlib.closing(ahead(tasks)) as coming, room, _Writer(room) as writer:
+    with contextlib.closing(ahead(tasks)) as coming, memory, _Writer(memory) as writer:
         for task in coming:
             if isinstance(task.image, np.ndarray):
                 labels = predict_labels(predictor, task.image, task.archive, bar)
                 writer.submit(task, labels)
                 written += 1
                 continue
-            room.leave(task.pixels)
+            memory.leave(task.pixels)
             bar.update()
             skipped += task.image is None
             problems += [] if task.image is None else [str(task.image)]
@@ -140,13 +140,13 @@ def run_tasks(
 
 
 class _Writer:
-    """Writes label maps in a thread, in order; what goes wrong is raised here.
+    """Writes label maps in a thread, in order; errors are raised in the main thread.
 
-    After that nothing more is written, however long it takes to be noticed.
+    After an error nothing more is written, however long it takes to be noticed.
     """
 
-    def __init__(self, room: Room):
-        self._room, self._pool, self._broken = room, ThreadPoolExecutor(1), False
+    def __init__(self, memory: Memory):
+        self._memory, self._pool, self._broken = memory, ThreadPoolExecutor(1), False
         self._pending: deque[Future] = deque()
 
     def submit(self, task: Task, labels: np.ndarray) -> None:
@@ -162,13 +162,13 @@ class _Writer:
             self._broken = True
             raise
         finally:
-            self._room.leave(task.pixels)
+            self._memory.leave(task.pixels)
 
     def __enter__(self) -> "_Writer":
         return self
 
     def __exit__(self, kind: type | None, *exception: object) -> None:
-        """Waits for all, or after an exception for the one that is being written."""
+        """Wait for all, or after an exception for the one that is being written."""
         self._pool.shutdown(cancel_futures=kind is not None)
         for future in self._pending if kind is None else ():
             future.result()
@@ -180,7 +180,7 @@ def predict_labels(
     archive: Path | None = None,
     bar: tqdm | None = None,
 ) -> np.ndarray:
-    """The (h, w) uint8 label map of an image; the probabilities go to disk in bands.
+    """Return the (h, w) uint8 label map; write the probabilities to disk in bands.
 
     Args:
         predictor: network, parameters, data set.
@@ -203,7 +203,7 @@ def predict_labels(
 
 @contextlib.contextmanager
 def _npz(path: Path | None, shape: tuple[int, ...]) -> Iterator[Callable]:
-    """A function that appends rows to `probabilities` in a file for `numpy.load`."""
+    """Yield a function that appends rows to `probabilities` in an `.npz` file."""
     if path is None:
         yield lambda band: None
         return
