@@ -7,8 +7,6 @@ import re
 import notebook_runs as notebooks
 import pytest
 
-EXECUTED = pytest.mark.slow
-
 
 def _code(name):
     cells = notebooks.stored(name)["cells"]
@@ -61,7 +59,7 @@ def _row(tables, name):
     return [float(number) for number in re.findall(r"\d+\.\d+", line)]
 
 
-@EXECUTED
+@pytest.mark.slow
 def test_quickstart(executed):
     done = executed("01_quickstart")
     tables = notebooks.markdown(done)
@@ -70,7 +68,7 @@ def test_quickstart(executed):
     assert len(notebooks.pictures(done)) == 5
 
 
-@EXECUTED
+@pytest.mark.slow
 def test_receptive_fields(executed):
     done = executed("02_receptive_fields")
     text = notebooks.printed(done)
@@ -81,7 +79,8 @@ def test_receptive_fields(executed):
     assert len(notebooks.pictures(done)) == 4
 
 
-@EXECUTED
+@pytest.mark.full
+@pytest.mark.slow
 def test_voc(executed):
     done = executed("03_voc")
     text = notebooks.printed(done)
@@ -91,7 +90,8 @@ def test_voc(executed):
     assert len(notebooks.pictures(done)) == 3
 
 
-@EXECUTED
+@pytest.mark.full
+@pytest.mark.slow
 def test_structured_prediction(executed):
     done = executed("04_structured_prediction")
     text = notebooks.printed(done)

@@ -4,6 +4,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from tiny_run import tiny_config, write_images
 
@@ -52,12 +53,11 @@ def test_saved_state_comes_back_whole(tmp_path):
 
 
 def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path, "s")
-
     def full(*args, **kwargs):
         raise ValueError("RESOURCE_EXHAUSTED: No space [os_error_code='28']")
 
-    monkeypatch.setattr(checkpoints._manager, "save", full)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    checkpoints = Checkpoints(tmp_path, "s")
     with pytest.raises(OSError, match="No space left on device") as caught:
         checkpoints.save(_state(0.0))
     assert caught.value.filename == str(tmp_path / "checkpoints" / "s")

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from tiny_run import tiny_config, write_images
 import dilax
 from dilax.evaluation import image_scores
 from dilax.runtime import Interrupted
-from dilax.training import NonFiniteLoss, OptimizerConfig, loop, read_machine
+from dilax.training import NonFiniteLoss, OptimizerConfig, read_machine
 from dilax.training.run import kept_indices
 
 
@@ -132,32 +131,20 @@ def test_a_finished_run_trains_no_further(whole, data):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_call_reaches_the_same_end(
-    number, whole, data, tmp_path, monkeypatch
+    number, whole, data, tmp_path
 ):
-    calls: list[None] = []
-    step = functools.partial(_signalling, loop.jit_train_step, number, calls)
-    monkeypatch.setattr(loop, "jit_train_step", step)
-    with pytest.raises(Interrupted, match="saved at step 3 of stage 'front_end'"):
-        dilax.train(tiny_config(data), tmp_path / "run")
-    monkeypatch.undo()
-    folder = tmp_path / "run" / "checkpoints" / "front_end"
-    assert "3" in {p.name for p in folder.iterdir()}
-    dilax.train(tiny_config(data), tmp_path / "run")
-    for a, b in zip(_final(whole[0]), _final(tmp_path / "run"), strict=True):
-        np.testing.assert_array_equal(a, b)
+    workdir = tmp_path / "run"
 
-
-def _signalling(jit_train_step, number, calls, *settings):
-    """The compiled step, which sends this process a signal in its third call."""
-    compiled = jit_train_step(*settings)
-
-    def call(*args):
-        calls.append(None)
-        if len(calls) == 3:
+    def send():
+        if not (workdir / "checkpoints" / "front_end" / "3").exists():
             os.kill(os.getpid(), number)
-        return compiled(*args)
 
-    return call
+    with pytest.raises(Interrupted, match="saved at step 3 of stage 'front_end'"):
+        dilax.train(tiny_config(data), workdir, watch=send)  # after step 2
+    assert (workdir / "checkpoints" / "front_end" / "3").exists()
+    dilax.train(tiny_config(data), workdir)
+    for a, b in zip(_final(whole[0]), _final(workdir), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_is_not_saved(data, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from tiny_run import optimizer, tiny_config, write_images
 
 import dilax
-from dilax.models import BASIC, Block, Named
+from dilax.models import BASIC, PLAIN_STEM, Block, Named
 from dilax.training import LossConfig, StageConfig, recipes
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, DataConfig, ModelConfig
@@ -65,8 +65,8 @@ def test_a_network_trains_on_scenes_evaluates_and_predicts(name, tmp_path):
     predictor = dilax.load_predictor(tmp_path / "run")
     image = np.zeros((75, 90, 3), np.uint8)
     assert predictor(image).shape == (75, 90)
-    odds = predictor.probabilities(image)
-    np.testing.assert_allclose(odds.sum(-1), 1, atol=1e-4)
+    probabilities = predictor.probabilities(image)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-4)
 
 
 # On eight small images: what is stored comes back.
@@ -99,18 +99,6 @@ def _tiny(data, name, **fields):
     return config
 
 
-def _stop_after(monkeypatch, step):
-    """Ends a run when it has saved this step of its first stage."""
-    save = Checkpoints.save
-
-    def save_and_stop(self, state, mean_iou=None):
-        save(self, state, mean_iou)
-        if int(state.step) == step:
-            raise Stopped
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-
-
 _leaves = jax.tree_util.tree_leaves_with_path
 
 
@@ -126,9 +114,7 @@ def _equal(one, other):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
-    data, tmp_path, monkeypatch
-):
+def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(data, tmp_path):
     """With a moving average, which other tests of this do without."""
 
     def config():
@@ -138,11 +124,12 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
         found.stages = (stage,)
         return found
 
+    def stop():
+        raise Stopped
+
     whole = dilax.train(config(), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        _stop_after(patch, 2)
-        with pytest.raises(Stopped):
-            dilax.train(config(), tmp_path / "run")
+    with pytest.raises(Stopped):
+        dilax.train(config(), tmp_path / "run", watch=stop)  # at the first checkpoint
     assert dilax.train(config(), tmp_path / "run") == whole
     loaded = [dilax.load_checkpoint(tmp_path / run)[1] for run in ("run", "whole")]
     _equal(*loaded)
@@ -150,7 +137,13 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
 
 @pytest.mark.slow
 def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp_path):
-    config = _tiny(data, "segnet")
+    config = _tiny(data, "fcn8s")
+    config.model = ModelConfig(
+        blocks=(Block("layer1_0", 32, 2),),
+        stem=PLAIN_STEM,
+        width_multiplier=1 / 16,
+        padding="same",
+    )
     context = dataclasses.replace(config.stages[1], trains="context")
     maps = dataclasses.replace(context, name="maps", inputs="maps")
     config.stages = (config.stages[0], context, maps)
@@ -160,8 +153,7 @@ def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp
         _stats(stage_params(tmp_path / "run", config, stage.name, spec))
         for stage in config.stages
     ]
-    assert min(np.abs(leaf).max() for leaf in stats[0].values()) > 1e-4
-    means = stats[0]["front_end", "conv1_1_bn", "mean"]
+    means = stats[0]["front_end", "bn1", "mean"]
     assert np.abs(means).max() > 0.1  # they start at 0
     _equal(stats[0], stats[1])
     _equal(stats[0], stats[2])
@@ -224,7 +216,7 @@ def test_a_name_and_a_table_of_blocks_are_one_too_many(data):
 def test_scores_of_every_pixel_leave_nothing_to_dense_upsampling(name, data):
     config = _tiny(data, name)
     config.model.duc = 4
-    with pytest.raises(ValueError, match="duc=4: does not divide the output stride of"):
+    with pytest.raises(ValueError, match="duc=4: "):
         check_config(config)
 
 
@@ -233,8 +225,8 @@ def test_scores_of_every_pixel_leave_nothing_to_dense_upsampling(name, data):
 def test_each_loss_trains_a_tiny_network(name, data, tmp_path):
     config = tiny_config(data)
     stage = config.stages[0]
-    stage.loss, stage.steps, stage.evaluate_every = LossConfig(name, "median"), 30, 0
-    stage.accumulate = 2
+    stage.loss, stage.steps, stage.evaluate_every = LossConfig(name), 30, 0
+    stage.accumulate, config.data.class_weight_power = 2, 0.5
     config.stages = (stage,)
     dilax.train(config, tmp_path / "run")
     assert from_json(Config, tmp_path / "run" / "config.json") == config

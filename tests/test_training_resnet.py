@@ -20,7 +20,13 @@ from dilax.models import (
     row_mesh,
 )
 from dilax.runtime import jit
-from dilax.training import Config, DataConfig, ModelConfig, StageConfig
+from dilax.training import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StageConfig,
+)
 from dilax.training.config import build_model
 from dilax.training.initial import check_init
 from dilax.training.step import init_state, make_train_step, split_params
@@ -29,9 +35,8 @@ from experiments import hdc
 
 MODEL = ModelConfig(
     blocks=(
-        Block("layer1_0", 64),
-        Block("layer2_0", 64, 2),
-        Block("layer3_0", 64, 1, 2),
+        Block("layer1_0", 64, 2),
+        Block("layer2_0", 64, 1, 2),
     ),
     stem=PLAIN_STEM,
     width_multiplier=1 / 16,
@@ -59,19 +64,23 @@ def _params(net):
     return init_params(net, 0)
 
 
-def _step(stage=STAGE, batch=None, steps=1, **model):
-    """(params before, params after, losses) of some steps on one batch."""
-    config = Config("c", DataConfig(), dataclasses.replace(MODEL, **model), (stage,))
-    net = build_model(config, stage, 3)
-    params = _params(net)
-    trained, frozen = split_params(params, stage)
-    state = init_state(trained, stage)
-    step = jit(make_train_step(net, stage, SPEC, 0))
-    losses = []
-    for _ in range(steps):
-        state, metrics = step(state, frozen, batch or _batch())
-        losses.append(float(metrics["loss"]))
-    return params, {**frozen, **state.params}, losses
+class Steps:
+    """Steps of a stage on batches, each from the parameters before."""
+
+    def __init__(self, stage=STAGE, **model):
+        model = dataclasses.replace(MODEL, **model)
+        net = build_model(Config("c", DataConfig(), model, (stage,)), stage, 3)
+        self.before = _params(net)
+        trained, self.frozen = split_params(self.before, stage)
+        self.state, self.losses = init_state(trained, stage), []
+        self.step = jit(make_train_step(net, stage, SPEC, 0))
+
+    def after(self, *batches):
+        state = self.state
+        for batch in batches or [BATCH]:
+            state, metrics = self.step(state, self.frozen, batch)
+            self.losses.append(float(metrics["loss"]))
+        return {**self.frozen, **state.params}
 
 
 def _batch():
@@ -80,11 +89,18 @@ def _batch():
     return {"image": images, "label": (images[:, ::2, ::2, 0] > 99).astype(np.uint8)}
 
 
+BATCH = _batch()
+
+
+@pytest.fixture(scope="module")
+def adam():
+    return Steps()
+
+
 @pytest.mark.slow
-def test_a_step_moves_running_statistics_a_tenth_of_the_way_to_the_batch_s():
-    before, after, _ = _step()
-    image = jnp.asarray(_batch()["image"], jnp.float32)[..., ::-1]
-    kernel = before["front_end"]["conv1"]["kernel"]
+def test_a_step_moves_running_statistics_a_tenth_of_the_way_to_the_batch_s(adam):
+    image = jnp.asarray(BATCH["image"], jnp.float32)[..., ::-1]
+    kernel = adam.before["front_end"]["conv1"]["kernel"]
     maps = jax.lax.conv_general_dilated(
         image - np.float32(SPEC.mean),
         kernel,
@@ -92,25 +108,42 @@ def test_a_step_moves_running_statistics_a_tenth_of_the_way_to_the_batch_s():
         ((3, 3), (3, 3)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    moved = after["front_end"]["bn1"]
+    moved = adam.after()["front_end"]["bn1"]
     np.testing.assert_allclose(moved["mean"], maps.mean((0, 1, 2)) / 10, rtol=1e-3)
     variance = maps.var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(moved["var"], 0.9 + variance / 10, rtol=1e-3)
 
 
+@pytest.mark.slow
+def test_no_optimizer_moves_statistics(adam):
+    """What a step leaves of them is what their own rule says, whatever the rate."""
+    sgd = OptimizerConfig("sgd", learning_rate=0.1)
+    other = Steps(dataclasses.replace(STAGE, optimizer=sgd))
+    one, two = (steps.after()["front_end"]["bn1"] for steps in (adam, other))
+    np.testing.assert_array_equal(one["mean"], two["mean"])
+    assert (one["scale"] != two["scale"]).any()
+
+
+@pytest.mark.slow
+def test_the_loss_falls(adam):
+    adam.after(*[BATCH] * 12)
+    assert adam.losses[-1] < 0.8 * adam.losses[-12]
+
+
 def test_frozen_statistics_stay_and_all_else_trains():
-    before, after, _ = _step(batch_norm="frozen")
+    steps = Steps(batch_norm="frozen")
     flat = jax.tree_util.tree_leaves_with_path
-    for (path, a), (_, b) in zip(flat(before), flat(after), strict=True):
+    for (path, a), (_, b) in zip(flat(steps.before), flat(steps.after()), strict=True):
         is_statistic = path[-1].key in ("mean", "var")
         assert bool((a == b).all()) == is_statistic, path
 
 
 def test_a_frozen_resnet_under_a_trained_context_module_keeps_its_statistics():
-    stage = dataclasses.replace(STAGE, trains="context", context=BASIC[:2])
-    before, after, _ = _step(stage)
+    steps = Steps(dataclasses.replace(STAGE, trains="context", context=BASIC[:2]))
     same = jax.tree.map(
-        lambda a, b: bool((a == b).all()), before["front_end"], after["front_end"]
+        lambda a, b: bool((a == b).all()),
+        steps.before["front_end"],
+        steps.after()["front_end"],
     )
     assert all(jax.tree.leaves(same))
 
@@ -118,34 +151,13 @@ def test_a_frozen_resnet_under_a_trained_context_module_keeps_its_statistics():
 @pytest.mark.slow
 def test_accumulated_parts_move_statistics_by_their_mean():
     stage = dataclasses.replace(STAGE, accumulate=2, optimizer=optimizer(0.0))
-    _, after, _ = _step(stage)
-    still = dataclasses.replace(STAGE, optimizer=optimizer(0.0), batch_size=2)
-    parts = [
-        _step(still, {n: v[part::2] for n, v in _batch().items()})[1] for part in (0, 1)
-    ]
+    ours = Steps(stage).after()["front_end"]["bn1"]
+    half = Steps(dataclasses.replace(stage, accumulate=1, batch_size=2))
+    parts = [{n: v[part::2] for n, v in BATCH.items()} for part in (0, 1)]
+    both = [half.after(part)["front_end"]["bn1"] for part in parts]
     for name in ("mean", "var"):
-        both = [p["front_end"]["bn1"][name] for p in parts]
-        ours = after["front_end"]["bn1"][name]
-        np.testing.assert_allclose(ours, sum(both) / 2, rtol=1e-4, atol=1e-5)
-
-
-def test_the_loss_falls():
-    *_, losses = _step(steps=12)
-    assert losses[-1] < 0.8 * losses[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer_name", ["sgd", "adam"])
-def test_no_optimizer_moves_statistics(optimizer_name):
-    """What a step leaves of them is what their own rule says, whatever the rate."""
-    stages = [
-        dataclasses.replace(STAGE, optimizer=optimizer(rate)) for rate in (0.1, 1e-9)
-    ]
-    for stage in stages:
-        stage.optimizer.name = optimizer_name
-    one, two = (_step(stage)[1]["front_end"]["bn1"] for stage in stages)
-    np.testing.assert_array_equal(one["mean"], two["mean"])
-    assert (one["scale"] != two["scale"]).any()
+        mean = sum(stats[name] for stats in both) / 2
+        np.testing.assert_allclose(ours[name], mean, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -176,13 +188,13 @@ def test_it_resumes_evaluates_and_predicts_as_all_networks_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_predictions_are_of_scores_at_every_second_pixel():
+def test_predictions_are_of_scores_at_every_second_pixel(adam):
     """Whole, by tiles whose ends are the image's, and blended from one tile."""
     config = Config("c", DataConfig(), MODEL, (STAGE,))
     model = build_model(config, STAGE, 3)
-    _, params, _ = _step(steps=3)
-    image = _batch()["image"][0]
-    odds = {
+    params = adam.after(*[BATCH] * 3)
+    image = BATCH["image"][0]
+    probabilities = {
         mode: dilax.Predictor(model, params, SPEC, mode=mode).probabilities(image)
         for mode in ("tiles", "whole", "blend")
     }
@@ -191,8 +203,8 @@ def test_predictions_are_of_scores_at_every_second_pixel():
     assert logits.shape == (1, 16, 16, 3)
     expected = jax.nn.softmax(logits)[0]
     for mode in ("tiles", "whole"):
-        np.testing.assert_allclose(odds[mode][::2, ::2], expected, atol=1e-5)
-    assert odds["blend"].shape == (32, 32, 3)
+        np.testing.assert_allclose(probabilities[mode][::2, ::2], expected, atol=1e-5)
+    assert probabilities["blend"].shape == (32, 32, 3)
 
 
 def test_blended_tiles_hold_whole_cells_of_the_maps():
@@ -201,9 +213,8 @@ def test_blended_tiles_hold_whole_cells_of_the_maps():
     spec = dataclasses.replace(SPEC, tile=(30, 46))
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
     predictor = dilax.Predictor(model, _params(model), spec, mode="blend")
-    assert predictor._plan((70, 90)).tile == (24, 40)
-    odds = predictor.probabilities(image)
-    np.testing.assert_allclose(odds.sum(-1), 1, rtol=1e-5)
+    probabilities = predictor.probabilities(image)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
