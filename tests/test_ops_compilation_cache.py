@@ -6,7 +6,7 @@ import pytest
 
 PROGRAM = """
 import jax
-from dilax.ops import jit, keep_compiled
+from dilax.runtime import jit, keep_compiled
 folder = keep_compiled()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 hits = []

@@ -74,8 +74,8 @@ def normalize(
     """
     if normalization == "none":
         return Kernel(filter)
-    # Behind a barrier: with the option of `dilax.ops.jit`, XLA's CPU backend (jaxlib
-    # 0.10.2) multiplies matrices by constant ones wrongly.
+    # Behind a barrier: with the options of `dilax.runtime.jit`, XLA's CPU backend
+    # (jaxlib 0.10.2) multiplies matrices by constant ones wrongly.
     ones = lax.optimization_barrier(jnp.ones((points, 1)))
     norm = filter(ones)[:, 0] + _TINY
     if valid is not None:

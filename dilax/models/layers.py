@@ -262,7 +262,7 @@ class Dropout(nn.Module):
     """Zeroes cells with probability `rate`, and enlarges the others to make up for it.
 
     Every example draws from a key of its own, in the order of its cells. So rows that
-    fill up the end of a map (`dilax.ops.row_shards`) change nothing before them, as
+    fill up the end of a map (`dilax.runtime.row_shards`) change nothing before them, as
     they would with `nn.Dropout`, which draws for the whole batch at once.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""Dilated convolution (Yu & Koltun 2016, §2, Eq. 2): no dilated filter is built."""
+"""Dilated convolution (Yu & Koltun 2016, §2, Eq. 2), without a dilated filter."""
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from dilax.ops.lowerings import (
     Lowering,
     choose,
     convolve,
+    direct,
     input_gradient,
     kernel_gradient,
 )
-from dilax.ops.winograd import direct
 from dilax.runtime.row_shards import current_shards, refuse_shards
 
 Border = Literal["zero", "reflect"]
@@ -25,7 +25,7 @@ Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...
 
 _ALLOWED = "'valid', 'same', 'reflect', an int >= 0 or ((top, bottom), (left, right))"
 
-_MODES = {"zero": "constant", "reflect": "reflect"}
+_MODES = {"zero": "constant", "reflect": "reflect"}  # as `jnp.pad` calls them
 
 
 def dilated_conv(
@@ -37,37 +37,34 @@ def dilated_conv(
     padding: Padding = "valid",
     lowering: Lowering | Choice | None = None,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Convolves with a dilated kernel, as Caffe and the release do.
+    """Convolve with a dilated kernel, as Caffe and the released networks do.
 
-    The output at p sums `x[p + l·t] · kernel[t]` over the taps t, a correlation.
-    Eq. 2 of the paper, F *_l k (p) = Σ_{s + l·t = p} F(s) k(t), is a convolution: it
-    is this function applied to the kernel turned by 180 degrees.
-
-    Padding is written into the input before a valid convolution: for the few channels
-    of a context module that makes the kernel's gradient three times faster on a CPU
-    than padding inside the convolution.
+    The output at p is the sum of `x[p + l·t] · kernel[t]` over the taps t: a
+    correlation. Eq. 2 of the paper, F *_l k (p) = Σ_{s + l·t = p} F(s) k(t), is a
+    convolution: this function applied to the kernel rotated by 180 degrees.
 
     Args:
         x: input maps, NHWC.
         kernel: taps × input maps × output maps, HWIO.
         dilation: l, the distance between taps in cells; 1 is an ordinary convolution.
-        stride: cells from one output to the next; undilated kernels take more than 1.
-        padding: `"valid"` (none), `"same"` (zeros, output as large as the input),
-            `"reflect"` (as large, edge cell not repeated), a number of zeros on each
-            side, or ((top, bottom), (left, right)) zeros. The sizes are those at
-            stride 1.
-        lowering: how it is computed, `"direct"`, `"phases"`, `"pairs"`, `"taps"`,
-            `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice` for the
-            output and each gradient; None takes what was measured to be fastest. All
-            agree to rounding. Forward-mode derivatives need `"direct"`. A stride is
-            always XLA's own.
+        stride: distance between outputs in cells; must be 1 if `dilation` is not.
+        padding: `"valid"` (none), `"same"` (zeros; the output is as large as the
+            input), `"reflect"` (the same size; the edge cell is not repeated), a number
+            of zeros on each side, or ((top, bottom), (left, right)) zeros. The sizes
+            are those at stride 1.
+        lowering: how to compute it: `"direct"`, `"phases"`, `"pairs"`, `"winograd"`,
+            `"taps"`, `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice`
+            for the output and each gradient. None takes the lowering that was measured
+            to be fastest. All agree up to rounding. Forward-mode derivatives need
+            `"direct"`. Strided convolutions are always left to XLA.
 
     Returns:
-        Output maps of ⌈(h + padding − l·(kh − 1)) / stride⌉ rows, and columns likewise.
+        Output maps of ⌈(h + padding − l·(kh − 1)) / stride⌉ rows, and columns
+        accordingly.
 
     Raises:
-        ValueError: if the dilation, the stride, the padding or the lowering is not one
-            of these, channels disagree, or the padded input is smaller than the dilated
+        ValueError: if the dilation, stride, padding or lowering is not allowed, if the
+            channels disagree, or if the padded input is smaller than the dilated
             kernel.
 
     Example:
@@ -91,6 +88,9 @@ def dilated_conv(
         )
     if stride > 1:
         refuse_shards(f"a convolution of stride={stride}")
+    choice = Choice(*[lowering] * 3) if isinstance(lowering, str) else lowering
+    if choice and not set(choice) <= set(LOWERINGS):
+        raise ValueError(f"lowering={lowering!r} is not among {LOWERINGS}")
     extent = tuple(dilation * (k - 1) for k in kernel.shape[:2])
     widths = _pad_widths(padding, extent)
     border: Border = "reflect" if padding == "reflect" else "zero"
@@ -98,37 +98,25 @@ def dilated_conv(
     def valid(x, kernel):
         if stride > 1:
             return direct(x, kernel, stride=stride)
-        choice = (
-            _chosen(lowering)
-            if lowering
-            else choose(x.shape, kernel.shape, dilation, x.dtype)
-        )
-        if choice == DIRECT:
-            return convolve(x, kernel, dilation, "direct")
-        return _convolved(x, kernel, dilation, choice)
+        best = choice or choose(x.shape, kernel.shape, dilation, x.dtype)
+        if best == DIRECT:  # XLA differentiates it, in forward mode too
+            return direct(x, kernel, dilation)
+        return _convolved(x, kernel, dilation, best)
 
     if shards := current_shards():
         return shards.convolve(x, kernel, widths, _MODES[border], extent[0], valid)
+    # Padding before a valid convolution, not inside it: with the few channels of a
+    # context module, the kernel's gradient is then three times faster on a CPU.
     x = pad_maps(x, widths, border)
-    _check_size(x.shape[1:3], extent, padding)
+    if any(n <= e for n, e in zip(x.shape[1:3], extent, strict=True)):
+        raise ValueError(
+            f"a padded input of {x.shape[1]}x{x.shape[2]} is smaller than the dilated "
+            f"kernel of {extent[0] + 1}x{extent[1] + 1} (padding={padding!r})"
+        )
     return valid(x, kernel)
 
 
-def _check_size(size: tuple[Any, ...], extent: tuple[int, ...], padding) -> None:
-    if any(n <= e for n, e in zip(size, extent, strict=True)):
-        raise ValueError(
-            f"a padded input of {size[0]}x{size[1]} is smaller than the dilated "
-            f"kernel of {extent[0] + 1}x{extent[1] + 1} (padding={padding!r})"
-        )
-
-
-def _chosen(lowering: Lowering | Choice) -> Choice:
-    choice = Choice(*[lowering] * 3) if isinstance(lowering, str) else lowering
-    if not set(choice) <= set(LOWERINGS):
-        raise ValueError(f"lowering={lowering!r} is not among {LOWERINGS}")
-    return choice
-
-
+# Each pass has its own lowering, so JAX must not derive the gradients from the output.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolved(x, kernel, dilation: int, choice: Choice):
     return convolve(x, kernel, dilation, choice.forward, alone=True)
@@ -140,7 +128,7 @@ def _forward(x, kernel, dilation: int, choice: Choice):
 
 def _backward(dilation: int, choice: Choice, residuals, gradient):
     x, kernel = residuals
-    gradient = jnp.asarray(gradient)  # of a caller, it may be NumPy's
+    gradient = jnp.asarray(gradient)  # a caller may pass a NumPy array
     like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in residuals)
     return (
         input_gradient(gradient, kernel, like_x, dilation, choice.input),
@@ -156,16 +144,16 @@ def pad_maps(
     widths: tuple[tuple[int, int], ...],
     border: Border = "zero",
 ) -> Float[Array, "b h2 w2 c"]:
-    """Pads rows and columns with zeros, or by reflection (edge cell not repeated).
+    """Pad rows and columns with zeros, or by reflection (edge cell not repeated).
 
     Args:
         x: maps, NHWC.
-        widths: ((top, bottom), (left, right)) in cells. Reflection bounces as often
-            as a width larger than the map asks for.
-        border: what stands outside the map.
+        widths: ((top, bottom), (left, right)) in cells. They may be larger than the
+            map: reflection then bounces back and forth.
+        border: what surrounds the map.
 
     Raises:
-        ValueError: if the border is not one of these.
+        ValueError: if the border is neither `"zero"` nor `"reflect"`.
     """
     if border not in _MODES:
         raise ValueError(f"border={border!r} is not one of 'zero', 'reflect'")

@@ -1,6 +1,6 @@
 """Identity initialisation of context modules (Yu & Koltun 2016, Eq. 4 and Eq. 5).
 
-Random initialisation did not help the context module (§3); these kernels make each
+Random initialisation did not help the context module (§3). These kernels make each
 layer pass its input on, as Le et al. (2015) initialise recurrent networks.
 """
 
@@ -12,22 +12,22 @@ import numpy as np
 
 
 def identity_init(groups: int, sigma: float = 0.0) -> Callable:
-    """An initializer whose kernels pass grouped feature maps on unchanged.
+    """Return an initializer whose kernels pass grouped feature maps on unchanged.
 
     With c_i input and c_{i+1} output maps, both multiples of C = `groups` (Eq. 5):
 
         k_b(t, a) = C / c_{i+1}   at the centre tap where ⌊aC/c_i⌋ = ⌊bC/c_{i+1}⌋,
                     ε ~ N(0, σ²)  elsewhere.
 
-    Eq. 4 is the case c_i = c_{i+1} = C with σ = 0. The sum of a group's maps stays what
-    it was, so a stack's gain telescopes to 1, and at initialisation without noise a
-    stack with ReLU returns max(0, x).
+    Eq. 4 is the case c_i = c_{i+1} = C with σ = 0. Each layer preserves the sum of a
+    group's maps, so the gain of a stack telescopes to 1: at initialisation without
+    noise, a stack with ReLU returns max(0, x).
 
     Args:
         groups: C, the number of classes.
-        sigma: σ, the standard deviation of the noise; small against C / c_{i+1}. Like
-            the released builder, it is drawn for the whole kernel before the matching
-            centre taps are overwritten. 0 is the noise-free form.
+        sigma: σ, the standard deviation of the noise, small compared with C / c_{i+1}.
+            As in the released builder, noise is drawn for the whole kernel before the
+            matching centre taps are overwritten. 0 means no noise.
 
     Returns:
         `init(key, shape, dtype)` for HWIO shapes with odd kernel sides.
@@ -46,24 +46,19 @@ def identity_init(groups: int, sigma: float = 0.0) -> Callable:
 
     def init(key: jax.Array, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
         del out_sharding
-        centre = _centre_taps(groups, shape)
+        kh, kw, c_in, c_out = shape
+        if c_in % groups or c_out % groups:
+            raise ValueError(
+                f"identity_init: {c_in} -> {c_out} channels are not both multiples of "
+                f"groups={groups}"
+            )
+        if not (kh % 2 and kw % 2):
+            raise ValueError(f"identity_init: a {kh}x{kw} kernel has no centre tap")
+        a = np.arange(c_in) * groups // c_in
+        b = np.arange(c_out) * groups // c_out
+        centre = np.zeros(shape, np.float32)
+        centre[kh // 2, kw // 2] = (a[:, None] == b[None, :]) * (groups / c_out)
         noise = sigma * jax.random.normal(key, shape, dtype) if sigma else 0.0
         return jnp.where(centre != 0, jnp.asarray(centre, dtype), noise)
 
     return init
-
-
-def _centre_taps(groups: int, shape) -> np.ndarray:
-    kh, kw, c_in, c_out = shape
-    if c_in % groups or c_out % groups:
-        raise ValueError(
-            f"identity_init: {c_in} -> {c_out} channels are not both multiples of "
-            f"groups={groups}"
-        )
-    if not (kh % 2 and kw % 2):
-        raise ValueError(f"identity_init: a {kh}x{kw} kernel has no centre tap")
-    a = np.arange(c_in) * groups // c_in
-    b = np.arange(c_out) * groups // c_out
-    kernel = np.zeros(shape, np.float32)
-    kernel[kh // 2, kw // 2] = (a[:, None] == b[None, :]) * (groups / c_out)
-    return kernel

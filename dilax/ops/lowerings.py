@@ -1,13 +1,10 @@
-"""Which lowering of a dilated convolution is fastest: a table that was measured.
+"""Ways to compute a dilated convolution (Yu & Koltun 2016, §2), and the fastest one.
 
-`benchmarks/tune_dilated_conv.py` times every lowering on the layers of the paper's
-networks and writes the table; a shape that is not in it takes the nearest one's.
-
-Ways to compute one dilated convolution, none of which builds a dilated filter.
-
-All give the same sums (Yu & Koltun 2016, §2, Eq. 2) of a padded input at stride 1.
-Which is fastest depends on the backend and the shape, and differs between the output
-and the two gradients. `LOWERINGS` says what each does.
+All compute the same sums of a padded input at stride 1, and none builds a dilated
+filter. Which is fastest depends on the backend and the shape, and differs between the
+output and the two gradients. `benchmarks/tune_dilated_conv.py` times every lowering on
+the layers of the paper's networks and writes lowerings.json; a shape that is not in
+that table takes the choice of the nearest one.
 """
 
 import functools
@@ -23,31 +20,48 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.ops.winograd import by_winograd, direct
+from dilax.ops.winograd import by_winograd
 
 Lowering = Literal["direct", "phases", "pairs", "winograd", "taps", "rows", "patches"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 """
 - `"direct"` leaves it to XLA, with `rhs_dilation`.
-- `"phases"` cuts the maps into dilation² interleaved ones, a batch for an undilated
+- `"phases"` splits the maps into dilation² interleaved ones, a batch for an undilated
   kernel (space to batch).
-- `"pairs"` takes neighbouring columns of the maps, or of the phases, for one column of
-  twice the channels, which suits layers of few channels. It multiplies a third more, by
-  zeros.
-- `"winograd"` filters three columns at a time from their values at fewer points than
-  taps take (Winograd 1980, Lavin & Gray 2016): 5 products for 3 taps in place of 9, 11
-  for 7 taps in place of 21. It computes in float32 at least, as accurately as others.
-- `"taps"` adds up a matrix product for every tap, `"rows"` one for every row of taps,
-  of what they see side by side, and `"patches"` makes one of them all. These sum in
+- `"pairs"` treats neighbouring columns of the maps, or of the phases, as one column of
+  twice the channels, which suits layers of few channels. It multiplies by zeros in a
+  quarter of its products.
+- `"winograd"` computes three columns at a time with fewer products (Winograd 1980,
+  Lavin & Gray 2016): 5 for 3 taps instead of 9, 11 for 7 taps instead of 21. It
+  computes in float32 at least, as accurately as the others.
+- `"taps"` adds up one matrix product per tap, `"rows"` one per row of taps whose inputs
+  are concatenated, and `"patches"` takes a single product (im2col). These accumulate in
   float32 at least.
 """
 
-# How many matrix products a kernel of kh × kw taps takes.
+# The number of matrix products for a kernel of kh × kw taps.
 _PRODUCTS: dict[str, Callable[[int, int], int]] = {
     "taps": lambda kh, kw: kh * kw,
     "rows": lambda kh, kw: kh,
     "patches": lambda kh, kw: 1,
 }
+
+
+def direct(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c d"],
+    dilation: int = 1,
+    stride: int = 1,
+) -> Float[Array, "b h2 w2 d"]:
+    """Compute a valid convolution as XLA does."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding="VALID",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def convolve(
@@ -57,15 +71,15 @@ def convolve(
     lowering: Lowering,
     alone: bool = False,
 ) -> Float[Array, "b h2 w2 d"]:
-    """The valid convolution.
+    """Compute a valid convolution.
 
     Args:
         x: input maps.
         kernel: taps × input maps × output maps.
-        dilation: cells from one tap to the next.
+        dilation: distance between taps in cells.
         lowering: see `LOWERINGS`.
-        alone: no gradients follow, so that memory may be saved in ways which they
-            could not go back.
+        alone: whether no gradients follow, so that memory may be saved in ways that
+            cannot be differentiated.
     """
     if lowering == "direct":
         return direct(x, kernel, dilation)
@@ -76,9 +90,9 @@ def convolve(
         wide = jnp.promote_types(x.dtype, jnp.float32)
         y = by_winograd(x.astype(wide), kernel.astype(wide), dilation, alone)
         return y.astype(x.dtype)
-    seen = _seen(x, kernel.shape, dilation, lowering)
-    weights = kernel.reshape(len(seen), -1, kernel.shape[3])
-    parts = zip(seen, weights, strict=True)
+    inputs = _tap_inputs(x, kernel.shape, dilation, lowering)
+    weights = kernel.reshape(len(inputs), -1, kernel.shape[3])
+    parts = zip(inputs, weights, strict=True)
     return sum(_product(s, w, ((3,), (0,))) for s, w in parts).astype(x.dtype)
 
 
@@ -89,17 +103,21 @@ def input_gradient(
     dilation: int,
     lowering: Lowering,
 ) -> Float[Array, "b h w c"]:
-    """What the output's gradient becomes at an input of x's shape."""
+    """Pull the output's gradient back to an input of x's shape and dtype."""
     if lowering not in _PRODUCTS:
-        return _transpose(lambda x: convolve(x, kernel, dilation, lowering), x)(
-            gradient
+        linear = functools.partial(
+            convolve, kernel=kernel, dilation=dilation, lowering=lowering
         )
+        return jax.linear_transpose(linear, x)(gradient)[0]
     wide = jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
     count = _PRODUCTS[lowering](*kernel.shape[:2])
     weights = kernel.reshape(count, -1, kernel.shape[3])
     parts = [_product(gradient, w, ((3,), (1,))) for w in weights]
-    add_up = _transpose(lambda x: _seen(x, kernel.shape, dilation, lowering), wide)
-    return add_up(parts).astype(x.dtype)
+    # The transpose of slicing the input for each tap adds the slices up in place.
+    slices = functools.partial(
+        _tap_inputs, shape=kernel.shape, dilation=dilation, lowering=lowering
+    )
+    return jax.linear_transpose(slices, wide)(parts)[0].astype(x.dtype)
 
 
 def kernel_gradient(
@@ -109,24 +127,18 @@ def kernel_gradient(
     dilation: int,
     lowering: Lowering,
 ) -> Float[Array, "kh kw c d"]:
-    """What the output's gradient becomes at a kernel of that shape."""
+    """Pull the output's gradient back to a kernel of that shape and dtype."""
     if lowering not in _PRODUCTS:
-        return _transpose(lambda k: convolve(x, k, dilation, lowering), kernel)(
-            gradient
-        )
+        linear = functools.partial(convolve, x, dilation=dilation, lowering=lowering)
+        return jax.linear_transpose(linear, kernel)(gradient)[0]
     pixels = ((0, 1, 2), (0, 1, 2))
-    seen = _seen(x, kernel.shape, dilation, lowering)
-    products = [_product(s, gradient, pixels) for s in seen]
+    inputs = _tap_inputs(x, kernel.shape, dilation, lowering)
+    products = [_product(s, gradient, pixels) for s in inputs]
     return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _transpose(linear, like):
-    """The transpose of a linear function of one array."""
-    return lambda gradient: jax.linear_transpose(linear, like)(gradient)[0]
-
-
 def _by_phases(x, kernel, dilation: int, undilated):
-    """Cell p of the output sees only cells p, p + dilation, … of the input."""
+    """Convolve each phase: output p depends on inputs p, p + dilation, … only."""
     if dilation == 1:
         return undilated(x, kernel)
     size = [
@@ -146,12 +158,12 @@ def _by_phases(x, kernel, dilation: int, undilated):
 
 
 def _by_pairs(x, kernel):
-    """Columns 2j and 2j + 1 as one column of all their channels, in and out."""
+    """Treat columns 2j and 2j + 1 as one column of all their channels, in and out."""
     (b, h, w, c), (kh, kw, _, d) = x.shape, kernel.shape
     taps, columns = kw // 2 + 1, -(-(w - kw + 1) // 2)
     wide = 2 * (columns + taps - 1)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, max(0, wide - w)), (0, 0)))[:, :, :wide]
-    # Output 2j + q sees input 2(j + t) + p through tap 2t + p − q.
+    # Output 2j + q depends on input 2(j + t) + p through tap 2t + p − q.
     shifted = [
         jnp.pad(kernel, ((0, 0), (q, 2 * taps - kw - q), (0, 0), (0, 0)))
         for q in (0, 1)
@@ -161,19 +173,19 @@ def _by_pairs(x, kernel):
     return y.reshape(b, h - kh + 1, 2 * columns, d)[:, :, : w - kw + 1]
 
 
-def _seen(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
-    """What each tap, row of taps or all taps see of x: (b, h2, w2, n·c) each."""
+def _tap_inputs(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
+    """The input cells of each tap, row of taps or all taps: (b, h2, w2, n·c) each."""
     rows, columns = (
         n - dilation * (k - 1) for n, k in zip(x.shape[1:3], shape[:2], strict=True)
     )
-    seen = [
+    slices = [
         x[:, i : i + rows, j : j + columns]
         for i in range(0, dilation * shape[0], dilation)
         for j in range(0, dilation * shape[1], dilation)
     ]
-    together = len(seen) // _PRODUCTS[lowering](*shape[:2])
-    starts = range(0, len(seen), together)
-    return [jnp.concatenate(seen[i : i + together], -1) for i in starts]
+    together = len(slices) // _PRODUCTS[lowering](*shape[:2])
+    starts = range(0, len(slices), together)
+    return [jnp.concatenate(slices[i : i + together], -1) for i in starts]
 
 
 def _product(a, b, axes):
@@ -182,19 +194,13 @@ def _product(a, b, axes):
     return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
 
 
-# What taps see side by side, in bytes: more gives way to a lowering that lays out less.
-_MOST_COPIED = 2**28
-# Operations below which nothing is to be gained, and direct compiles fastest.
-_LEAST_WORK = 10**8
-
-
 class Choice(NamedTuple):
     """The lowering of each pass.
 
     Attributes:
-        forward: of the output.
-        input: of the gradient by the input.
-        kernel: of the gradient by the kernel.
+        forward: lowering of the output.
+        input: lowering of the gradient with respect to the input.
+        kernel: lowering of the gradient with respect to the kernel.
     """
 
     forward: Lowering
@@ -205,6 +211,11 @@ class Choice(NamedTuple):
 DIRECT = Choice("direct", "direct", "direct")
 PHASES = Choice("phases", "phases", "phases")
 
+# Bytes of concatenated inputs above which a lowering that copies less is taken.
+_MAX_COPIED = 2**28
+# Operations below which nothing can be gained, and direct compiles fastest.
+_MIN_WORK = 10**8
+
 
 def choose(
     x: tuple[Any, ...],
@@ -213,59 +224,58 @@ def choose(
     dtype: DTypeLike,
     backend: str | None = None,
 ) -> Choice:
-    """The fastest lowerings for a convolution of these shapes.
+    """Look up the fastest lowerings for a convolution of these shapes.
 
     Args:
-        x: (b, h, w, c); sizes may be symbolic, as in an export, which takes
-            `"direct"`: it may run anywhere.
+        x: (b, h, w, c). Sizes may be symbolic, as in an export; the choice is then
+            `"direct"`, because the program may run on any backend.
         kernel: (kh, kw, c, d).
-        dilation: cells from one tap to the next.
+        dilation: distance between taps in cells.
         dtype: of both.
-        backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend. One that
-            was not measured takes `"direct"`, but no GPU for a dilated kernel: XLA was
-            seen to build the dilated filter there, which phases never do.
+        backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend. A backend
+            without measurements takes `"direct"`, except for dilated kernels on a GPU:
+            there XLA was seen to build the dilated filter, which `"phases"` never does.
     """
     backend = backend or jax.default_backend()
     if not all(isinstance(n, int) for n in x):
         return DIRECT
-    rows = _rows(backend, jnp.dtype(dtype).name)
-    if not rows:
+    measured = _measured(backend, jnp.dtype(dtype).name)
+    if not measured:
         return PHASES if backend == "gpu" and dilation > 1 else DIRECT
     (b, h, w, c), (kh, kw, _, d) = x, kernel
     cells = b * max(1, h - dilation * (kh - 1)) * max(1, w - dilation * (kw - 1))
-    if 2 * kh * kw * c * d * cells < _LEAST_WORK:
+    if 2 * kh * kw * c * d * cells < _MIN_WORK:
         return DIRECT
-    place = _place(kh * kw, c, d, dilation, cells)
-    nearest = min(rows, key=lambda row: math.dist(row[0], place))[1]
-    one = cells * c * jnp.dtype(dtype).itemsize
-    return Choice(*[_affordable(way, kh, kw, one) for way in nearest])
+    point = _point(kh * kw, c, d, dilation, cells)
+    nearest = min(measured, key=lambda row: math.dist(row[0], point))[1]
+    tap_bytes = cells * c * jnp.dtype(dtype).itemsize
 
+    def affordable(lowering: Lowering) -> Lowering:
+        if lowering == "patches" and kh * kw * tap_bytes > _MAX_COPIED:
+            lowering = "rows"
+        if lowering == "rows" and kw * tap_bytes > _MAX_COPIED:
+            lowering = "taps"
+        return lowering
 
-def _affordable(lowering: Lowering, kh: int, kw: int, bytes_of_a_tap: int) -> Lowering:
-    if lowering == "patches" and kh * kw * bytes_of_a_tap > _MOST_COPIED:
-        lowering = "rows"
-    if lowering == "rows" and kw * bytes_of_a_tap > _MOST_COPIED:
-        lowering = "taps"
-    return lowering
+    return Choice(*map(affordable, nearest))
 
 
 @functools.cache
-def _rows(backend: str, dtype: str) -> list[tuple[tuple[float, ...], Choice]]:
-    """Place and choice of every row that was measured."""
+def _measured(backend: str, dtype: str) -> list[tuple[tuple[float, ...], Choice]]:
+    """The point and the choice of every row of the table."""
     file = resources.files("dilax.ops") / "lowerings.json"
     return [
-        (_row_place(row), Choice(row["forward"], row["input"], row["kernel"]))
+        (
+            _point(row["taps"] ** 2, c, d, row["dilation"], row["cells"]),
+            Choice(row["forward"], row["input"], row["kernel"]),
+        )
         for row in json.loads(file.read_text("utf-8"))
+        for c, d in [row["channels"]]
         if (row["backend"], row["dtype"]) == (backend, dtype)
     ]
 
 
-def _row_place(row: dict[str, Any]) -> tuple[float, ...]:
-    taps, (c, d) = row["taps"] ** 2, row["channels"]
-    return _place(taps, c, d, row["dilation"], row["cells"])
-
-
-def _place(
+def _point(
     taps: int, channels: int, out: int, dilation: int, cells: int
 ) -> tuple[float, ...]:
     """Logarithms, so that distances are ratios; the number of taps counts most."""

@@ -1,6 +1,6 @@
-"""Max pooling with ceil-mode sizes, as the released networks pool, and its reversal.
+"""Pooling: ceil-mode maxima as in the released networks, averages, and unpooling.
 
-Windows on maps at a stride: what pools are made of.
+Unpooling to the positions of the maxima is SegNet's (Badrinarayanan et al. 2015, §3).
 """
 
 import functools
@@ -19,19 +19,19 @@ def windows(
     padding: int = 0,
     outside: float = 0.0,
 ) -> list[Float[Array, "b h2 w2 c"]]:
-    """The cells of all windows, one map for each place in the window, row by row.
+    """Slice maps into windows: one map per position in the window, row by row.
 
     Args:
         x: maps, NHWC.
         size: the window's side in cells.
-        stride: distance between windows in cells; None sets them side by side, and
-            the last may hang over the edge.
+        stride: distance between windows in cells; None places them side by side, and
+            the last one may extend beyond the edge.
         padding: cells around the map.
-        outside: what stands outside the map.
+        outside: value of the cells outside the map.
 
     Returns:
-        size² maps. Without stride and padding of ⌈h / size⌉ rows and ⌈w / size⌉
-        columns; with them ⌊(h + 2·padding − size) / stride⌋ + 1.
+        size² maps: of ⌈h / size⌉ × ⌈w / size⌉ cells without stride and padding, else of
+        ⌊(h + 2·padding − size) / stride⌋ + 1 rows, and columns accordingly.
 
     Example:
         >>> x = jnp.arange(3.0).reshape(1, 1, 3, 1)
@@ -63,25 +63,24 @@ def max_pool(
     stride: int | None = None,
     padding: int = 0,
 ) -> Float[Array, "b h2 w2 c"]:
-    """Max pooling over neighbouring windows; the last may hang over the edge (ceil).
+    """Max pooling in ceil mode: the last window may extend beyond the edge.
 
-    Floor mode would drop the last row and column of odd maps, and KITTI's 1640-pixel
-    tile would give 158 cells where the release gives 159. Where windows overlap, as in
-    ResNets and DeepLab, only those count that lie on the padded map, as PyTorch has it.
+    Floor mode would drop the last row and column of odd maps; KITTI's tile of 1640
+    pixels would give 158 cells instead of the release's 159. With a stride or padding,
+    as in ResNets and DeepLab, windows stay inside the padded map, as in PyTorch.
 
-    Written as a maximum of strided slices: its gradient is 5 to 10 times faster on
-    XLA's CPU backend than the select-and-scatter of a pooling window. Where several
-    cells of a window are the largest, they share the gradient; Caffe gives it to one.
+    If several cells of a window are the largest, they share the gradient; Caffe gives
+    it to one of them.
 
     Args:
         x: maps, NHWC.
         size: the window's side in cells.
-        stride: the distance between windows in cells; None is their size.
-        padding: cells around the map that are less than all others.
+        stride: the distance between windows in cells; None takes `size`.
+        padding: cells of −∞ around the map.
 
     Returns:
-        Without stride and padding ⌈h / size⌉ rows and ⌈w / size⌉ columns; with them
-        ⌊(h + 2·padding − size) / stride⌋ + 1.
+        Maps of ⌈h / size⌉ × ⌈w / size⌉ cells without stride and padding, else of
+        ⌊(h + 2·padding − size) / stride⌋ + 1 rows, and columns accordingly.
 
     Example:
         >>> max_pool(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, ..., 0].tolist()
@@ -89,25 +88,26 @@ def max_pool(
     """
     if stride or padding:
         refuse_shards(f"a pool of stride={stride} and padding={padding}")
-    pooled = functools.partial(_pooled, size=size, stride=stride, padding=padding)
+
+    def pooled(x):
+        # A maximum of strided slices: its gradient is 5 to 10 times faster on XLA's CPU
+        # backend than the select-and-scatter of `lax.reduce_window`.
+        cells = windows(x, size, stride, padding, -jnp.inf)
+        return functools.reduce(jnp.maximum, cells)
+
     shards = current_shards()
     return shards.pool(x, size, pooled) if shards else pooled(x)
 
 
-def _pooled(x, size: int, stride: int | None, padding: int):
-    cells = windows(x, size, stride, padding, -jnp.inf)
-    return functools.reduce(jnp.maximum, cells)
-
-
 def average_pool(x: Float[Array, "b h w c"], size: int = 3) -> Float[Array, "b h w c"]:
-    """Average pooling at stride 1; zeros stand outside the map, and count.
+    """Average pooling at stride 1; zeros outside the map count as cells.
 
     Args:
         x: maps, NHWC.
         size: the window's side in cells, an odd number.
 
     Raises:
-        ValueError: if it is even.
+        ValueError: if the size is even.
 
     Example:
         >>> average_pool(9 * jnp.ones((1, 1, 3, 1)))[0, 0, :, 0].tolist()
@@ -123,14 +123,14 @@ def average_pool(x: Float[Array, "b h w c"], size: int = 3) -> Float[Array, "b h
 def max_pool_with_places(
     x: Float[Array, "b h w c"],
 ) -> tuple[Float[Array, "b h2 w2 c"], Int[Array, "b h2 w2 c"]]:
-    """As `max_pool` of 2×2 cells, and where each maximum stood in its window.
+    """Max pooling of 2×2 cells that also returns the position of each maximum.
 
     Args:
         x: maps, NHWC.
 
     Returns:
-        The maxima, and their places 0 to 3, row by row; the first of equal ones, which
-        alone gets the gradient.
+        The maxima, and their positions 0 to 3 in the window, row by row. Among equal
+        cells the first one counts and gets the whole gradient.
 
     Example:
         >>> x = jnp.array([[1.0, 2.0, 5.0], [4.0, 3.0, 5.0]]).reshape(1, 2, 3, 1)
@@ -151,12 +151,12 @@ def unpool(
     places: Int[Array, "b h2 w2 c"],
     size: tuple,
 ) -> Float[Array, "b h w c"]:
-    """Sets each cell where its maximum stood, among zeros.
+    """Put each cell at the position of its maximum, with zeros elsewhere.
 
     Args:
         x: maps, NHWC.
-        places: of `max_pool_with_places`.
-        size: (h, w) of what was pooled; they may be symbolic, as in an export.
+        places: positions from `max_pool_with_places`.
+        size: (h, w) of the maps before pooling; may be symbolic, as in an export.
 
     Example:
         >>> x = jnp.array([4.0, 5.0]).reshape(1, 1, 2, 1)

@@ -1,13 +1,11 @@
-"""Gridding: the holes that stacked dilated convolutions leave in what a cell sees.
-
-Wang et al. (2018), "Understanding Convolution for Semantic Segmentation", §3.2, give a
-rule of thumb for rates without holes. The rule passes [2, 2, 2], which has some: here
-the footprint itself decides, and the rule only explains.
-
-Receptive-field arithmetic of any stack of (kernel, dilation, stride) layers.
+"""Receptive fields of stacked layers (paper §2), and the holes in them (gridding).
 
 Figure 1 of the paper is the case of 3×3 kernels with dilations 1, 2, 4, …: fields of
-2^{i+2} − 1. Table 1's last row, 3, 5, 9, 17, 33, 65, 67, 67, is the Basic module's.
+2^{i+2} − 1. The last row of Table 1 (3, 5, 9, 17, 33, 65, 67, 67) is the Basic module.
+
+Wang et al. (2018), "Understanding Convolution for Semantic Segmentation", §3.2, give a
+rule of thumb (HDC) for dilation rates without holes. The rule accepts [2, 2, 2], which
+has holes, so here the footprint itself decides.
 """
 
 import functools
@@ -20,13 +18,13 @@ from jaxtyping import Float
 
 
 class ReceptiveField(NamedTuple):
-    """What one output cell of a stack sees, in input pixels.
+    """The receptive field of one output cell of a stack, in input pixels.
 
     Attributes:
-        size: the side of the square that it sees.
+        size: the side of the square that the cell depends on.
         stride: the distance between neighbouring output cells (the output stride).
-        padding: pixels of the square of cell 0 that lie before the image, where layers
-            pad inside.
+        padding: pixels by which the square of cell 0 extends beyond the image's edge,
+            if layers inside the stack pad.
 
     Example:
         >>> ReceptiveField(size=15, stride=1).centre, ReceptiveField(373, 8).margin
@@ -44,26 +42,24 @@ class ReceptiveField(NamedTuple):
 
     @property
     def centre(self) -> float:
-        """The pixel on which cell 0 is centred; cell i is i·stride further."""
+        """The pixel on which cell 0 is centred; cell i is i·stride pixels further."""
         return (self.size - 1) / 2 - self.padding
 
 
-def receptive_field(
-    layers: Iterable[tuple[int, ...]],
-) -> ReceptiveField:
-    """Receptive field and output stride of a stack of layers.
+def receptive_field(layers: Iterable[tuple[int, ...]]) -> ReceptiveField:
+    """Compute the receptive field and output stride of a stack of layers.
 
     Args:
-        layers: (kernel, dilation, stride, padding) of each layer in order; what is left
-            out at the end is 1, 1 and 0. Padding is in cells, before the first one. A
+        layers: (kernel, dilation, stride, padding) of each layer in order; the last
+            three default to 1, 1 and 0. Padding is in cells, before the first one. A
             pooling layer is (2, 1, 2).
 
     Returns:
         The `ReceptiveField` of one output cell.
 
     Raises:
-        ValueError: if an entry is not a positive integer (padding may be 0), or a layer
-            has none or more than four.
+        ValueError: if an entry is not a positive integer (padding may be 0), or if a
+            layer has no entry or more than four.
 
     Example:
         >>> [receptive_field([(3, 1), (3, 2), (3, 4)][:n]).size for n in (1, 2, 3)]
@@ -75,11 +71,9 @@ def receptive_field(
     """
     size, stride, before = 1, 1, 0
     for layer in layers:
-        least = (1, 1, 1, 0)[: len(layer)]
-        sound = all(
-            isinstance(v, int) and v >= m for v, m in zip(layer, least, strict=False)
-        )
-        if not sound or not 1 <= len(layer) <= 4:
+        limits = zip(layer, (1, 1, 1, 0), strict=False)
+        valid = all(isinstance(v, int) and v >= least for v, least in limits)
+        if not valid or not 1 <= len(layer) <= 4:
             raise ValueError(
                 f"layer {layer!r} is not (kernel, dilation, stride) > 0, padding >= 0"
             )
@@ -94,15 +88,14 @@ Layers = tuple[tuple[int, int], ...]
 
 
 class Gridding(NamedTuple):
-    """What one cell of a stack of square kernels sees.
+    """The footprint of one cell of a stack of square kernels.
 
-    Rows and columns are dilated alike, so the pixel (y, x) of the field is reached on
-    `counts[y] · counts[x]` paths from taps to taps.
+    Rows and columns have the same dilation, so `counts[y] · counts[x]` paths lead from
+    the cell through the taps to pixel (y, x) of the field.
 
     Attributes:
         layers: (kernel, rate) of each layer.
-        counts: (size,) ways in which the cell reaches each pixel along an axis; exact
-            up to 2⁵³.
+        counts: (size,) number of paths to each pixel along an axis; exact up to 2⁵³.
         distances: M_1 … M_n of HDC's rule.
 
     Example:
@@ -122,12 +115,12 @@ class Gridding(NamedTuple):
 
     @property
     def unseen(self) -> int:
-        """Pixels of the field, size² in all, that the cell does not see."""
+        """The number of the field's size² pixels that the cell does not depend on."""
         return self.size**2 - int(np.count_nonzero(self.counts)) ** 2
 
     @property
     def has_holes(self) -> bool:
-        """Whether the cell misses any pixel of its field: the verdict."""
+        """Whether the cell does not depend on some pixel of its field."""
         return self.unseen > 0
 
     @property
@@ -142,21 +135,21 @@ class Gridding(NamedTuple):
 
 
 def gridding(layers: Iterable[int | tuple[int, int]]) -> Gridding:
-    """The footprint of a stack, its holes, and how often each pixel is seen.
+    """Compute the footprint of a stack of dilated convolutions, and its holes.
 
     With f_0 the unit impulse, f_i = Σ_t δ_{r_i t} * f_{i−1} over the taps t of layer i.
-    HDC's rule takes M_n = r_n, M_i = max(M_{i+1} − 2r_i, 2r_i − M_{i+1}, r_i), the
-    largest distance between two non-zero taps as layer i sees it, and wants M_2 ≤ K.
+    HDC's rule defines M_n = r_n and M_i = max(M_{i+1} − 2r_i, 2r_i − M_{i+1}, r_i), the
+    largest distance between two non-zero taps at layer i, and requires M_2 ≤ K.
 
     Args:
-        layers: (kernel, rate) of each layer in order, or its rate alone, which stands
-            for a kernel of 3.
+        layers: (kernel, rate) of each layer in order, or only the rate for a kernel of
+            3.
 
     Returns:
         See `Gridding`.
 
     Raises:
-        ValueError: if there is no layer, or a kernel or rate is no positive integer.
+        ValueError: if there is no layer, or a kernel or rate is not a positive integer.
 
     Example:
         >>> gridding([2, 2, 2]).unseen, gridding([1, 2, 5]).has_holes
@@ -172,38 +165,37 @@ def gridding(layers: Iterable[int | tuple[int, int]]) -> Gridding:
         taps = np.zeros(rate * (kernel - 1) + 1)
         taps[::rate] = 1
         counts = np.convolve(counts, taps)
-    return Gridding(table, counts, _distances(table))
+    distances: list[int] = []  # M_n first
+    for _, rate in reversed(table):
+        last = distances[-1] if distances else rate
+        distances.append(max(last - 2 * rate, 2 * rate - last, rate))
+    return Gridding(table, counts, tuple(reversed(distances)))
 
 
 def as_layers(layers: Iterable[int | tuple[int, int]]) -> Layers:
-    """(kernel, rate) of each layer; see `gridding`."""
+    """Return (kernel, rate) of each layer; see `gridding`."""
     table = tuple((3, v) if isinstance(v, int) else (v[0], v[1]) for v in layers)
     if not table or min(min(layer) for layer in table) < 1:
         raise ValueError(f"layers={table}: must be (kernel, rate) > 0, one at least")
     return table
 
 
-def _distances(table: Layers) -> tuple[int, ...]:
-    rates = [rate for _, rate in reversed(table)]
-    found = [rates[0]]
-    for rate in rates[1:]:
-        found.append(max(found[-1] - 2 * rate, 2 * rate - found[-1], rate))
-    return tuple(reversed(found))
-
-
 def suggest_rates(layers: Iterable[int | tuple[int, int]]) -> Layers:
-    """A stack with the same reach and no holes: the smallest rates that do.
+    """Find the smallest rates of the same receptive field without holes.
 
     A contiguous field of w pixels stays contiguous under a rate up to w, so rates start
-    at 1 and grow. The largest of them is as small as can be. Where that many layers
-    cannot reach so far, more of the largest kernel are added.
+    at 1 and grow. The largest rate is as small as possible. If that many layers cannot
+    reach as far, layers of the largest kernel are added.
 
     Args:
-        layers: as `gridding` takes them; kernels stay as they are.
+        layers: as for `gridding`; their kernels are kept.
+
+    Returns:
+        (kernel, rate) of each layer.
 
     Raises:
-        ValueError: as `gridding`, or if no rates reach exactly as far (kernels of which
-            some have an even side may not).
+        ValueError: as `gridding`, or if no rates give exactly the same field, as may
+            happen if some kernels have an even side.
 
     Example:
         >>> [rate for _, rate in suggest_rates([2, 2, 2])]
@@ -216,27 +208,21 @@ def suggest_rates(layers: Iterable[int | tuple[int, int]]) -> Layers:
     reach = sum(rate * (kernel - 1) for kernel, rate in table)
     while math.prod(kernels) <= reach:  # the widest field: each rate the width before
         kernels.append(max(kernels))
-    for largest in range(1, reach + 2):
-        rates = _search(kernels, reach, largest)
-        if rates is not None:
-            return tuple(zip(kernels, rates, strict=True))
-    raise ValueError(f"layers={table}: no rates of these kernels reach {reach + 1}")
-
-
-def _search(kernels: list[int], reach: int, largest: int) -> list[int] | None:
-    """The first rates up to `largest`, in the order of a dictionary, or None."""
 
     @functools.cache
-    def rest(layer: int, left: int) -> tuple[int, ...] | None:
+    def rates(layer: int, left: int, largest: int) -> tuple[int, ...] | None:
+        """The first rates in lexicographic order that cover what is left."""
         if layer == len(kernels):
             return () if left == 0 else None
         width, taps = reach - left + 1, kernels[layer] - 1
         for rate in range(1, min(width, largest) + 1):
             after = left - rate * taps
-            found = rest(layer + 1, after) if after >= 0 else None
-            if found is not None:
-                return (rate, *found)
+            rest = rates(layer + 1, after, largest) if after >= 0 else None
+            if rest is not None:
+                return (rate, *rest)
         return None
 
-    found = rest(0, reach)
-    return list(found) if found is not None else None
+    for largest in range(1, reach + 2):
+        if found := rates(0, reach, largest):
+            return tuple(zip(kernels, found, strict=True))
+    raise ValueError(f"layers={table}: no rates of these kernels reach {reach + 1}")

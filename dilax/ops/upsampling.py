@@ -1,12 +1,8 @@
-"""Dense upsampling's rearrangement: r² maps a class become r × r as many cells.
+"""Upsampling: bilinear as in the released networks, and DUC (Wang et al. 2018, §3.1).
 
-Wang et al. (2018), "Understanding Convolution for Semantic Segmentation", §3.1.
-
-Fixed bilinear upsampling, in the two conventions of the released networks.
-
-They differ by half a cell (3.5 px at ×8), so training labels and upsampling must agree:
-`"top_left"` fits labels sampled at image pixels 0, 8, 16, …; `"centred"` fits labels at
-full resolution.
+The released networks use two bilinear conventions that differ by half a cell (3.5
+pixels at ×8), so training labels and upsampling must agree: `"top_left"` fits labels
+sampled at image pixels 0, 8, 16, …; `"centred"` fits labels at full resolution.
 """
 
 import functools
@@ -25,23 +21,18 @@ Convention = Literal["top_left", "centred"]
 def upsample_bilinear(
     x: Float[Array, "b h w c"], factor: int = 8, convention: Convention = "top_left"
 ) -> Float[Array, "b h2 w2 c"]:
-    """Enlarges maps `factor` times in both directions by linear interpolation.
+    """Enlarge maps `factor` times in both directions by linear interpolation.
 
     * `"top_left"`: output pixel p is read at p / factor in the map, as the released
-      prediction script interpolates (VOC, CamVid, KITTI). Past the last cell, where
-      that script reads beyond its array, the last cell is repeated.
+      prediction script interpolates (VOC, CamVid, KITTI). Beyond the last cell, where
+      that script reads past its array, the last cell is repeated.
     * `"centred"`: the transposed convolution `ctx_upsample` of Cityscapes (kernel
-      2·factor, stride factor, pad factor/2, one group a class). Outside the map stands
-      zero, so the outermost half cell fades.
-
-    Both run as sums of two neighbours for each of the `factor` phases, one axis after
-    the other; a grouped transposed convolution is 1000 times slower on XLA's CPU
-    backend and agrees to float rounding.
+      2·factor, stride factor, pad factor/2, one group per class). Zeros surround the
+      map, so the outermost half cell fades.
 
     Args:
         x: maps, NHWC.
-        factor: how many output pixels a cell becomes along each axis; even for
-            `"centred"`.
+        factor: output pixels per cell along each axis; even for `"centred"`.
         convention: see above.
 
     Returns:
@@ -57,6 +48,8 @@ def upsample_bilinear(
 
     Source: the release's interpolation and its Dilation10 network definition.
     """
+    # For each of the `factor` phases a sum of two neighbours, one axis after the other:
+    # a grouped transposed convolution is 1000 times slower on XLA's CPU backend.
     weights = _phase_weights(factor, convention)
     edge = "edge" if convention == "top_left" else "constant"
     if shards := current_shards():
@@ -69,7 +62,7 @@ def upsample_bilinear(
 
 
 def _phase_weights(factor: int, convention: Convention) -> np.ndarray:
-    """(factor, 3): weights of the previous, the same and the next cell, a phase."""
+    """(factor, 3): each phase's weights of the previous, the same and the next cell."""
     if convention == "top_left" and factor >= 1:
         offset = np.arange(factor) / factor
     elif convention == "centred" and factor >= 2 and factor % 2 == 0:
@@ -87,7 +80,7 @@ def _upsample_axis(x, axis: int, weights: np.ndarray, edge: str):
 
 
 def _between(padded, axis: int, weights: np.ndarray):
-    """Enlarges all but the first and the last cell."""
+    """Enlarge all but the first and the last cell."""
     n = padded.shape[axis] - 2
     cells = [lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3)]
     shape = [1] * (padded.ndim + 1)
@@ -104,12 +97,10 @@ def _between(padded, axis: int, weights: np.ndarray):
 
 
 def _with_ends(x, axis: int, edge: str):
-    """One cell more at both ends: zero, or the same again.
-
-    Slices, since padding by "edge" becomes gathers where an exported size is free.
-    """
+    """Add one cell at both ends: zero, or the last one repeated."""
     if edge == "constant":
         return jnp.pad(x, [(int(a == axis),) * 2 for a in range(x.ndim)])
+    # Slices: padding with mode="edge" becomes gathers where an exported size is free.
     n = x.shape[axis]
     first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
     return lax.concatenate([first, x, last], axis)
@@ -118,13 +109,13 @@ def _with_ends(x, axis: int, edge: str):
 def depth_to_space(
     x: Float[Array, "b h w c"], factor: int
 ) -> Float[Array, "b h2 w2 k"]:
-    """Lays the r² maps of each class out as r × r cells (DUC).
+    """Rearrange r² maps per class into r × r cells (dense upsampling convolution).
 
     y(r·i + dy, r·j + dx, class) = x(i, j, class·r² + dy·r + dx)
 
     Args:
         x: maps of k·r² channels.
-        factor: r, cells along each axis that a cell becomes.
+        factor: r, output cells per cell along each axis.
 
     Returns:
         Maps of h·r rows and w·r columns, k channels.
