@@ -104,7 +104,7 @@ def test_features_are_those_of_pytorch_from_the_same_weights(
     twin = torch_resnet(torch, model).eval()
     torch.save(twin.state_dict(), tmp_path / "twin.pth")
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    params = load_weights(
+    params, _ = load_weights(
         tmp_path / "twin.pth", DilatedNet(model), allow_missing=["final"]
     )
     rgb = np.random.default_rng(0).uniform(0.2, 0.8, (1, 61, 70, 3)).astype("f4")
@@ -140,7 +140,7 @@ def test_the_whole_backbone_is_that_of_pytorch_at_full_width(torch, tmp_path):
     model = ResNet(2, HDC101)
     twin = torch_resnet(torch, model).eval()
     torch.save(twin.state_dict(), tmp_path / "twin.pth")
-    params = load_weights(
+    params, _ = load_weights(
         tmp_path / "twin.pth",
         DilatedNet(model),
         allow_missing=["final"],
@@ -161,9 +161,9 @@ def test_another_mean_pixel_goes_into_the_first_normalisation(torch, tmp_path):
     torch.save(twin.state_dict(), tmp_path / "twin.pth")
     options = {"allow_missing": ["final"]}
     net, path = DilatedNet(model), tmp_path / "twin.pth"
-    own = load_weights(path, net, **options)
+    own, _ = load_weights(path, net, **options)
     mean = np.array([90.0, 100.0, 130.0], np.float32)
-    other = load_weights(path, net, mean=tuple(mean.tolist()), **options)
+    other, _ = load_weights(path, net, mean=tuple(mean.tolist()), **options)
     image = np.random.default_rng(0).uniform(0, 255, (1, 96, 96, 3)).astype("f4")
     known = np.float32([0.406 * 255, 0.456 * 255, 0.485 * 255])
     a = _features(model, own["front_end"], image - known)

@@ -113,7 +113,7 @@ def test_torchvision_s_network_on_its_inputs_is_ours_on_ours(torch, photo, tmp_p
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
     table = (Layer("conv1_1", 3, 4), Layer("conv1_2", 3, 4))
     model = DilatedNet(FrontEnd(4, table))
-    params = dilax.load_weights(
+    params, _ = dilax.load_weights(
         tmp_path / "a.safetensors", model, allow_missing=("final",), mean=MEAN
     )
     params["front_end"]["final"] = dict(kernel=np.eye(4)[None, None], bias=np.zeros(4))
@@ -145,7 +145,7 @@ def test_a_dense_layer_computes_the_same_as_a_convolution(kind, tmp_path):
     path = tmp_path / {"keras": "a.h5", "torch": "a.npz", "caffe": "a.caffemodel"}[kind]
     _write_dense(path, conv, dense, zero)
     inputs = Inputs((0.0, 0.0, 0.0))
-    params = dilax.load_weights(path, model, allow_missing=("final",), inputs=inputs)
+    params, _ = dilax.load_weights(path, model, allow_missing=("final",), inputs=inputs)
     params["front_end"]["final"] = dict(kernel=np.eye(6)[None, None], bias=np.zeros(6))
     np.testing.assert_allclose(apply(model, params, x).ravel(), expected, rtol=1e-5)
 
@@ -220,7 +220,7 @@ def test_real_kernels_see_edges_in_a_photograph_and_random_ones_do_not(real_data
     model = DilatedNet(FrontEnd(128, table))
     path = real_data / "vgg16_partial" / "vgg16_conv1_conv2_f32.npz"
     final = dict(kernel=np.eye(128, dtype=np.float32)[None, None], bias=np.zeros(128))
-    real = dilax.load_weights(
+    real, _ = dilax.load_weights(
         path, model, allow_missing=("final",), inputs=CAFFE, mean=MEAN
     )
     fresh = dilax.models.init_params(model, 0)

@@ -184,44 +184,44 @@ def load_weights(
     mean: tuple[float, ...] | None = None,
     inputs: Inputs | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Loads weights of Caffe, Keras, PyTorch, safetensors or NumPy; prints a report.
+) -> tuple[dict[str, Any], Report]:
+    """Load weights of Caffe, Keras, PyTorch, safetensors or NumPy.
 
-    It may hold VGG-16 trained on ImageNet (whole, or as `vgg_conv`), one of the four
-    released networks, or what `save_weights` wrote. Dense layers become convolutions;
-    the first layer is rewritten for images as ours are, BGR on the 0..255 scale minus a
-    mean pixel, where the file's network takes them otherwise.
+    The file may contain VGG-16 trained on ImageNet (with or without fc6 and fc7), one
+    of the four released networks, or what `save_weights` wrote. Dense layers become
+    convolutions. If the file's network takes other images, its first layer is rewritten
+    for ours: BGR on the 0..255 scale minus a mean pixel.
 
     Args:
         path: see `read_weights`.
         model: the network, of any width that the file has.
         allow_missing: layers that the file may lack: beginnings of names or globs, such
-            as `"final"`, `"ctx"`, `"context"`. They keep the initialisation.
-        reinit: layers that shall keep the initialisation though the file has them, for
+            as `"final"`, `"ctx"`, `"context"`. They keep their initialization.
+        reinit: layers that keep their initialization although the file has them, for
             other classes.
-        mean: the mean pixel (B, G, R) that our images have subtracted, `spec.mean`.
-            None: that which the file's network expects (`read_weights(path).mean`).
+        mean: the mean pixel (B, G, R) that is subtracted from our images, `spec.mean`.
+            None: the one that the file's network expects.
         inputs: see `read_weights`.
-        seed: of the initialisation.
+        seed: of the initialization.
 
     Returns:
-        Parameters as `model.init` gives them, float32.
+        Parameters like those of `model.init`, float32, and a `Report` (print it) of
+        what was loaded, missing, left over, or rewritten.
 
     Raises:
         ValueError: naming the layers that are missing, of another shape (with both), or
             not finite; or the file, if it cannot be read.
 
     Example:
-        >>> import contextlib, io, tempfile
+        >>> import tempfile
         >>> from dilax.models import FrontEnd, Layer, init_params
         >>> from dilax.weights import save_weights
         >>> model = DilatedNet(FrontEnd(5, (Layer("conv1", 3, 4),)))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_weights(init_params(model, seed=1), f"{folder}/net.npz")
-        ...     with contextlib.redirect_stdout(io.StringIO()):  # its report
-        ...         params = load_weights(f"{folder}/net.npz", model)
-        >>> params["front_end"]["conv1"]["kernel"].shape
-        (3, 3, 3, 4)
+        ...     params, report = load_weights(f"{folder}/net.npz", model)
+        >>> params["front_end"]["conv1"]["kernel"].shape, len(report.loaded)
+        ((3, 3, 3, 4), 4)
     """
     weights = read_weights(path, inputs)
     initial = param_shapes(model, channels := len(mean) if mean else 3)
@@ -229,6 +229,4 @@ def load_weights(
     known = check_weights(weights, flat_shapes(initial), **options)
     if known.missing or known.reinit:
         initial = init_params(model, seed, channels)
-    params, report = place_weights(weights, model, initial, mean=mean, **options)
-    print(report)
-    return params
+    return place_weights(weights, model, initial, mean=mean, **options)
