@@ -3,30 +3,27 @@
     dilax data prepare camvid --from CamVid
     python experiments/camvid.py --config=small --workdir=runs/camvid
     python experiments/camvid.py --config=paper --config.init=vgg16 --workdir=runs/paper
-    python experiments/camvid.py --mode=eval --workdir=runs/camvid --checkpoint=best
+    dilax eval --workdir=runs/camvid --stage=front_end --checkpoint=best
 
-small   On a machine without a GPU: VGG-16 with an eighth of the channels at half
-        resolution, from scratch; then Basic context and its undilated control on the
-        front end's maps, and both modules jointly. On the public 480×360 images.
-paper   A.1 at full width: front end 20K steps, then joint. Table 5 reports 65.3 mean
-        IoU on the 233 test images (--split=test). Starts from VGG-16 trained on
-        ImageNet, --config.init=FILE. On the original frames, downsampled to 640×480
-        (--variant=original when preparing).
+small    For machines without a GPU: VGG-16 with an eighth of the channels at half
+         resolution, from random weights; Basic context and its undilated control on
+         the front end's maps; both modules jointly. On the public 480×360 images.
+scratch  From random weights at full resolution: a small dilated residual network as the
+         front end; Basic context and its undilated control on the maps of whole images;
+         both modules jointly.
+wide     The same with twice the channels, whole images, and batches of 16, for a GPU.
+vgg      From trained convolutions at full width, for machines without a GPU: VGG-16
+         with a small head (fc6 3×3, 512 channels) at full resolution, then the stages
+         of scratch. Downloads Keras's file of the convolutions once; --config.init=FILE
+         uses another.
+paper    A.1 at full width: front end 20K steps, then joint training. Table 5 reports
+         65.3 mean IoU on the 233 test images (--split=test). Starts from ImageNet
+         weights (--config.init=vgg16). On the original frames, downsampled to 640×480
+         (prepare with --variant=original).
 
-scratch From random weights at full resolution: a slim dilated residual network, whose
-        last layers undo what its dilations leave, as the front end; Basic context and
-        its undilated control on the maps of whole images; and both modules jointly.
-wide    The same with twice the channels, whole images and 16 a step, for a GPU.
-
-vgg     Full width from trained convolutions, on a machine without a GPU: VGG-16 with a
-        small head (fc6 3×3, 512 channels) at full resolution, then Basic context and
-        its undilated control on the maps of whole images, and both modules jointly.
-        Keras's file of VGG-16's convolutions is downloaded once; another is
-        --config.init=FILE.
-
-The public validation images lie within a drive that is also trained on, so accuracy on
-them flatters. --config.data.train=train_drives --config.data.val=val_drives keeps the
-drives apart.
+The public validation images come from a drive that is also trained on, so accuracy on
+them is optimistic. --config.data.train=train_drives --config.data.val=val_drives
+separates the drives.
 """
 
 from dilax.cli import run

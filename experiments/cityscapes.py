@@ -2,17 +2,17 @@
 
     dilax data prepare cityscapes --from CITYSCAPES
     python experiments/cityscapes.py --config=small --workdir=runs/cityscapes
-    python experiments/cityscapes.py --config=paper --config.init=vgg16 \
+    python experiments/cityscapes.py --config=paper --config.init=vgg16 \\
         --workdir=runs/paper
-    python experiments/cityscapes.py --mode=submit --workdir=runs/paper --split=test
+    dilax submit --workdir=runs/paper --split=test
 
-small   On a machine without a GPU: the slim network at a quarter of the resolution,
-        from scratch.
-paper   A.3 at full width, in its three stages: front end 40K steps on crops; context
-        module 24K steps on the maps of whole images, a hundred a step, computed one
-        after the other; jointly 60K steps on halves of images. Dilation10 reaches 68.7
-        mean IoU on the validation images and 67.1 on the test server. Starts from
-        VGG-16 trained on ImageNet, --config.init=FILE.
+small  For machines without a GPU: VGG-16 with an eighth of the channels at a quarter of
+       the resolution, from random weights.
+paper  A.3 at full width in three stages: front end, 40K steps on crops; context module,
+       24K steps on the maps of a hundred whole images each, computed one after the
+       other; joint training, 60K steps on halves of images. Dilation10 reaches 68.7
+       mean IoU on the validation images and 67.1 on the test server. Starts from
+       ImageNet weights (--config.init=vgg16).
 """
 
 from dilax.cli import run

@@ -4,14 +4,14 @@
     python experiments/coco.py --config=small --workdir=runs/coco
     python experiments/coco.py --config=paper --config.init=vgg16 --workdir=runs/paper
 
-small   On a machine without a GPU: the slim network trained and evaluated on COCO
-        alone, at half resolution.
-paper   §5 at full width: front end on VOC + SBD and COCO together, 140K steps, then
-        50K steps on VOC + SBD alone; Large context on its maps; joint. Table 3 reports
-        69.8 mean IoU on VOC's validation images for the front end and 72.1 with the
-        Large module. Starts from VGG-16 trained on ImageNet, --config.init=FILE. Needs
-        voc prepared besides. The steps of context and joint training, not given in the
-        paper, are ours.
+small  For machines without a GPU: VGG-16 with an eighth of the channels at half
+       resolution, trained and evaluated on COCO alone.
+paper  §5 at full width: front end, 140K steps on VOC + SBD and COCO together, then 50K
+       steps on VOC + SBD alone; Large context on its maps; joint training. Table 3
+       reports 69.8 mean IoU on VOC's validation images for the front end and 72.1 with
+       the Large module. Starts from ImageNet weights (--config.init=vgg16). voc must be
+       prepared, too. The paper does not give the steps of context and joint training;
+       they are ours.
 """
 
 from dilax.cli import run

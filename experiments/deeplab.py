@@ -1,18 +1,19 @@
-"""DeepLab-LargeFOV on Pascal VOC as its authors train it (Chen et al. 2015).
+"""DeepLab-LargeFOV on Pascal VOC with its authors' recipe (Chen et al. 2015).
 
-    python experiments/deeplab.py --config.init=vgg16 --config.reinit=fc6,fc7 \
+    python experiments/deeplab.py --config.init=vgg16 --config.reinit=fc6,fc7 \\
         --workdir=runs/deeplab
-    python experiments/tables.py --table=4 --mode=collect --runs=runs/deeplab,DIR \
+    python experiments/tables.py --table=4 --mode=collect --runs=runs/deeplab,DIR \\
         --workdir=runs/table4
 
 Tables 4, 5 and 6 of Yu & Koltun (2016) compare with this network. tables.py trains it
-as all others of a table; this is its own recipe, at full width: batches of 20 crops,
-6K steps at 1e-3, divided by ten every 2K, the last layer ten times as fast; then the
-dense CRF with the parameters that were published for it. It was not run at length.
+like all others of a table. This is its own recipe at full width: batches of 20 crops,
+6K steps at 1e-3, divided by ten every 2K steps, the last layer ten times as fast; then
+the dense CRF with its published parameters. It has not been run to its end.
 
-paper   Crops have 320 pixels, a multiple of 8, instead of 321. Starts from VGG-16
-        trained on ImageNet, --config.init=FILE; the authors take every second tap and
-        a quarter of the channels of its fc6 and fc7, here these two start at random.
+paper  Crops have 320 pixels, a multiple of 8, instead of 321. Starts from ImageNet
+       weights (--config.init=vgg16). The authors initialize fc6 and fc7 with every
+       second tap and a quarter of the channels of VGG-16's; here they start from random
+       weights.
 """
 
 from dilax.cli import run

@@ -1,19 +1,19 @@
-"""The paper's Figures 1 to 5, a command each (Yu & Koltun 2016), as PNG and PDF.
+"""The paper's Figures 1 to 5, one command each (Yu & Koltun 2016), as PNG and PDF.
 
     python experiments/figures.py --figure=1
     python experiments/figures.py --figure=2 --runs=runs/table2 --workdir=figures
     python experiments/figures.py --figure=4 --runs=runs/table3,runs/table2 --rows=6
 
 1  Receptive fields of 3×3 layers with dilations 1, 2, 4; --rates=1,2,4,8 draws others.
-2  FCN-8s, DeepLab and our front end, side by side.
-3  Front end, with a Large context module, with a CRF-RNN besides.
-4  Failures: the images on which the most accurate system of the runs does worst.
-5  Front end, context module, both trained jointly.
+2  FCN-8s, DeepLab, and our front end, side by side.
+3  Front end, with a Large context module, and with a CRF-RNN as well.
+4  Failures: the images on which the most accurate system of the runs is worst.
+5  Front end, context module, and both trained jointly.
 
-Figures 2 to 5 show what trained runs predict on images of their evaluation split.
+Figures 2 to 5 show predictions of trained runs on images of their evaluation split.
 --runs names the folders of those runs: `experiments/tables.py --table=2` (3, 3, 7)
-trains what Figures 2 (3, 4, 5) show, and other experiments do, so long as they have
-such stages. Columns that no run has are left out, and named.
+trains what Figure 2 (3, 4, 5) shows; other experiments do if they have such stages.
+Columns that no run has are left out and reported.
 """
 
 import argparse

@@ -2,29 +2,30 @@
 
     python experiments/folder.py --data_dir=DIR --workdir=runs/mine
     python experiments/folder.py --config=pretrained --data_dir=DIR --workdir=runs/mine
-    python experiments/folder.py --mode=predict --workdir=runs/mine --input=photo.jpg
+    dilax predict --workdir=runs/mine --input=photo.jpg
 
-Nothing needs to be renamed or converted. DIR holds images and masks in folders of any
-names: a folder called mask, label, annotation, gt, … holds masks, and a mask belongs to
-the image of the same name, up to endings such as _mask. Where that does not do,
---images and --labels name folders, or patterns such as '*_mask.png'. Folders or lists
-called train, val and test are the splits (a line is an image, or an image and its
-mask); without val, a fifth of the images to train on is held out.
+Nothing needs to be renamed or converted. DIR contains images and masks in folders of
+any names: a folder called mask, label, annotation, gt, … contains masks, and a mask
+belongs to the image of the same name, except for endings such as _mask. If that does
+not work, --images and --labels name folders, or patterns such as '*_mask.png'. Folders
+or lists called train, val, and test are the splits (one image per line, or an image and
+its mask); without val, a fifth of the training images is held out.
 
 Masks are grey or palette images of class ids (255 is ignored), or colour images.
-Images have any number of channels, of 8 or 16 bits (more than three, or 16 bits in
-colour, as TIFF). --classes=sky,tree or --classes=FILE names the classes, a line each,
-where masks have colours with the colour behind: sky 70 130 180; a class called void
-counts nowhere. Without it, classes.txt in DIR is read, or else what the masks hold.
+Images have any number of channels, with 8 or 16 bits (TIFF for more than three
+channels, or for 16-bit colour). --classes=sky,tree or --classes=FILE names the classes,
+one per line; for colour masks the colour follows the name: sky 70 130 180. A class
+called void is ignored. Without it, classes.txt in DIR is read, or the classes are those
+that the masks contain.
 
-small   The slim network from scratch, in stages, in a size that suits the images and
-        the machine. What was found and chosen, and what it will take, is said before
-        it starts; every choice can be set (--config.data.scale=1,
-        --config.stages.front_end.crop=(256,256), …).
+small       A small network from random weights, in stages, in a size that suits the
+            images and the machine. What was found and chosen, and the time and memory
+            needed, is printed before training starts. Every choice can be set
+            (--config.data.scale=1, --config.stages.front_end.crop=(256,256), …).
 pretrained  VGG-16 at full width from trained convolutions: the front end, then Basic
-        context on its maps, in about half an hour on two CPU cores. For images with
-        three channels, above all where there are few. The convolutions are Keras's,
-        59 MB, downloaded once; --config.init=vgg16 or FILE takes others.
+            context on its maps, in about half an hour on two CPU cores. For images with
+            three channels, above all if there are few of them. Downloads Keras's file
+            of the convolutions (59 MB) once; --config.init=vgg16 or FILE uses others.
 """
 
 from collections.abc import Mapping

@@ -6,22 +6,22 @@
     python experiments/hdc.py --config=cityscapes --workdir=runs/hdc_cityscapes
     python experiments/hdc.py --config=paper --config.init=resnet101 --workdir=DIR
 
-Four networks, alike but for the rates of the last two groups of blocks and for the last
-layer: rate 2 (and 4) or HDC's groups; bilinear upsampling or DUC. Each column of the
-table is a stage; all train from scratch, with batch normalisation.
+Four networks that differ only in the dilation rates of the last two groups of blocks
+(2 and 4, or HDC's) and in the last layer (bilinear upsampling, or DUC). Each is a stage
+and a column of the table. All train from random weights with batch normalization.
 
-scenes      Embedded scenes; needs no data.
+scenes      Rendered scenes; needs no data.
 camvid      CamVid at half resolution.
 cityscapes  Cityscapes at a quarter of its resolution.
-paper       The published network, ResNet-101 with HDC and DUC in cells of 2 pixels, on
-            Cityscapes: 79.1 mean IoU on its test set at a single scale, 80.1 at
-            several. Starts from a ResNet-101 trained on ImageNet, --config.init=FILE,
-            whose first layers are the deep stem; with torchvision's own,
-            --config.model.stem=((7,64,2),). Batch, crop, rates and steps are
-            ours where the paper leaves them open.
+paper       The published network on Cityscapes: ResNet-101 with HDC, and DUC with one
+            score per 2 pixels; 79.1 mean IoU on the test set at a single scale, 80.1 at
+            several. Starts from a ResNet-101 trained on ImageNet with the deep stem
+            (--config.init=FILE); for torchvision's, --config.init=resnet101
+            --config.model.stem=((7,64,2),). Where the paper does not give batch size,
+            crop, rates, or steps, they are ours.
 
 The networks of the first three have the depth of ResNet-50 and an eighth of its
-channels, for scenes a sixteenth. What their cells see of a trained run:
+channels (scenes: a sixteenth). To see what their cells see:
 dilax receptive-field --run=DIR --stage=hdc.
 """
 

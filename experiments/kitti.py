@@ -4,12 +4,14 @@
     python experiments/kitti.py --config=small --workdir=runs/kitti
     python experiments/kitti.py --config=paper --config.init=vgg16 --workdir=runs/paper
 
-small   On a machine without a GPU: the slim network at half resolution, from scratch.
-paper   A.2 at full width: front end 10K steps, then jointly with the seven-layer
-        context module (Dilation7) 20K steps. Table 6 reports 59.2 mean IoU on the 46
-        test images. Starts from VGG-16 trained on ImageNet, --config.init=FILE.
+small  For machines without a GPU: VGG-16 with an eighth of the channels at half
+       resolution, from random weights.
+paper  A.2 at full width: front end, 10K steps, then joint training with the seven-layer
+       context module (Dilation7), 20K steps. Table 6 reports 59.2 mean IoU on the 46
+       test images. Starts from ImageNet weights (--config.init=vgg16).
 
-As in the paper, 100 images train and the 46 others test; there is no validation split.
+As in the paper, 100 images are for training and the other 46 for testing; there is no
+validation split.
 """
 
 from dilax.cli import run

@@ -4,13 +4,13 @@
     python experiments/table3.py --config=camvid --seeds=0,1,2 --workdir=runs/camvid3
     python experiments/table3.py --config=voc_paper --config.init=vgg16 --workdir=DIR
 
-Nine stages: the front end, with a Basic and with a Large context module; and each of
+Nine stages: the front end alone, with a Basic, and with a Large context module; each of
 them alone, with a dense CRF whose parameters are searched on the validation images, and
-with a CRF-RNN that is trained. Prints the table of every class and the 3×3 table of
-mean IoU beside the paper's (69.8 to 73.9 on VOC's validation images, trained with COCO
-besides), writes it to table3.md and table3.json, and resumes like every command.
+with a CRF-RNN that is trained. Prints the table of all classes and the 3×3 table of
+mean IoU beside the paper's (69.8 to 73.9 on VOC's validation images, trained with
+COCO), writes it to table3.md and table3.json, and resumes like every command.
 
-scenes      Embedded scenes, some minutes on two cores; needs no data.
+scenes      Rendered scenes, some minutes on two cores; needs no data.
 camvid      CamVid as in camvid.py --config=small.
 camvid_scratch
             CamVid as in camvid.py --config=scratch, with the undilated controls of both
@@ -22,8 +22,8 @@ kitti       KITTI as in kitti.py --config=small.
 cityscapes  Cityscapes as in cityscapes.py --config=small.
 voc_paper   §5 at full width; see voc.py.
 
-Your own images: --config=voc --config.data.dataset=folder --data_dir=DIR, and scales
-and crops that suit them, or all that they are in folder.py.
+For your own images: --config=voc --config.data.dataset=folder --data_dir=DIR, with a
+scale and crops that suit them. All options of folder.py apply.
 """
 
 import json

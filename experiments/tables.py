@@ -1,30 +1,30 @@
-"""The paper's Tables 2 to 8, a command each (Yu & Koltun 2016, §4, §5, Appendix A).
+"""The paper's Tables 2 to 8, one command each (Yu & Koltun 2016, §4, §5, Appendix A).
 
     python experiments/tables.py --table=2 --workdir=runs/table2
     python experiments/tables.py --table=5 --config=camvid --seeds=0,1,2 --workdir=DIR
     python experiments/tables.py --table=5 --mode=collect --runs=DIR,DIR --workdir=DIR
 
-2  FCN-8s, DeepLab and DeepLab-MSc against the simplified front end.
-3  Context, dense CRF and CRF-RNN, each with and without; as experiments/table3.py.
-4  What Table 3 found best against DeepLab++, DeepLab-MSc++ and CRF-RNN.
+2  FCN-8s, DeepLab, and DeepLab-MSc against the simplified front end.
+3  Context, dense CRF, and CRF-RNN, each with and without; as experiments/table3.py.
+4  The best systems of Table 3 against DeepLab++, DeepLab-MSc++, and CRF-RNN.
 5  SegNet and DeepLab-LargeFOV against Dilation8, on streets (CamVid).
 6  DeepLab-LargeFOV against Dilation7 (KITTI).
 7  Dilation10 by class (Cityscapes).
 8  Dilation10 by category.
 
-Trains every system of a table from scratch with the same images, loss, optimizer,
-number of steps and evaluation: a front end that is trained on with a context module
-has fewer steps before. Then sets ours beside the paper's, as tableN.md and tableN.json.
-Rows that are only quoted say so, and rows that cannot run here say what they need. The
-same command goes on where it was stopped.
+Trains every system of a table from random weights with the same images, loss,
+optimizer, number of steps, and evaluation (a front end that is later trained with a
+context module has fewer steps before). Shows our figures beside the paper's, in
+tableN.md and tableN.json. Rows that are only quoted are marked, and rows that cannot
+run here say what they need. The same command resumes.
 
---mode=collect trains nothing: it takes the rows from the folders --runs, by what their
-stages are; they may be of any experiment, so long as they saw the same images.
+--mode=collect trains nothing: it takes the rows from the folders --runs, recognized by
+their stages. The runs may be of any experiment on the same images.
 
-scenes      Embedded scenes, some minutes a table on two cores; needs no data. Towers
-            are told apart by their surroundings alone.
-camvid      As camvid.py --config=small; likewise the others.
-voc, kitti, cityscapes
+scenes      Rendered scenes, some minutes per table on two cores; needs no data. Towers
+            differ only in what surrounds them.
+camvid, voc, kitti, cityscapes
+            As --config=small of the experiment of that name.
 """
 
 import copy

@@ -4,22 +4,22 @@
     dilax data prepare voc --from VOC
     python experiments/voc.py --config=small --workdir=runs/voc
     python experiments/voc.py --config=paper --config.init=vgg16 --workdir=runs/paper
-    python experiments/voc.py --mode=predict --workdir=runs/voc --input=photo.jpg
-    python experiments/voc.py --mode=submit --workdir=runs/paper --split=test
+    dilax predict --workdir=runs/voc --input=photo.jpg
+    dilax submit --workdir=runs/paper --split=test
 
-quickstart  Embedded scenes, slim network, all stages and the undilated control: the
+quickstart  Rendered scenes, a tiny network, all stages and the undilated control: the
             experiment of Table 3 in some minutes on two cores. Needs no data.
-small       VOC on a machine without a GPU: VGG-16 with an eighth of the channels at
-            half resolution, from scratch. Shows that all runs; the accuracy of so small
-            a network on few images is low.
-paper       The paper's recipe at full width: VGG-16 front end 60K steps on VOC + SBD
-            (split `train_aug`), Large context on stored maps, joint. Table 3 reports
-            69.8 mean IoU for the front end and 72.1 with the Large module, with COCO
-            images besides. Starts from VGG-16 trained on ImageNet, --config.init=FILE.
-            The release divides the rate by ten after 100K steps, which no stage here
-            reaches.
+small       VOC on machines without a GPU: VGG-16 with an eighth of the channels at half
+            resolution, from random weights. Shows that everything runs; so small a
+            network on few images is not accurate.
+paper       The paper's recipe at full width: VGG-16 front end, 60K steps on VOC + SBD
+            (split train_aug); Large context on stored maps; joint training. Table 3
+            reports 69.8 mean IoU for the front end and 72.1 with the Large module, with
+            COCO images as well. Starts from ImageNet weights (--config.init=vgg16). The
+            release divides the learning rate by ten after 100K steps, which no stage
+            here reaches.
 
-experiments/coco.py adds the images of COCO, as §5 does.
+experiments/coco.py adds COCO's images, as in §5.
 """
 
 from dilax.cli import run
