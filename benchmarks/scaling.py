@@ -3,7 +3,7 @@
     python -m benchmarks.scaling [--devices=1,8,64] [--recipes=cityscapes]
 
 For each stage and number of devices the mesh that would be fastest, from the layers'
-arithmetic (`dilax.report.scaling`, which says how). Nothing is run; what the compiler
+arithmetic (see `dilax.profiling.roofline`). Nothing is run; what the compiler
 makes of such meshes is compared with these figures in tests/many_devices.
 """
 

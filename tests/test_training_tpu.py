@@ -6,10 +6,10 @@ import os
 import jax
 import jax.numpy as jnp
 import pytest
+from collectives import collective_bytes
 
 from dilax.data import DATASETS
 from dilax.models import BASIC, init_params
-from dilax.profiling.roofline import collective_bytes
 from dilax.training import (
     Config,
     DataConfig,

@@ -1,4 +1,4 @@
-"""Where time and memory go: cost, roofline, traces, scaling."""
+"""Where time and memory go: the cost of layers, their times, the roofline, scaling."""
 
 from dilax.profiling.cost import (
     LayerCall,
@@ -9,7 +9,7 @@ from dilax.profiling.cost import (
     network_cost,
     undilated_twin,
 )
-from dilax.profiling.layer_table import (
+from dilax.profiling.layers import (
     layer_figures,
     layer_json,
     layer_table,

@@ -1,20 +1,18 @@
-"""What a network's layers cost, by arithmetic: operations, bytes, and memory kept.
+"""The cost of a network's layers by arithmetic: operations, bytes, activations kept.
 
 A convolution of h'·w' outputs, k×k taps, c input and d output maps takes b·h'·w'·k²·c·d
-multiplications and as many additions; so does each of its two gradients. The dilation
-is not in it (paper §2), but for taps that fall into padding by zeros: as in XLA's
-account, they take no part. Lowerings that take fewer (Winograd's) are counted alike, so
-that rates compare.
+multiplications and as many additions; so does each of its two gradients. Dilation does
+not change that (paper §2), except that taps in a padding of zeros are not counted, as
+in XLA's cost analysis. Lowerings with fewer operations (Winograd) count the same, so
+that rates are comparable: XLA's own `cost_analysis` counts what a lowering computes.
 
-The layers of a network as it runs them on inputs of some size.
-
-Found by listening to the network's own modules while its shapes are worked out, so
-nothing here repeats an architecture, and nothing is computed.
+The layers are found by intercepting the calls of the network's own modules under
+`jax.eval_shape`, so nothing here repeats an architecture, and nothing is computed.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -26,23 +24,23 @@ from dilax.models.layers import AveragePool, BatchNorm, DilatedConv, MaxPool
 from dilax.ops.dilated_conv import pad_maps
 
 Inputs = Literal["images", "maps"]
-_HEARD = (DilatedConv, MaxPool, AveragePool, BatchNorm)
+_LAYERS = (DilatedConv, MaxPool, AveragePool, BatchNorm)
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCall:
-    """A layer by itself: `call(params, x)` computes what the network computes there.
+    """A single layer: `call(params, x)` computes what the network computes there.
 
-    ReLU and dropout are no layers here: they run with the layer before them.
+    ReLU and dropout belong to the layer before them.
 
     Attributes:
         module: the module that holds it, such as `"front_end"`; `""` for the network.
-        name: in the parameters, or of the pool's row in the table.
+        name: its name in the parameters, or in the table of layers for a pool.
         layer: a module, or a function of maps.
         params: shapes of its parameters.
-        input: shape and dtype of what the layer before gives it.
-        output: shape and dtype of what it gives.
-        pad: cells that the network puts around the input first.
+        input: shape and dtype of its input, before `pad`.
+        output: shape and dtype of its output.
+        pad: cells of zeros that the network adds around the input.
 
     Example:
         >>> from dilax.models import dilation8_camvid
@@ -66,27 +64,27 @@ class LayerCall:
 
     @property
     def dilation(self) -> int:
-        """Of a convolution; 1 for all else."""
+        """The dilation of a convolution; 1 for other layers."""
         return self.layer.dilation if isinstance(self.layer, DilatedConv) else 1
 
     @property
     def stride(self) -> int:
-        """Of a convolution; 1 for all else."""
+        """The stride of a convolution; 1 for other layers."""
         return self.layer.stride if isinstance(self.layer, DilatedConv) else 1
 
 
 def layer_calls(
     model: DilatedNet, shape: tuple[int, int, int, int], inputs: Inputs = "images"
 ) -> list[LayerCall]:
-    """Every convolution, pool, normalisation and upsampling, in order.
+    """List every convolution, pool, normalisation and upsampling, in order.
 
-    What FCN-8s enlarges inside, and SegNet's pools with places, are not among them:
-    they cost little beside the convolutions.
+    The upsampling inside FCN-8s and the pools with positions of SegNet are left out:
+    they cost little compared with the convolutions.
 
     Args:
         model: the network.
         shape: (b, h, w, c) of its input: images with their margins, or maps.
-        inputs: whether it gets images, or its front end's maps.
+        inputs: whether the input is images, or maps of the front end.
 
     Raises:
         ValueError: if the shape does not have four numbers, or is too small.
@@ -101,13 +99,13 @@ def layer_calls(
     """
     if len(shape) != 4:
         raise ValueError(f"shape={shape}: is not (batch, height, width, channels)")
-    heard: list[tuple[nn.Module, Any, Any]] = []
-    maps: list[jax.ShapeDtypeStruct] = []  # that the context module takes
+    found: list[tuple[nn.Module, Any, Any]] = []
+    maps: list[jax.ShapeDtypeStruct] = []  # the context module's input
 
-    def listen(function, args, kwargs, context):
+    def intercept(function, args, kwargs, context):
         out = function(*args, **kwargs)
-        if isinstance(context.module, _HEARD):
-            heard.append((context.module, _shape(args[0]), _shape(out)))
+        if isinstance(context.module, _LAYERS):
+            found.append((context.module, _shape(args[0]), _shape(out)))
         if context.module.path == ("context",) and context.method_name == "__call__":
             maps.append(_shape(args[0]))
         return out
@@ -115,57 +113,46 @@ def layer_calls(
     method = "__call__" if inputs == "images" else "from_maps"
     start = functools.partial(model.init_with_output, method=method)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    with nn.intercept_methods(listen):
+    with nn.intercept_methods(intercept):
         out, variables = jax.eval_shape(start, jax.random.key(0), x)
-    calls = [_called(variables["params"], *call) for call in heard]
-    return [*_with_pads(model, calls, maps), *_enlarging(model, calls, out)]
-
-
-def _called(params, module: nn.Module, x, out) -> LayerCall:
-    *modules, name = module.path
-    shapes = params
-    for part in module.path:
-        shapes = shapes.get(part, {})  # a pool has no parameters
-    alone = module.clone(parent=None)
-    return LayerCall("/".join(modules), name, alone, shapes, x, out)
+    calls: list[LayerCall] = []
+    before = maps  # the input of the next layer of the context module
+    for module, given, gives in found:
+        *modules, name = module.path
+        params = variables["params"]
+        for part in module.path:
+            params = params.get(part, {})  # a pool has no parameters
+        pad = 0
+        if model.context is not None and modules == ["context"]:
+            # The module pads between its layers: the call's input is the unpadded map.
+            [unpadded] = before
+            pad = (given.shape[1] - unpadded.shape[1]) // 2
+            given = jax.ShapeDtypeStruct(unpadded.shape, given.dtype)
+            before = [gives]
+        alone = module.clone(parent=None)
+        calls.append(
+            LayerCall("/".join(modules), name, alone, params, given, gives, pad)
+        )
+    last = calls[-1].output
+    if last.shape != out.shape and model.map_stride > 1:
+        # DUC's rearrangement and the upsampling run as one.
+        enlarge = model.clone(context=None).enlarged
+        given = jax.ShapeDtypeStruct(last.shape, out.dtype)
+        calls.append(LayerCall("", "upsampling", enlarge, {}, given, _shape(out)))
+    return calls
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _with_pads(
-    model: DilatedNet, calls: list[LayerCall], maps: list[jax.ShapeDtypeStruct]
-) -> Iterator[LayerCall]:
-    """The calls; a context module's take what the layers before give, and pad it."""
-    before = maps  # of the next of its layers
-    for call in calls:
-        if model.context is not None and call.module == "context":
-            [x] = before
-            pad = (call.input.shape[1] - x.shape[1]) // 2
-            given = jax.ShapeDtypeStruct(x.shape, call.input.dtype)
-            call = dataclasses.replace(call, input=given, pad=pad)
-            before = [call.output]
-        yield call
-
-
-def _enlarging(model: DilatedNet, calls: list[LayerCall], out) -> list[LayerCall]:
-    """The rearrangement of DUC and the upsampling, which run as one."""
-    source = calls[-1].output
-    if source.shape == out.shape or model.map_stride == 1:
-        return []
-    enlarge = model.clone(context=None).enlarged
-    maps = jax.ShapeDtypeStruct(source.shape, out.dtype)
-    return [LayerCall("", "upsampling", enlarge, {}, maps, _shape(out))]
-
-
 def undilated_twin(call: LayerCall) -> LayerCall:
-    """The convolution with its taps side by side, on an input that gives as much.
+    """Return the convolution without dilation, for an output of the same size.
 
-    What dilation costs is the time of the one over the time of the other.
+    The ratio of their times is the price of dilation.
 
     Raises:
-        ValueError: for a layer that is no convolution.
+        ValueError: for a layer that is not a convolution.
 
     Example:
         >>> from dilax.models import dilation8_camvid
@@ -187,12 +174,12 @@ def undilated_twin(call: LayerCall) -> LayerCall:
 
 
 class Work(NamedTuple):
-    """Of a layer in one pass: forward, the input's or the kernel's gradient.
+    """The work of one pass: forward, the input's or the kernel's gradient.
 
     Attributes:
-        flops: of the products, two a multiply-add; what runs one number at a time
-            (biases, ReLU, pools, normalisation, upsampling) is not counted.
-        bytes: read and written where each array passes between memory and chip once.
+        flops: operations of the products, two per multiply-add. Elementwise operations
+            (biases, ReLU, pools, normalisation, upsampling) are not counted.
+        bytes: bytes read and written if each array moves between memory and chip once.
 
     Example:
         >>> Work(4, 2) + Work(1, 1)
@@ -211,16 +198,16 @@ NONE = Work(0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """Of a layer.
+    """The cost of a layer.
 
     Attributes:
         call: the layer, with its shapes.
-        parameters: how many it has.
-        forward: always runs.
-        input_gradient: runs where a layer before is trained.
-        kernel_gradient: runs where the layer is trained; of biases and scales too.
-        kept: bytes of what it reads that the gradients need later; what dropout drew,
-            and which values ReLU let pass, is small beside it.
+        parameters: number of parameters.
+        forward: work of the forward pass.
+        input_gradient: work of the input's gradient, if an earlier layer is trained.
+        kernel_gradient: work of the parameters' gradients, if the layer is trained.
+        kept: bytes of its input that the gradients need later. The masks of dropout and
+            ReLU are small in comparison.
 
     Example:
         >>> from dilax.models import dilation8_camvid
@@ -237,7 +224,7 @@ class LayerCost:
 
     @property
     def passes(self) -> tuple[Work, Work, Work]:
-        """Forward, input's and kernel's gradient; `NONE` where one does not run."""
+        """Forward, input's and kernel's gradient; `NONE` if one does not run."""
         return self.forward, self.input_gradient, self.kernel_gradient
 
     @property
@@ -248,7 +235,7 @@ class LayerCost:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """Of a network on one batch: its layers in order, and their sums.
+    """The cost of a network on one batch: its layers in order, and their sums.
 
     Example:
         >>> from dilax.models import dilation8_camvid
@@ -260,7 +247,7 @@ class NetworkCost:
 
     @property
     def parameters(self) -> int:
-        """How many the layers have."""
+        """The number of parameters."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
@@ -270,12 +257,12 @@ class NetworkCost:
 
     @property
     def forward(self) -> Work:
-        """Of a prediction."""
+        """The work of a prediction."""
         return sum((layer.forward for layer in self.layers), NONE)
 
     @property
     def total(self) -> Work:
-        """Of a training step, the loss and the optimizer aside."""
+        """The work of a training step without the loss and the optimizer."""
         return sum((layer.total for layer in self.layers), NONE)
 
 
@@ -285,13 +272,13 @@ def network_cost(
     trained: Collection[str] = ("front_end", "context"),
     inputs: Inputs = "images",
 ) -> NetworkCost:
-    """What each layer costs on inputs of this shape, in the model's dtype.
+    """Compute the cost of each layer for inputs of this shape, in the model's dtype.
 
     Args:
         model: the network.
         shape: (b, h, w, c) of images with their margins, or of the front end's maps.
         trained: the modules whose parameters are trained; empty for prediction.
-        inputs: whether the network gets images or maps.
+        inputs: whether the input is images or maps.
 
     Raises:
         ValueError: if the shape does not fit the network.
@@ -302,59 +289,53 @@ def network_cost(
         >>> round(cost.forward.flops / 1e9), cost.parameters
         (1583, 134313443)
 
-    Source: two operations a multiply-add, as XLA's cost analysis counts.
+    Source: two operations per multiply-add, as in XLA's cost analysis.
     """
     layers: list[LayerCost] = []
     flows = False  # whether a gradient reaches the layer's input
     for call in layer_calls(model, shape, inputs):
         trains = bool(call.params) and call.module.split("/")[0] in trained
-        layers.append(_layer_cost(call, flows, trains))
+        leaves = jax.tree.leaves(call.params)
+        x, y = _bytes(call.input), _bytes(call.output)
+        moved = x + y + sum(map(_bytes, leaves))
+        conv = isinstance(call.layer, DilatedConv)
+        flops = 2 * _multiply_adds(call) if conv else 0
+        # The input's gradient of a linear layer does not read the input.
+        linear = conv or call.name == "upsampling"
+        layers.append(
+            LayerCost(
+                call,
+                sum(leaf.size for leaf in leaves),
+                Work(flops, moved),
+                Work(flops, moved if linear else moved + x) if flows else NONE,
+                Work(flops, moved) if trains else NONE,
+                x if trains or (flows and not linear) else 0,
+            )
+        )
         flows = flows or trains
     return NetworkCost(tuple(layers))
 
 
-def _layer_cost(call: LayerCall, flows: bool, trains: bool) -> LayerCost:
-    leaves = jax.tree.leaves(call.params)
-    x, y = _bytes(call.input), _bytes(call.output)
-    every = x + y + sum(map(_bytes, leaves))
-    conv = isinstance(call.layer, DilatedConv)
-    linear = conv or call.name == "upsampling"  # its input's gradient ignores the input
-    flops = 0
-    if conv:
-        flops = 2 * _multiply_adds(call)
-    return LayerCost(
-        call,
-        sum(leaf.size for leaf in leaves),
-        Work(flops, every),
-        Work(flops, every if linear else every + x) if flows else NONE,
-        Work(flops, every) if trains else NONE,
-        x if trains or (flows and not linear) else 0,
-    )
-
-
 def _multiply_adds(call: LayerCall) -> int:
-    """Pairs of an output and a tap that reads the map, or its reflection."""
+    """Count pairs of an output and a tap that reads the map, or its reflection."""
     *taps, c, d = call.params["kernel"].shape
-    reflects = getattr(call.layer, "padding", "") == "reflect"
+    padding = getattr(call.layer, "padding", "valid")
     pairs = call.input.shape[0] * c * d
     for axis, count in enumerate(taps, 1):
         size, out = call.input.shape[axis], call.output.shape[axis]
-        before, step = call.pad + _own_padding(call, count), call.stride
-        starts = [call.dilation * tap - before for tap in range(count)]
-        inside = [
-            max(0, min(out, -((s - size) // step)) - max(0, -(s // step)))
-            for s in starts
-        ]
-        pairs *= count * out if reflects else sum(inside)
+        if padding == "reflect":
+            pairs *= count * out
+            continue
+        same = call.dilation * (count - 1) // 2 if padding == "same" else 0
+        before = call.pad + (padding if isinstance(padding, int) else same)
+        inside = 0
+        for tap in range(count):  # output i reads cell start + i·stride
+            start = call.dilation * tap - before
+            first = max(0, -(start // call.stride))
+            end = min(out, -((start - size) // call.stride))
+            inside += max(0, end - first)
+        pairs *= inside
     return pairs
-
-
-def _own_padding(call: LayerCall, count: int) -> int:
-    """Cells that a convolution of so many taps pads before the first one."""
-    padding = getattr(call.layer, "padding", "valid")
-    if isinstance(padding, int):
-        return padding
-    return 0 if padding == "valid" else call.dilation * (count - 1) // 2
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:

@@ -1,21 +1,18 @@
-"""What training takes on 1 to 256 devices, on paper: time, memory, bytes between them.
+"""The least time of some work: on one device (roofline), and on a mesh of devices.
 
-From the layers' costs and a machine's rates. A step's arithmetic is divided over the
-devices; with it come the rows that fill maps up, the gradients' sum over all devices
-(a ring: each sends and receives 2·(n − 1)/n of the parameters), and the halos: of each
-convolution, the rows that its taps reach beyond a device's share, once forward and,
-where a gradient passes, once back.
+Work of F operations and B bytes takes at least max(F / peak rate, B / bandwidth): the
+roofline (Williams 2009).
 
-The least time that a machine can take for some work: the roofline (Williams 2009).
-
-Work of F operations and B bytes takes at least max(F / peak rate, B / bandwidth).
+On several devices, `plan` divides a step's arithmetic and adds what the mesh costs: the
+rows that pad maps, the sum of the gradients over all devices (a ring: each sends and
+receives 2·(n − 1)/n of the parameters), and the halos: for each convolution, the rows
+that its taps reach beyond a device's share, once forward and, if gradients pass, once
+backward.
 """
 
 import functools
 import math
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,13 +27,13 @@ from dilax.runtime import jit
 
 
 class Peak(NamedTuple):
-    """What a device can do at most.
+    """The peak rates of a device.
 
     Attributes:
         device: its name.
-        flops: operations a second, in matrix products, without sparsity.
-        bandwidth: bytes a second from and to its memory.
-        measured: whether it was measured here, and not stated by its maker.
+        flops: operations per second, in dense matrix products.
+        bandwidth: bytes per second to and from its memory.
+        measured: whether the rates were measured here, not taken from a data sheet.
     """
 
     device: str
@@ -45,7 +42,7 @@ class Peak(NamedTuple):
     measured: bool = False
 
     def seconds(self, work: Work) -> float:
-        """The least time for this work.
+        """Return the least time for this work.
 
         Example:
             >>> Peak("a chip", flops=4e12, bandwidth=1e12).seconds(Work(8, 1)) * 1e12
@@ -64,10 +61,10 @@ class Peak(NamedTuple):
 
 
 class _Stated(NamedTuple):
-    """Of a maker's data sheet: TFLOP/s of dense products, and TB/s.
+    """A data sheet: TFLOP/s of dense products, and TB/s.
 
-    float32 is the rate of what JAX computes float32 convolutions in by default: TF32
-    on these GPUs, one bfloat16 pass on TPUs.
+    float32 is the rate of the format that JAX uses for float32 convolutions by default:
+    TF32 on these GPUs, one bfloat16 pass on TPUs.
     """
 
     device: str
@@ -76,7 +73,7 @@ class _Stated(NamedTuple):
     bandwidth: float
 
 
-# By the beginning of JAX's `device_kind`; the first that fits.
+# Matched with the beginning of JAX's `device_kind`; the first match counts.
 _STATED = (
     _Stated("NVIDIA H200", 989.4, 494.7, 4.8),
     _Stated("NVIDIA H100 PCIe", 756.0, 378.0, 2.0),
@@ -92,14 +89,14 @@ _STATED = (
 
 
 def device_peak(dtype: DTypeLike = jnp.float32, device: str = "") -> Peak:
-    """The peak of a device that is known, or that of this one as measured now.
+    """Return the peak of a known device, or measure that of the default device.
 
     Args:
         dtype: of the computation, `float32` or `bfloat16`.
-        device: as JAX names its kind; `""` is the default device.
+        device: JAX's `device_kind`; `""` for the default device.
 
     Raises:
-        ValueError: for a device that is neither known nor here.
+        ValueError: if the device is neither known nor the default device.
 
     Example:
         >>> device_peak(jnp.bfloat16, "NVIDIA H200")
@@ -123,14 +120,14 @@ def device_peak(dtype: DTypeLike = jnp.float32, device: str = "") -> Peak:
 
 @functools.cache
 def measured_peak(dtype: str, side: int = 1536, megabytes: int = 256) -> Peak:
-    """What the default device does in a matrix product and in a copy.
+    """Measure the default device in a matrix product and in a copy.
 
-    Takes some tenths of a second on a CPU, once a process.
+    This takes some tenths of a second on a CPU, once per process.
 
     Args:
         dtype: of the product's factors; sums are float32.
-        side: of the square matrices.
-        megabytes: of the array that is copied: more than the caches hold.
+        side: side of the square matrices.
+        megabytes: size of the array that is copied; larger than the caches.
     """
     a = jnp.ones((side, side), dtype)
     product = jit(functools.partial(lax.dot, preferred_element_type=jnp.float32))
@@ -142,7 +139,7 @@ def measured_peak(dtype: str, side: int = 1536, megabytes: int = 256) -> Peak:
 
 
 def _best_seconds(function: Callable, out: jax.Array, repeats: int = 5) -> float:
-    """Of a function of its own last output."""
+    """Time a function that is applied to its own last output."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -152,25 +149,18 @@ def _best_seconds(function: Callable, out: jax.Array, repeats: int = 5) -> float
 
 
 _FLOAT = 4  # bytes of parameters, gradients and momentum
-_COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "collective-permute",
-    "all-to-all",
-)
 
 
 class Machine(NamedTuple):
-    """Assumed rates of a device, in its own units a second.
+    """Assumed rates of a device.
 
     Attributes:
         name: of the device.
-        flops: operations, as reached and not as stated.
-        inside: bytes from and to devices of the same host, each way.
-        between: bytes from and to devices of other hosts.
-        per_host: devices of a host.
-        memory: bytes of a device.
+        flops: operations per second that are reached in practice.
+        inside: bytes per second to devices of the same host, each way.
+        between: bytes per second to devices of other hosts.
+        per_host: devices per host.
+        memory: bytes of memory per device.
     """
 
     name: str
@@ -181,22 +171,22 @@ class Machine(NamedTuple):
     memory: float
 
 
-# Half of the stated bfloat16 rate; NVLink within eight, 400 Gb/s a device beyond.
+# Half of the stated bfloat16 rate; NVLink within eight, 400 Gb/s per device beyond.
 H100 = Machine("H100 (half of 989 TFLOP/s)", 495e12, 450e9, 50e9, 8, 80e9)
 
 
 class Plan(NamedTuple):
-    """A step on a mesh.
+    """A training step on a mesh.
 
     Attributes:
         data: devices over which examples are spread.
-        rows: devices over which each image's rows are.
-        seconds: of a step, arithmetic and talk one after the other.
+        rows: devices over which each image's rows are spread.
+        seconds: time of a step, computation and communication one after the other.
         memory: bytes on each device: parameters, gradients, momentum, kept maps.
-        gradients: bytes that each device receives for the gradients' sum.
-        halos: bytes of neighbours' rows that each receives.
-        parts: into which each device's examples are cut (accumulation), so that they
-            fit; 0 if one alone does not.
+        gradients: bytes that each device receives for the sum of the gradients.
+        halos: bytes of neighbours' rows that each device receives.
+        parts: number of parts into which each device's examples are divided
+            (gradient accumulation) to fit into memory; 0 if a single one does not fit.
     """
 
     data: int
@@ -207,23 +197,18 @@ class Plan(NamedTuple):
     halos: float
     parts: int
 
-    @property
-    def devices(self) -> int:
-        """Of the mesh."""
-        return self.data * self.rows
-
 
 def plan(
     one: NetworkCost, batch: int, data: int, rows: int, machine: Machine = H100
 ) -> Plan:
-    """A step of a batch on a mesh.
+    """Plan a training step of a batch on a mesh of `data` × `rows` devices.
 
     Args:
-        one: cost of a single example, trained.
-        batch: examples.
-        data: devices over which they are spread; divides them.
-        rows: devices over which each one's rows are.
-        machine: of the devices.
+        one: cost of a single example in training.
+        batch: number of examples.
+        data: devices over which examples are spread; divides `batch`.
+        rows: devices over which each image's rows are spread.
+        machine: the devices.
 
     Raises:
         ValueError: if `data` does not divide the batch.
@@ -234,7 +219,9 @@ def plan(
     parameters = sum(c.parameters for c in one.layers if c.kernel_gradient.flops)
     state = _FLOAT * (one.parameters + 2 * parameters)
     kept = one.kept / rows
-    parts = _parts(own, machine.memory - state, kept)
+    room = machine.memory - state
+    divisors = (n for n in range(1, own + 1) if own % n == 0)
+    parts = next((n for n in divisors if own // n * kept <= room), 0)
     flops = own * one.total.flops * _filled_rows(one, rows) / rows
     gradients = 2 * (devices - 1) / devices * _FLOAT * parameters
     halos = own * sum(halo_bytes(layer, rows) for layer in one.layers)
@@ -248,7 +235,7 @@ def plan(
 def best_plan(
     one: NetworkCost, batch: int, devices: int, machine: Machine = H100
 ) -> Plan | None:
-    """The fastest mesh that fits into memory; None if none does."""
+    """Return the plan of the fastest mesh that fits into memory; None if none does."""
     meshes = [
         (data, devices // data)
         for data in range(1, min(batch, devices) + 1)
@@ -259,27 +246,19 @@ def best_plan(
     return min(fits, key=lambda p: p.seconds, default=None)
 
 
-def _parts(own: int, room: float, kept: float) -> int:
-    """The fewest parts of which one fits; 0 if a single example does not."""
-    divisors = [n for n in range(1, own + 1) if own % n == 0]
-    return next((n for n in divisors if own // n * kept <= room), 0)
-
-
 def _filled_rows(cost: NetworkCost, rows: int) -> float:
-    """Rows that are computed, for each one that means something: of the output maps.
+    """Rows computed per row of the output maps that means something.
 
-    Those of the front end are filled up once, to what pools and devices divide.
+    The rows of the front end are padded once, to a multiple of pools and devices.
     """
     if rows == 1:
         return 1.0
     first = cost.layers[0].call.input.shape[1]
     whole, work = 0.0, 0.0
     for layer in cost.layers:
-        height = layer.call.output.shape[1]
-        stride = (
-            max(1, round(first / height)) if layer.call.module == "front_end" else 1
-        )
-        filled = first / stride if layer.call.module == "front_end" else height
+        height = filled = layer.call.output.shape[1]
+        if layer.call.module == "front_end":
+            filled = first / max(1, round(first / height))
         share = math.ceil(filled / rows) * rows
         whole += layer.total.flops * share / height
         work += layer.total.flops
@@ -287,11 +266,11 @@ def _filled_rows(cost: NetworkCost, rows: int) -> float:
 
 
 def halo_bytes(layer: LayerCost, rows: int) -> int:
-    """Bytes of other devices' rows that one takes for a layer of one image, both ways.
+    """Bytes of other devices' rows that one device receives for a layer of one image.
 
     Args:
-        layer: of a network of one example.
-        rows: devices over which its rows are spread.
+        layer: of a network's cost for one example; forward and backward are counted.
+        rows: devices over which the image's rows are spread.
     """
     call = layer.call
     if rows == 1 or not hasattr(call.layer, "kernel_size"):
@@ -303,32 +282,14 @@ def halo_bytes(layer: LayerCost, rows: int) -> int:
     return once * (2 if layer.input_gradient.flops else 1)
 
 
-def collective_bytes(compiled: jax.stages.Compiled) -> Counter[str]:
-    """Bytes that each kind of collective of a compiled program gives, on a device."""
-    found: Counter[str] = Counter()
-    pattern = re.compile(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
-    for line in (compiled.as_text() or "").splitlines():
-        if match := pattern.search(line):
-            found[match[2]] += sum(map(_bytes, re.findall(r"\w+\[[\d,]*\]", match[1])))
-    return found
-
-
-def _bytes(shape: str) -> int:
-    """Of an array as XLA writes it.
-
-    Example:
-        >>> _bytes("f32[2,3]"), _bytes("bf16[4]"), _bytes("u8[]")
-        (24, 8, 1)
-    """
-    kind, sizes = shape.rstrip("]").split("[")
-    bits = int(re.sub(r"\D", "", kind) or 8)
-    return bits // 8 * math.prod(int(n) for n in sizes.split(",") if n)
-
-
 def scaling_rows(
     one: NetworkCost, batch: int, counts: Sequence[int], machine: Machine = H100
 ) -> list[list[str]]:
-    """A row of a table for each number of devices that the batch keeps busy."""
+    """Tabulate the best plan for each number of devices.
+
+    The columns are devices, mesh, step in ms, memory in GB, parts, gradients and halos
+    in MB.
+    """
     rows = []
     for count in counts:
         best = best_plan(one, batch, count, machine)

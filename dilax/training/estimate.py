@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dilax.data import DatasetSpec
 from dilax.profiling import NetworkCost, network_cost
-from dilax.profiling.layer_table import (
+from dilax.profiling.layers import (
     layer_figures,
     layer_json,
     layer_table,

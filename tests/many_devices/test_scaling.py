@@ -1,11 +1,12 @@
 """Figures on paper against the collectives that the compiler puts into a step."""
 
 import pytest
+from collectives import collective_bytes
 from test_mesh import SPEC, _batch, _setup
 
 from dilax.models import init_params
 from dilax.profiling import network_cost
-from dilax.profiling.roofline import collective_bytes, plan
+from dilax.profiling.roofline import plan
 from dilax.training import MeshConfig
 from dilax.training.step import init_state, jit_train_step, split_params
 

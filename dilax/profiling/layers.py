@@ -1,0 +1,389 @@
+"""The layers of a network one by one: their measured times, as a table and as JSON.
+
+Each layer is compiled alone, on noise of the shapes that it has in the network. That
+works on every backend, whereas traces name what the compiler fused in its own way.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from tabulate import tabulate
+
+from dilax.profiling.cost import NONE, LayerCall, LayerCost, NetworkCost, undilated_twin
+from dilax.profiling.roofline import Peak
+from dilax.runtime import jit
+
+# A sample runs a layer as often as the roofline allows in so many seconds, up to a
+# limit: reading clocks and starting programs take time themselves.
+_SAMPLE = 0.002
+_MAX_RUNS = 200
+
+
+def _forward(call: LayerCall, params, x, cotangent):
+    return call(params, x)
+
+
+def _input_gradient(call: LayerCall, params, x, cotangent):
+    return jax.vjp(lambda x: call(params, x), x)[1](cotangent)
+
+
+def _kernel_gradient(call: LayerCall, params, x, cotangent):
+    return jax.vjp(lambda params: call(params, x), params)[1](cotangent)
+
+
+PASSES: dict[str, Callable] = {
+    "forward": _forward,
+    "input_gradient": _input_gradient,
+    "kernel_gradient": _kernel_gradient,
+}
+"""What each pass computes, from (call, params, input, the output's cotangent)."""
+
+
+class PassTimes(NamedTuple):
+    """Seconds of a layer's passes, or ratios of them; None where one does not run."""
+
+    forward: float | None
+    input_gradient: float | None
+    kernel_gradient: float | None
+
+
+class LayerTime(NamedTuple):
+    """The time of one layer.
+
+    Attributes:
+        seconds: medians of its passes.
+        over_undilated: the passes' times divided by those of the same convolution
+            without dilation, on an input that gives an output of the same size:
+            medians of ratios of neighbouring samples. None if the layer is not dilated
+            or the comparison was not requested.
+    """
+
+    seconds: PassTimes
+    over_undilated: PassTimes | None = None
+
+
+def time_layers(
+    layers: Sequence[LayerCost], peak: Peak, repeats: int = 3, twins: bool = False
+) -> list[LayerTime]:
+    """Time the passes of each layer that a step of the network runs.
+
+    Args:
+        layers: the layers of a `network_cost`.
+        peak: of the device; determines how often a sample runs a layer.
+        repeats: samples of each pass.
+        twins: whether to time undilated twins of dilated layers too, in alternation.
+
+    Raises:
+        ValueError: if `repeats` is less than 1.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer
+        >>> from dilax.profiling import network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> layers = network_cost(net, (1, 9, 9, 3)).layers
+        >>> [time, _] = time_layers(layers, Peak("a chip", 1e9, 1e9), repeats=1)
+        >>> time.seconds.forward > 0, time.seconds.input_gradient
+        (True, None)
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: must be 1 or more")
+    rng = np.random.default_rng(0)
+
+    def noise(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(rng.random(shape.shape, np.float32) - 0.5, shape.dtype)
+
+    def layer_sampler(call: LayerCall, function: Callable, count: int):
+        arrays = jax.tree.map(noise, (call.params, call.input, call.output))
+        return sampler(lambda *a: function(call, *a), arrays, count)
+
+    times: list[LayerTime] = []
+    for layer in layers:
+        calls = [layer.call]
+        if twins and layer.call.dilation > 1:
+            calls.append(undilated_twin(layer.call))
+        medians: list[float | None] = [None] * len(PASSES)
+        ratios: list[float | None] = [None] * len(PASSES)
+        for i, (function, work) in enumerate(
+            zip(PASSES.values(), layer.passes, strict=True)
+        ):
+            if work == NONE:
+                continue
+            count = min(_MAX_RUNS, math.ceil(_SAMPLE / peak.seconds(work)))
+            samplers = [layer_sampler(call, function, count) for call in calls]
+            columns = alternating_samples(samplers, repeats)
+            medians[i] = statistics.median(columns[0])
+            pairs = zip(columns[0], columns[-1], strict=True)
+            ratios[i] = statistics.median(a / b for a, b in pairs)
+        over = PassTimes(*ratios) if len(calls) > 1 else None
+        times.append(LayerTime(PassTimes(*medians), over))
+    return times
+
+
+def alternating_samples(
+    samplers: Sequence[Callable[[], float]], repeats: int
+) -> list[list[float]]:
+    """Take samples in turn, A B A B …, and return one list per sampler.
+
+    A first round, which compiles, is not counted.
+    """
+    for sample in samplers:
+        sample()
+    rounds = [[sample() for sample in samplers] for _ in range(repeats)]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def sampler(function: Callable, arrays: Any, count: int) -> Callable[[], float]:
+    """Return a function that runs function(*arrays) `count` times and times one run.
+
+    On a CPU the runs are queued one after the other: convolutions in the body of a loop
+    are many times slower there. Elsewhere they run in a loop on the device, because
+    starting a program takes longer than many layers.
+
+    Args:
+        function: of JAX arrays.
+        arrays: its arguments.
+        count: runs per sample. The first sample compiles.
+    """
+    inside = 1 if jax.default_backend() == "cpu" else count
+    run = jit(lambda *arrays: repeated(function, arrays, inside))
+
+    def sample() -> float:
+        start = time.perf_counter()
+        for _ in range(count // inside):
+            out = run(*arrays)
+        jax.block_until_ready(out)
+        return (time.perf_counter() - start) / count
+
+    return sample
+
+
+def repeated(function: Callable, arrays: Any, count: int) -> Any:
+    """Compute function(*arrays) `count` times in a loop on the device."""
+
+    def again(_, last):
+        # The barrier makes the arrays depend on the last output, so that the compiler
+        # cannot compute the function once and reuse the result.
+        same, _ = lax.optimization_barrier((arrays, last))
+        return function(*same)
+
+    return lax.fori_loop(1, count, again, function(*arrays))
+
+
+class PassFigures(NamedTuple):
+    """The figures of one pass of a layer, or of several layers together.
+
+    Attributes:
+        flops: operations.
+        bytes: bytes read and written at least.
+        least_seconds: time by the roofline.
+        seconds: measured time, if any.
+        over_undilated: time divided by that of the undilated layer, if measured.
+    """
+
+    flops: int
+    bytes: int
+    least_seconds: float
+    seconds: float | None = None
+    over_undilated: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """Operations per second."""
+        return self.flops / self.seconds if self.seconds else None
+
+    @property
+    def roofline(self) -> float | None:
+        """The fraction of the roofline that was reached."""
+        return self.least_seconds / self.seconds if self.seconds else None
+
+    def plus(self, other: "PassFigures") -> "PassFigures":
+        """Add the figures of another layer's pass."""
+        seconds = None
+        if self.seconds is not None and other.seconds is not None:
+            seconds = self.seconds + other.seconds
+        return PassFigures(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.least_seconds + other.least_seconds,
+            seconds,
+        )
+
+
+class LayerFigures(NamedTuple):
+    """The figures of a layer, or of several layers together.
+
+    Attributes:
+        layer: module and name.
+        output: shape of the output.
+        dilation: distance between taps.
+        parameters: number of parameters.
+        kept: bytes of the input that the gradients need.
+        passes: the passes that run, by their names in `PASSES`.
+    """
+
+    layer: str
+    output: tuple[int, ...]
+    dilation: int
+    parameters: int
+    kept: int
+    passes: dict[str, PassFigures]
+
+    @property
+    def module(self) -> str:
+        """The module that holds the layer; empty for the network itself."""
+        return self.layer.rpartition("/")[0]
+
+    @property
+    def seconds(self) -> float:
+        """The measured time of all passes."""
+        return sum(figures.seconds or 0.0 for figures in self.passes.values())
+
+
+def layer_figures(
+    cost: NetworkCost, peak: Peak, times: Sequence[LayerTime] | None = None
+) -> list[LayerFigures]:
+    """Combine the cost of each layer, the roofline, and measured times.
+
+    Args:
+        cost: of the network.
+        peak: of the device.
+        times: from `time_layers`, if the layers were timed.
+
+    Raises:
+        ValueError: if the number of times is not that of the layers.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer
+        >>> from dilax.profiling import network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> cost = network_cost(net, (1, 9, 9, 3))
+        >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
+        >>> [(row.layer, row.output) for row in figures]
+        [('front_end/conv1', (1, 7, 7, 4)), ('front_end/final', (1, 7, 7, 2))]
+    """
+    unknown = PassTimes(None, None, None)
+    if times is None:
+        times = [LayerTime(unknown)] * len(cost.layers)
+    if len(times) != len(cost.layers):
+        raise ValueError(f"times: {len(times)} for {len(cost.layers)} layers")
+    figures: list[LayerFigures] = []
+    for layer, measured in zip(cost.layers, times, strict=True):
+        ratios = measured.over_undilated or unknown
+        each = zip(PASSES, layer.passes, measured.seconds, ratios, strict=True)
+        passes = {
+            name: PassFigures(*work, peak.seconds(work), seconds, ratio)
+            for name, work, seconds, ratio in each
+            if work != NONE
+        }
+        call = layer.call
+        name = f"{call.module}/{call.name}".lstrip("/")
+        size = call.output.shape, call.dilation, layer.parameters, layer.kept
+        figures.append(LayerFigures(name, *size, passes))
+    return figures
+
+
+def layer_json(figures: Sequence[LayerFigures]) -> list[dict[str, Any]]:
+    """Convert figures to plain data, with rates and fractions of the roofline.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer
+        >>> from dilax.profiling import network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> cost = network_cost(net, (1, 9, 9, 3))
+        >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
+        >>> layer_json(figures)[0]["passes"]["forward"]["flops"]  # 49 cells of 4 × 27
+        10584
+    """
+    return [
+        row._asdict()
+        | {
+            "output": list(row.output),
+            "passes": {
+                name: f._asdict() | {"rate": f.rate, "roofline": f.roofline}
+                for name, f in row.passes.items()
+            },
+        }
+        for row in figures
+    ]
+
+
+def layer_table(figures: Sequence[LayerFigures], style: str = "github") -> str:
+    """Format one row per layer, then the sums of each module and of the network.
+
+    Three figures separated by slashes belong to the forward pass, the input's gradient
+    and the kernel's gradient. If times were measured, the table shows them with the
+    rates and the fractions of the roofline, otherwise the work and the least time.
+
+    Args:
+        figures: from `layer_figures`.
+        style: a format of `tabulate`.
+
+    Example:
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer
+        >>> from dilax.profiling import network_cost
+        >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
+        >>> cost = network_cost(net, (1, 9, 9, 3))
+        >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
+        >>> layer_table(figures, "plain").splitlines()[1].split()[:2]
+        ['front_end/conv1', '1×7×7×4']
+    """
+    modules = dict.fromkeys(row.module for row in figures if row.module)
+    sums = [_sum(m, [r for r in figures if r.module == m]) for m in modules]
+    whole = _sum("all", figures)
+    rows = [*figures, *(sums if len(sums) > 1 else []), whole]
+
+    def each(text: Callable[[PassFigures], str]) -> list[str]:
+        """A cell per row: a dash where a pass does not run, "" without any figure."""
+        cells = [
+            [text(row.passes[name]) if name in row.passes else "–" for name in PASSES]
+            for row in rows
+        ]
+        return [" / ".join(c) if {*c} - {"", "–"} else "" for c in cells]
+
+    columns = {
+        "layer": [row.layer for row in rows],
+        "output": ["×".join(map(str, row.output)) for row in rows],
+        "dilation": [str(row.dilation or "") for row in rows],
+    }
+    work = each(lambda f: f"{f.flops / 1e9:.3g}")
+    if whole.seconds:
+        columns |= {
+            "GFLOP": work,
+            "ms": each(
+                lambda f: "" if f.seconds is None else f"{1000 * f.seconds:.3g}"
+            ),
+            "GFLOP/s": each(lambda f: f"{(f.rate or 0) / 1e9:.0f}"),
+            "roofline, %": each(lambda f: f"{100 * (f.roofline or 0):.0f}"),
+            "time, %": [f"{100 * row.seconds / whole.seconds:.1f}" for row in rows],
+        }
+        ratios = each(
+            lambda f: "" if f.over_undilated is None else f"{f.over_undilated:.2f}"
+        )
+        columns |= {"× undilated": ratios} if any(ratios) else {}
+    else:
+        columns |= {
+            "parameters": [f"{row.parameters:,}" for row in rows],
+            "GFLOP": work,
+            "MB": each(lambda f: f"{f.bytes / 1e6:.3g}"),
+            "kept, MB": [f"{row.kept / 1e6:.3g}" for row in rows],
+            "least ms": each(lambda f: f"{1000 * f.least_seconds:.3g}"),
+        }
+    align = ["left", "left", *["right"] * (len(columns) - 2)]
+    return tabulate(columns, "keys", style, disable_numparse=True, colalign=align)
+
+
+def _sum(name: str, rows: Sequence[LayerFigures]) -> LayerFigures:
+    passes: dict[str, PassFigures] = {}
+    for row in rows:
+        for key, figures in row.passes.items():
+            passes[key] = passes[key].plus(figures) if key in passes else figures
+    passes = {key: f._replace(over_undilated=None) for key, f in passes.items()}
+    parameters, kept = sum(r.parameters for r in rows), sum(r.kept for r in rows)
+    return LayerFigures(name, (), 0, parameters, kept, passes)
