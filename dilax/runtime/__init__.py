@@ -1,4 +1,4 @@
-"""What runs the science: compiling, processes, sharded rows, whole files, downloads."""
+"""Infrastructure without science: compiling, processes, rows, files, downloads."""
 
 from dilax.runtime.compiling import jit, keep_compiled
 from dilax.runtime.processes import Interrupted

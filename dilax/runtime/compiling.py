@@ -1,16 +1,4 @@
-"""Compiled programs that outlive their process: what took long to compile is kept.
-
-Compiler options, in one place: what XLA needs to be told on each backend.
-
-On the CPU, XLA moves convolutions into a library fusion that is 3-9 times slower
-than its own path on the layers of VGG-16; one option keeps them out, and leaves in
-single products. (With products and what surrounds them, jaxlib 0.10.2 computes the
-wrong numbers for exp(x) @ ones.) Another one keeps optimization barriers: without them
-what gradients are to compute again (rematerialisation) is merged with what was computed
-before, and saves no memory. What runs once, as initialisation does, is compiled with
-less optimisation: that takes a quarter of the time, and draws the same numbers. Options
-are probed once, and dropped with a log line where they are unknown.
-"""
+"""Compiling: XLA's options for each backend, and a cache of compiled programs."""
 
 import functools
 import os
@@ -24,20 +12,31 @@ from jax import lax
 
 _WANTED = {
     "cpu": {
+        # XLA moves convolutions into a library fusion that is 3-9 times slower than its
+        # own path on the layers of VGG-16. This keeps them out, and leaves in single
+        # products only: with products and the operations around them, jaxlib 0.10.2
+        # computes wrong numbers for exp(x) @ ones.
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        # Keeps optimization barriers. Without them the operations that gradients should
+        # compute again (rematerialisation) are merged with their first computation, and
+        # save no memory.
         "xla_disable_hlo_passes": "cse_barrier_expander",
     },
 }
+# For programs that run once, as initialisation: less optimisation compiles in a quarter
+# of the time and draws the same numbers.
 _RUN_ONCE = {"cpu": {"xla_backend_optimization_level": "1"}}
 
 
 @functools.cache
 def compiler_options(backend: str | None = None, once: bool = False) -> dict[str, str]:
-    """The options of the tables above that this backend's compiler knows.
+    """Return the options of the tables above that the backend's compiler knows.
+
+    Each option is probed once; an unknown option is dropped with a log line.
 
     Args:
         backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend.
-        once: whether the program runs once, so that compiling takes the longest.
+        once: whether the program runs only once, so that compiling takes longest.
     """
     backend = backend or jax.default_backend()
     wanted = _WANTED.get(backend, {}) | (_RUN_ONCE.get(backend, {}) if once else {})
@@ -57,18 +56,18 @@ def _known(name: str, value: str) -> bool:
 
 
 def jit(fun: Callable, once: bool = False, **kwargs: Any) -> Any:
-    """`jax.jit` with the options of this backend; for top-level functions only.
+    """Call `jax.jit` with the compiler options of this backend.
 
-    JAX refuses compiler options on a jit inside another jit, so library functions
-    stay plain, and whoever runs them (a training step, a predictor) calls this.
+    Only for top-level functions, such as a training step: JAX refuses compiler options
+    on a jit inside another jit.
 
     Args:
         fun: the function to compile.
-        once: see `compiler_options`.
+        once: whether it runs only once; see `compiler_options`.
         **kwargs: passed to `jax.jit`.
 
     Returns:
-        What `jax.jit` returns.
+        The compiled function of `jax.jit`.
 
     Example:
         >>> jit(lambda x: 2 * x)(3).item()
@@ -78,10 +77,11 @@ def jit(fun: Callable, once: bool = False, **kwargs: Any) -> Any:
 
 
 def keep_compiled() -> Path:
-    """Lets JAX keep what takes over a second to compile, for top-level programs only.
+    """Turn on JAX's persistent compilation cache; for top-level programs only.
 
-    In the folder that `JAX_COMPILATION_CACHE_DIR` or JAX's own setting names, else in
-    the user's cache folder. Nothing is ever deleted there; the folder may be.
+    The cache keeps programs that take over a second to compile, in the folder of
+    `JAX_COMPILATION_CACHE_DIR` or of JAX's own setting, else in the user's cache
+    folder. Nothing is ever deleted there; you can delete the folder.
 
     Returns:
         The folder.
@@ -92,7 +92,7 @@ def keep_compiled() -> Path:
 
     Source: JAX's persistent compilation cache.
     """
-    settings: Any = jax.config  # whose type does not list them
+    settings: Any = jax.config  # its type does not list the settings
     if settings.jax_compilation_cache_dir is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(caches) / "dilax" / "compiled"

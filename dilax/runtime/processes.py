@@ -1,10 +1,6 @@
-"""Ctrl-C and SIGTERM end a run between two steps, after it has saved.
+"""Jobs of several processes: joining one, exchanging values, and interrupting it.
 
-Several processes that run one program: who writes, and what they tell each other.
-
-With one process, all of it is free.
-
-Joining a job of several processes: by flags, or by what the cluster says.
+With a single process, the exchange costs nothing.
 """
 
 import hashlib
@@ -23,12 +19,12 @@ from jax.experimental import multihost_utils
 
 
 def is_writer() -> bool:
-    """Whether this is the process that writes what all share, and talks to people."""
+    """Whether this is the process that writes shared files and prints."""
     return jax.process_index() == 0
 
 
 def own_share(items: Sequence[Any]) -> list[Any]:
-    """Every n-th of the items, for this of n processes.
+    """Return this process's share of the items: every n-th one in a job of n.
 
     Example:
         >>> own_share("abc")
@@ -38,10 +34,10 @@ def own_share(items: Sequence[Any]) -> list[Any]:
 
 
 def gathered(value: np.ndarray | float) -> np.ndarray:
-    """What all processes have of an array, (n, …): 64-bit numbers, exactly.
+    """Collect an array of 64-bit numbers from all n processes, exactly: (n, …).
 
     Args:
-        value: int64 or float64, of one shape everywhere.
+        value: int64 or float64, of the same shape in every process.
     """
     array = np.asarray(value)
     if jax.process_count() == 1:
@@ -52,17 +48,17 @@ def gathered(value: np.ndarray | float) -> np.ndarray:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here.
+    """Wait until every process has called this.
 
     Args:
-        name: of the place, the same in all.
+        name: a name for the barrier, the same in every process.
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def differing_process(text: str) -> int | None:
-    """The first process whose text is not this of process 0, in all processes alike."""
+    """Return the first process whose text differs from that of process 0, if any."""
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int64)
     every = gathered(digest)
     others = np.flatnonzero((every != every[0]).any(1))
@@ -73,11 +69,14 @@ _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 
 
 def join_job(values: Any) -> None:
-    """Joins the job that the flags name, if they name one; before all use of JAX.
+    """Join the job given by the flags, if any; call this before any use of JAX.
+
+    Args:
+        values: the flags of `job_settings`, and `join_timeout` in seconds.
 
     Raises:
-        ValueError: naming a flag that is missing or wrong, or the coordinator that does
-            not answer. If other processes stay away, JAX ends this one.
+        ValueError: naming a flag that is missing or wrong, or a coordinator that does
+            not answer. If other processes do not join, JAX ends this one.
     """
     settings = job_settings(values, os.environ)
     if settings is None:
@@ -89,14 +88,15 @@ def join_job(values: Any) -> None:
             **settings, initialization_timeout=values.join_timeout
         )
     except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
             "the job could not be joined; name its processes by --coordinator, "
-            f"--processes and --process_id ({_first_line(error)})"
+            f"--processes and --process_id ({reason})"
         ) from error
 
 
 def _wait_for_answer(address: str, seconds: int) -> None:
-    """JAX would end this process without a word to the point."""
+    """Wait for the coordinator: JAX would end this process without a clear message."""
     host, _, port = address.rpartition(":")
     end = time.monotonic() + seconds
     while True:
@@ -113,57 +113,49 @@ def _wait_for_answer(address: str, seconds: int) -> None:
 
 
 def job_settings(values: Any, environment: Mapping[str, str]) -> dict | None:
-    """Arguments of `jax.distributed.initialize`; None for a process alone.
+    """Return arguments for `jax.distributed.initialize`; None for a single process.
 
     Args:
-        values: with `coordinator`, `processes`, `process_id` and `distributed`.
-        environment: that `--distributed` reads: torchrun's variables, else what JAX
-            knows itself (Slurm, TPU pods, GKE, Open MPI).
+        values: the flags `coordinator`, `processes`, `process_id` and `distributed`.
+        environment: read if `distributed` is set: torchrun's variables. Without them
+            JAX detects Slurm, TPU pods, GKE and Open MPI itself.
 
     Raises:
         ValueError: naming a flag that is missing or wrong.
     """
+    count, index = values.processes, values.process_id
     if values.coordinator:
-        return _by_flags(values)
+        if count is None or index is None:
+            raise ValueError("--coordinator: takes --processes and --process_id, too")
+        if not 0 <= index < count:
+            raise ValueError(f"--process_id={index}: must be 0 to {count - 1}")
+        host, _, port = values.coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(f"--coordinator={values.coordinator}: must be HOST:PORT")
+        return {
+            "coordinator_address": values.coordinator,
+            "num_processes": count,
+            "process_id": index,
+        }
     for name in ("processes", "process_id"):
         if getattr(values, name) is not None:
             raise ValueError(f"--{name}: takes --coordinator=HOST:PORT, too")
     if not values.distributed:
         return None
-    if all(name in environment for name in _TORCHRUN):
-        address, port, count, rank = (environment[name] for name in _TORCHRUN)
-        local = environment.get("LOCAL_RANK")
-        return {
-            "coordinator_address": f"{address}:{port}",
-            "num_processes": int(count),
-            "process_id": int(rank),
-            **({"local_device_ids": [int(local)]} if local else {}),
-        }
-    return {}
-
-
-def _by_flags(values: Any) -> dict:
-    count, index = values.processes, values.process_id
-    if count is None or index is None:
-        raise ValueError("--coordinator: takes --processes and --process_id, too")
-    if not 0 <= index < count:
-        raise ValueError(f"--process_id={index}: must be 0 to {count - 1}")
-    host, _, port = values.coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"--coordinator={values.coordinator}: must be HOST:PORT")
+    if not all(name in environment for name in _TORCHRUN):
+        return {}
+    address, port, world, rank = (environment[name] for name in _TORCHRUN)
+    local = environment.get("LOCAL_RANK")
     return {
-        "coordinator_address": values.coordinator,
-        "num_processes": count,
-        "process_id": index,
+        "coordinator_address": f"{address}:{port}",
+        "num_processes": int(world),
+        "process_id": int(rank),
+        **({"local_device_ids": [int(local)]} if local else {}),
     }
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-
-
 class Interrupted(Exception):
-    """The run was asked to stop and has saved; `signum` is the signal.
+    """Raised when a run has saved and stopped after a signal, `signum`.
 
     Example:
         >>> import signal
@@ -177,9 +169,11 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Context manager that notes SIGINT and SIGTERM; a second Ctrl-C ends at once.
+    """Context manager that records SIGINT and SIGTERM in `signum`.
 
-    In other threads than the main one, where Python sets no handlers, it notes nothing.
+    A run checks it between two steps, so that it can save first; a second Ctrl-C ends
+    the process at once. Outside the main thread, where Python cannot set handlers,
+    signals are not recorded.
     """
 
     signum = 0

@@ -1,14 +1,14 @@
-"""Maps whose rows lie on several devices: what neighbours need, they send each other.
+"""Maps whose rows are spread over several devices, which exchange halos.
 
-Inside `row_shards`, an image's maps are arrays of more rows than they mean: `height`
-rows and then some that fill up to a multiple of the devices, whose content is nothing.
-Each device holds as many rows. A convolution fetches the rows that its taps reach
-beyond (the halo) from the neighbours, from several where the dilation is larger than a
-device's share, and then convolves by itself, by whatever lowering. Pools and what works
-on single cells need no exchange.
+Inside `row_shards`, arrays have more rows than their maps: `height` valid rows, then
+padding rows of arbitrary content up to a multiple of the devices, so that each device
+holds the same number. A convolution fetches the rows that its taps reach beyond a
+device's share (the halo) from the neighbours, from several of them if the dilation is
+larger than a share. It then runs on each device alone, by any lowering. Pools and
+operations on single cells need no exchange.
 
-A result's rows begin where the map begins, so that rows of strided maps stay aligned;
-those that a convolution without padding consumes are lost at the end.
+The first row of a result is always the first row of its map, so that the rows of
+strided maps stay aligned; a convolution without padding loses its rows at the end.
 """
 
 import contextlib
@@ -31,26 +31,26 @@ _SCOPE: contextvars.ContextVar["RowShards | None"] = contextvars.ContextVar(
 
 
 class RowShards:
-    """How maps are spread, and how many rows of each array mean something.
+    """How maps are spread, and how many rows of each array are valid.
 
     Args:
-        mesh: of the devices.
+        mesh: the devices.
         axis: the mesh's axis over which rows are spread.
-        batch: the mesh's axis of the examples.
+        batch: the mesh's axis over which examples are spread.
     """
 
     def __init__(self, mesh: Mesh, axis: str = "rows", batch: str = "data"):
         self.mesh, self.axis, self.batch = mesh, axis, batch
         self.count = mesh.shape[axis]
-        # (rows of the array, columns) tell maps of a network apart: all layers change
-        # height and width by as much.
+        # Keyed by (rows, columns) of the array. That identifies the maps of a network,
+        # because every layer changes height and width by the same amount.
         self._heights: dict[tuple[int, ...], int] = {}
 
     def height(self, x: Maps) -> int:
-        """The rows of an array that mean something, which come first.
+        """Return the number of valid rows of an array.
 
         Raises:
-            ValueError: for an array that is none of the network's maps.
+            ValueError: if the array is not a map of the network.
         """
         try:
             return self._heights[x.shape[1:3]]
@@ -60,10 +60,10 @@ class RowShards:
             ) from error
 
     def known(self, x: Maps, height: int) -> Maps:
-        """The array, spread over the devices, and its height noted.
+        """Constrain an array to be spread over the devices, and record its height.
 
         Raises:
-            ValueError: if maps of this size had another height.
+            ValueError: if maps of this size have another height.
         """
         if self._heights.setdefault(x.shape[1:3], height) != height:
             raise ValueError(
@@ -74,16 +74,17 @@ class RowShards:
         return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def spread(self, x: Maps, stride: int = 1) -> Maps:
-        """Fills up an array's rows, all of which mean something, and spreads them.
+        """Pad the rows of an array, all of which are valid, and spread them.
 
         Args:
             x: maps or images.
-            stride: of the pools that follow, whose windows stay on one device.
+            stride: total stride of the pools that follow; each of their windows stays
+                on one device.
         """
         height = x.shape[1]
         share = -(-height // (stride * self.count)) * stride
 
-        def local(x):  # taken where it is needed: nobody holds a filled-up copy
+        def local(x):  # each device takes its rows: none holds a padded copy
             rows = lax.axis_index(self.axis) * share + jnp.arange(share)
             return jnp.take(x, rows, axis=1, mode="fill", fill_value=0)
 
@@ -99,15 +100,15 @@ class RowShards:
         extent: int,
         valid: Callable,
     ) -> Maps:
-        """A convolution of padded maps.
+        """Pad maps and convolve them.
 
         Args:
             x: maps.
-            kernel: that every device has.
+            kernel: a copy on every device.
             widths: ((top, bottom), (left, right)) of the padding.
             mode: `"constant"` or `"reflect"`, as in `jnp.pad`.
-            extent: rows that the kernel spans beyond its first.
-            valid: convolves rows and kernel without padding.
+            extent: rows that the kernel spans beyond its first one.
+            valid: convolves rows with the kernel without padding.
         """
         rows, height, (top, bottom) = x.shape[1], self.height(x), widths[0]
         out_height = height + top + bottom - extent
@@ -126,31 +127,31 @@ class RowShards:
         return self.known(out[:, : max(rows, enough)], out_height)
 
     def balanced(self, x: Maps) -> Maps:
-        """The same in as few rows as do; they move so that all devices have as many."""
+        """Drop padding rows that are not needed, and spread the rest evenly."""
         height = self.height(x)
         return self.known(x[:, : -(-height // self.count) * self.count], height)
 
     def pad(self, x: Maps, widths: Widths, mode: str) -> Maps:
-        """Padded maps; rows move to other devices."""
+        """Pad maps; rows move to other devices."""
         height = self.height(x)
         x = self._padded_rows(x, height, widths[0], mode)
         x = jnp.pad(x, ((0, 0), (0, 0), widths[1], (0, 0)), mode)
         return self.known(x, height + sum(widths[0]))
 
     def pool(self, x: Maps, size: int, pooled: Callable) -> Maps:
-        """Pools windows of `size` rows by `pooled`; see `spread` for the stride."""
+        """Pool windows of `size` rows by `pooled`; see `spread` for the stride."""
         height = self.height(x)
-        if height % size:  # the last window's cells beyond the map change nothing
+        if height % size:  # cells beyond the map must not change the last window
             x = _masked(x, height, x[:, height - 1 : height])
         return self.known(self._run(pooled, x), -(-height // size))
 
     def upsample(self, x: Maps, factor: int, edge: bool, enlarge: Callable) -> Maps:
-        """Enlarges maps by what lies between a cell and its neighbours.
+        """Enlarge maps by interpolation between a cell and its neighbours.
 
         Args:
             x: maps.
-            factor: of the height.
-            edge: the last row is repeated below the map; else zeros stand there.
+            factor: by which the height grows.
+            edge: whether the last row is repeated below the map, instead of zeros.
             enlarge: takes the rows of a device and one more above and below.
         """
         height = self.height(x)
@@ -173,7 +174,7 @@ class RowShards:
         *whole: Array,
         given: PartitionSpec | None = None,
     ) -> Any:
-        """function(x's rows here, *whole) on every device, as one array again.
+        """Apply function(own rows of x, *whole) on every device.
 
         `given` is how x is spread, if not by rows.
         """
@@ -188,17 +189,18 @@ class RowShards:
         )(x, *whole)
 
     def _with_halo(self, x: Maps, above: int, below: int) -> Maps:
-        """A device's rows between those of its neighbours; zeros beyond the ends."""
-        rows = x.shape[1]
+        """Concatenate a device's rows with the neighbours'; zeros beyond the ends."""
+        share = x.shape[1]
         parts = [x]
-        for step, count in _pieces(above, rows):
-            parts.insert(0, self._from(x[:, rows - count :], step))
-        for step, count in _pieces(below, rows):
-            parts.append(self._from(x[:, :count], -step))
+        # The nearest neighbour first: each gives its whole share but the farthest.
+        for step, done in enumerate(range(0, above, share), 1):
+            parts.insert(0, self._from(x[:, share - min(share, above - done) :], step))
+        for step, done in enumerate(range(0, below, share), 1):
+            parts.append(self._from(x[:, : min(share, below - done)], -step))
         return jnp.concatenate(parts, 1)
 
     def _from(self, rows: Maps, step: int) -> Maps:
-        """Those of the device `step` before this one; zeros if there is none."""
+        """Receive rows of the device `step` before this one; zeros if there is none."""
         pairs = [(i, i + step) for i in range(self.count) if 0 <= i + step < self.count]
         if not pairs:
             return jnp.zeros_like(rows)
@@ -207,34 +209,23 @@ class RowShards:
     def _padded_rows(
         self, x: Maps, height: int, widths: tuple[int, int], mode: str
     ) -> Maps:
-        """More rows around the map, and then some that mean nothing."""
+        """Pad the map above and below, then add rows up to a multiple of devices."""
         x = jnp.pad(x[:, :height], ((0, 0), widths, (0, 0), (0, 0)), mode)
-        return _filled(x, -x.shape[1] % self.count)
+        fill = -x.shape[1] % self.count
+        return jnp.pad(x, ((0, 0), (0, fill), (0, 0), (0, 0)))
 
 
 def _masked(x: Maps, height: int, value: Any) -> Maps:
-    """With a value in the rows that mean nothing."""
+    """Overwrite the rows that are not valid with a value."""
     if height == x.shape[1]:
         return x
     rows = lax.broadcasted_iota(jnp.int32, (1, x.shape[1], 1, 1), 1)
     return jnp.where(rows < height, x, value)
 
 
-def _pieces(rows: int, share: int) -> list[tuple[int, int]]:
-    """(distance of the neighbour, its rows) for a halo, the nearest first."""
-    return [
-        (step + 1, min(share, rows - start))
-        for step, start in enumerate(range(0, rows, share))
-    ]
-
-
-def _filled(x: Maps, rows: int) -> Maps:
-    return jnp.pad(x, ((0, 0), (0, rows), (0, 0), (0, 0)))
-
-
 @contextlib.contextmanager
 def row_shards(shards: RowShards | None) -> Iterator[None]:
-    """Within it, `dilated_conv`, `max_pool` and `upsample_bilinear` take such maps."""
+    """Let `dilated_conv`, `max_pool` and `upsample_bilinear` take maps of shards."""
     token = _SCOPE.set(shards)
     try:
         yield
@@ -243,17 +234,17 @@ def row_shards(shards: RowShards | None) -> Iterator[None]:
 
 
 def balanced_rows(x: Maps) -> Maps:
-    """Within `row_shards`, as `RowShards.balanced`; elsewhere the same."""
+    """Call `RowShards.balanced` within `row_shards`; elsewhere return the maps."""
     shards = _SCOPE.get()
     return shards.balanced(x) if shards else x
 
 
 def refuse_shards(what: str) -> None:
-    """Raises ValueError within `row_shards`, where `what` does not know of rows."""
+    """Raise ValueError within `row_shards`, for operations that need whole maps."""
     if _SCOPE.get():
         raise ValueError(f"{what} does not spread over rows: take one device for them")
 
 
 def current_shards() -> RowShards | None:
-    """Those of the `row_shards` around, if there are any."""
+    """Return the shards of the surrounding `row_shards`, if any."""
     return _SCOPE.get()
