@@ -92,8 +92,9 @@ def test_killed_at_many_moments_it_ends_where_an_uninterrupted_run_ends(tmp_path
 def test_on_scenes_it_takes_dilation_to_tell_the_towers_apart(tmp_path):
     config = voc.quickstart()
     config.stages = config.stages[:3]
-    for stage, steps in zip(config.stages, (120, 160, 160), strict=True):
-        stage.steps, stage.evaluate_every = steps, 0
+    for stage, steps, size in zip(config.stages, (60, 80, 80), (4, 8, 8), strict=True):
+        stage.steps, stage.batch_size, stage.evaluate_every = steps, size, 0
+        stage.optimizer.warmup = 20
     # In a process of its own, whose machine code is XLA's best (conftest.py).
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as pool:
@@ -158,6 +159,7 @@ def test_table_3_over_two_seeds_is_printed_stored_and_not_trained_again(tmp_path
     assert not again.stderr  # no bar of any step, search or evaluation
 
 
+@pytest.mark.full
 def test_real_camvid_images_train_and_every_labelled_pixel_is_scored(
     real_data, tmp_path
 ):

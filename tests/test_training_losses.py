@@ -3,10 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dilax.data import DATASETS
 from dilax.runtime import jit
 from dilax.training import LossConfig
-from dilax.training.inputs import class_weights
 from dilax.training.losses import loss_sum
 
 WEIGHTS = np.array([0.5, 1.0, 2.0, 0.1], np.float32)
@@ -209,21 +207,3 @@ def test_sum_over_millions_of_pixels_keeps_float_accuracy():
     exact = np.logaddexp(0, gap).sum()
     got = jit(lambda z, y: loss_sum(LossConfig(), z, y, 255))(logits, labels)
     assert abs(float(got.total) / exact - 1) < 1e-6
-
-
-def test_class_weights_follow_the_power_of_frequency_with_mean_one():
-    spec = DATASETS["camvid"]
-    label = np.full((10, 10), 255, np.uint8)
-    label[:8] = 0
-    label[8, :5] = 3
-    source = [{"label": label}] * 3
-    weights = class_weights(source, spec, power=0.5)
-    assert weights[3] / weights[0] == pytest.approx((80 / 5) ** 0.5)
-    assert (80 * weights[0] + 5 * weights[3]) / 85 == pytest.approx(1)
-    np.testing.assert_array_equal(class_weights(source, spec, 0.0), 1)
-    assert np.isfinite(class_weights(source, spec, 1.0)).all()
-
-
-def test_weights_without_any_label_are_finite():
-    source = [{"label": np.full((4, 4), 255, np.uint8)}]
-    assert np.isfinite(class_weights(source, DATASETS["camvid"])).all()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tiny_run import TABLE, tiny_config, write_images
 
-from dilax.data import open_source, subtract_mean
+from dilax.data import DATASETS, open_source, subtract_mean
 from dilax.inference import Predictor
 from dilax.models import init_params
 from dilax.training.config import build_model, build_spec
-from dilax.training.inputs import store_maps
+from dilax.training.inputs import class_weights, store_maps
 
 
 @pytest.fixture
@@ -97,3 +97,21 @@ def test_many_threads_read_maps_at_once(prepared):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for i, got in enumerate(pool.map(stored.__getitem__, [*range(8)] * 200)):
             assert np.array_equal(got["image"], wanted[i % 8])
+
+
+def test_class_weights_follow_the_power_of_frequency_with_mean_one():
+    spec = DATASETS["camvid"]
+    label = np.full((10, 10), 255, np.uint8)
+    label[:8] = 0
+    label[8, :5] = 3
+    source = [{"label": label}] * 3
+    weights = class_weights(source, spec, power=0.5)
+    assert weights[3] / weights[0] == pytest.approx((80 / 5) ** 0.5)
+    assert (80 * weights[0] + 5 * weights[3]) / 85 == pytest.approx(1)
+    np.testing.assert_array_equal(class_weights(source, spec, 0.0), 1)
+    assert np.isfinite(class_weights(source, spec, 1.0)).all()
+
+
+def test_weights_without_any_label_are_finite():
+    source = [{"label": np.full((4, 4), 255, np.uint8)}]
+    assert np.isfinite(class_weights(source, DATASETS["camvid"])).all()
