@@ -33,8 +33,7 @@ def _eq_2(signal, kernel, dilation):
     return result
 
 
-@pytest.mark.parametrize("dilation", [1, 2, 3])
-@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("side, dilation", [(3, 1), (3, 3), (5, 2)])
 def test_eq_2_is_dilated_conv_with_the_kernel_turned_by_180_degrees(side, dilation):
     signal, kernel = _draw(7, 9), _draw(side, side, seed=1)
     x, turned = signal[None, ..., None], kernel[::-1, ::-1, None, None]
@@ -58,7 +57,7 @@ def _torch_conv(torch, x, kernel, dilation, mode, pad):
     return y.detach().numpy(), pull
 
 
-@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 3])
 @pytest.mark.parametrize(
     "padding, mode, pad",  # pad: left, right, top, bottom for a dilation
     [
@@ -148,17 +147,6 @@ def test_reflection_bounces_like_numpy_also_beyond_the_map(width):
     np.testing.assert_allclose(ours, valid, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "padding", ["valid", "same", "reflect", 0, 4, ((3, 1), (2, 0))]
-)
-def test_jitted_equals_eager(padding):
-    def conv(x, kernel):
-        return dilated_conv(x, kernel, dilation=2, padding=padding)
-
-    eager = conv(X, KERNEL)
-    np.testing.assert_allclose(jit(conv)(X, KERNEL), eager, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("dilation", [0, -2])
 def test_a_dilation_below_one_is_refused(dilation):
     with pytest.raises(ValueError, match=f"dilation={dilation} is not a positive int"):
@@ -193,15 +181,31 @@ def test_a_map_as_large_as_the_dilated_kernel_gives_one_cell():
     assert y.shape == (2, 1, 1, 4)
 
 
-@pytest.mark.parametrize("kernel, stride", [(1, 2), (3, 2), (7, 2), (3, 3), (2, 2)])
-@pytest.mark.parametrize("size", [(12, 15), (9, 8)])
-def test_a_stride_takes_every_so_many_th_output(kernel, stride, size):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
-    k = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)), jnp.float32)
-    ours = dilated_conv(x, k, stride=stride, padding="same")
-    every = dilated_conv(x, k, padding="same")[:, ::stride, ::stride]
-    np.testing.assert_allclose(ours, every, atol=1e-4)
+@pytest.mark.parametrize(
+    "size, side, stride",
+    [((9, 12), 3, 2), ((8, 7), 7, 2), ((1, 5), 3, 8), ((9, 12), 1, 2), ((9, 8), 2, 3)],
+)
+def test_a_stride_keeps_every_nth_output_of_lax(size, side, stride):
+    x, kernel = _draw(2, *size, 3), _draw(side, side, 3, 4, seed=1)
+    pads = ((side - 1) // 2, side // 2)  # "same" of even kernels starts one cell early
+
+    def wanted(x, kernel):
+        axes = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), (pads, pads), dimension_numbers=axes
+        )
+        return y[:, ::stride, ::stride]
+
+    def ours(x, kernel):
+        return dilated_conv(x, kernel, stride=stride, padding="same")
+
+    def passes(function):
+        y, pull = jax.vjp(function, x, kernel)
+        return y, *pull(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
+
+    results = jit(lambda: (passes(ours), passes(wanted)))()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
 
 
 @pytest.mark.parametrize("stride, dilation", [(0, 1), (-1, 1), (2, 2)])

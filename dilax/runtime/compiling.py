@@ -32,27 +32,30 @@ _RUN_ONCE = {"cpu": {"xla_backend_optimization_level": "1"}}
 def compiler_options(backend: str | None = None, once: bool = False) -> dict[str, str]:
     """Return the options of the tables above that the backend's compiler knows.
 
-    Each option is probed once; an unknown option is dropped with a log line.
-
     Args:
         backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend.
         once: whether the program runs only once, so that compiling takes longest.
     """
     backend = backend or jax.default_backend()
     wanted = _WANTED.get(backend, {}) | (_RUN_ONCE.get(backend, {}) if once else {})
-    return {name: value for name, value in wanted.items() if _known(name, value)}
+    return known_options(wanted)
 
 
-def _known(name: str, value: str) -> bool:
-    try:
-        probe = jax.jit(
-            lambda x: lax.optimization_barrier(x + 1), compiler_options={name: value}
-        )
-        probe(0)
-    except Exception as error:  # the compiler raises its own runtime error type
-        logging.info("Compiler option %s dropped: %s", name, error)
-        return False
-    return True
+def known_options(options: dict[str, str]) -> dict[str, str]:
+    """Drop the options that the default backend does not know, with a log line."""
+    known = {}
+    for name, value in options.items():
+        try:
+            probe = jax.jit(
+                lambda x: lax.optimization_barrier(x + 1),
+                compiler_options={name: value},
+            )
+            probe(0)
+        except Exception as error:  # the compiler raises its own runtime error type
+            logging.info("Compiler option %s dropped: %s", name, error)
+        else:
+            known[name] = value
+    return known
 
 
 def jit(fun: Callable, once: bool = False, **kwargs: Any) -> Any:

@@ -1,0 +1,108 @@
+"""Compiler options that XLA knows, and a compilation cache that outlives a process."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import pytest
+
+from dilax.runtime.compiling import compiler_options, jit, known_options
+
+KNOWN = {"xla_backend_optimization_level": "1"}  # as old as XLA, on every backend
+ON_CPU = jax.default_backend() == "cpu"
+
+PROGRAM = """
+import jax
+from dilax.runtime import jit, keep_compiled
+folder = keep_compiled()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+hits = []
+jax.monitoring.register_event_listener(
+    lambda name, **kw: name.endswith("cache_hits") and hits.append(name)
+)
+def doubled(x): return 2 * x
+assert float(jit(doubled)(3.0)) == 6
+print(folder)
+print(len(list(folder.glob("jit_doubled-*-cache"))), len(hits) > 0)
+"""
+
+
+def test_options_and_values_that_the_compiler_does_not_know_are_dropped():
+    assert known_options({"xla_no_such_option": "1"} | KNOWN) == KNOWN
+    assert known_options({"xla_backend_optimization_level": "high"}) == {}
+
+
+@pytest.mark.skipif(
+    jaxlib.__version__ != "0.10.2" or not ON_CPU,
+    reason="the options are experimental: known for sure to jaxlib 0.10.2 on CPUs",
+)
+def test_options_of_cpus():
+    options = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+    }
+    assert compiler_options() == options
+    assert compiler_options(once=True) == options | KNOWN
+    with pytest.raises(ValueError, match="compiler_options"):  # so jit has some
+        jax.jit(lambda x: jit(lambda x: x + 1)(x))(1)
+
+
+def test_tpus_have_no_options():
+    assert compiler_options("tpu") == compiler_options("tpu", True) == {}
+
+
+def test_jit_returns_what_jax_jit_returns():
+    x = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+
+    def function(x, power):
+        return {"product": x @ x, "power": x**power}
+
+    ours = jit(function, static_argnames="power")(x, power=3)
+    theirs = jax.jit(function, static_argnames="power")(x, power=3)
+    jax.tree.map(np.testing.assert_allclose, ours, theirs)
+
+
+def test_products_with_constants_are_right():
+    def gaussians():
+        distance = jnp.arange(16.0)[:, None] - jnp.arange(16.0)
+        return jnp.exp(-(distance**2)) @ jnp.ones((16, 24))
+
+    distance = np.arange(16.0)[:, None] - np.arange(16.0)
+    sums = np.exp(-(distance**2)).sum(1, keepdims=True)
+    np.testing.assert_allclose(jit(gaussians)(), sums + np.zeros(24), 1e-6)
+
+
+@pytest.mark.parametrize("axes", [None, (0, 1, 2)])
+def test_sums_of_millions_of_terms_are_accurate(axes):
+    x = np.random.default_rng(0).random((1, 1024, 2048, 5), np.float32)
+    total = jit(lambda x: (x.sum(axes), (x * x).sum(axes)))(x)
+    wide = x.astype(float)
+    expected = wide.sum(axes), (wide * wide).sum(axes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 5e-6), total, expected)
+
+
+def _run(**environment):
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        env=kept | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, folder",
+    [("XDG_CACHE_HOME", "dilax/compiled"), ("JAX_COMPILATION_CACHE_DIR", "")],
+)
+def test_a_second_process_finds_what_the_first_compiled(tmp_path, name, folder):
+    wanted = str(tmp_path / folder)
+    assert _run(**{name: str(tmp_path)}) == [wanted, "1", "False"]
+    assert _run(**{name: str(tmp_path)}) == [wanted, "1", "True"]
