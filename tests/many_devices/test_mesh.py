@@ -118,7 +118,7 @@ def test_parts_of_a_batch_add_up(name):
 
 
 def test_a_network_that_pads_and_upsamples_inside_is_the_same():
-    slim = ModelConfig(layers=LAYERS, padding="same", upsample=True, norm=True)
+    slim = ModelConfig(layers=LAYERS, padding="same", upsample=True)
     batch = _batch(inner=36, margin=0, stride=1)
     one, _, first = _train(MeshConfig(data=1), batch, model=slim)
     many, _, place = _train(MESHES["data and rows"], batch, model=slim)
