@@ -14,7 +14,7 @@ import dilax
 from dilax.cli.receptive_field import main
 from dilax.models import effective_field
 from dilax.ops import dilated_conv, gridding, receptive_field, suggest_rates
-from dilax.report import heat_picture, in_letters, stack_picture
+from dilax.report import field_as_text, heat_picture, stack_picture
 
 RNG = np.random.default_rng(0)
 RANDOM = [
@@ -137,7 +137,7 @@ def test_figure_1_as_a_picture():
 
 
 def test_letters_are_dots_where_nothing_is_seen():
-    lines = in_letters(gridding([2, 2])).split("\n")
+    lines = field_as_text(gridding([2, 2])).split("\n")
     dots = np.array([[letter == "·" for letter in line] for line in lines])
     np.testing.assert_array_equal(dots, _paths([(3, 2), (3, 2)]) == 0)
 
@@ -196,11 +196,11 @@ def _said(capsys, *argv):
 
 def test_the_command_tells_about_rates(capsys, tmp_path):
     text = _said(capsys, 2, 2, 2, "--picture", tmp_path / "a.png")
-    assert "never sees 120 of 169 pixels" in text and "1 2 3: the same field" in text
-    assert "holds, but it is the footprint that decides" in text
+    assert "unseen     120 of 169" in text and "1 2 3: the same field" in text
+    assert "satisfied, although there are holes" in text
     assert Image.open(tmp_path / "a.png").size == (3 * 13 * 18 + 2 * 36, 13 * 18)
     text = _said(capsys, 1, 2, 4)
-    assert "layer by layer 3, 7, 15" in text and "never sees no pixel" in text
+    assert "layer by layer 3, 7, 15" in text and "unseen     0 of 225" in text
     assert "field      9 x 9" in _said(capsys, "5:1", "3:2")
 
 

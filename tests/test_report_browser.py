@@ -161,7 +161,7 @@ def test_a_class_is_pinned_by_keyboard_and_let_go_by_escape(page):
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.locator("#order").focus()
-    assert "Shown alone: dark" in page.locator("#key").inner_text()
+    assert "Showing only dark" in page.locator("#key").inner_text()
     page.keyboard.press("Escape")
     assert button.get_attribute("aria-pressed") == "false"
     assert page.locator("tr.lit").count() == 0
@@ -176,7 +176,7 @@ def test_errors_of_one_class_are_hits_misses_and_false_alarms(page):
     page.locator(f".legend button[data-class='{(number + 2) % 3}']").click()
     assert _pixel(page, 7, "left", 2, 3, f"error {(number + 2) % 3}") == WRONG
     key = page.locator("#key").inner_text()
-    assert all(word in key for word in ("found", "missed", "taken for it"))
+    assert all(word in key for word in ("correct", "missed", "false positive"))
 
 
 def test_the_line_moves_by_keys_alone(page):

@@ -153,8 +153,8 @@ def test_charts_tell_their_content_and_take_the_colours_of_the_page(run):
         "Mean IoU, %",
         "Learning rate",
     ]
-    assert "front end goes from 1 to 0.25 over steps 1 to 4" in charts[0].told
-    assert "joint goes from 1 to 0.25 over steps 11 to 14" in charts[0].told
+    assert "front end goes from 1 to 0.25 over steps 1 to 4" in charts[0].description
+    assert "joint goes from 1 to 0.25 over steps 11 to 14" in charts[0].description
     for chart in charts:
         assert "<desc id=" in chart.svg and "var(--series-0)" in chart.svg
         assert not re.search(r"#0[14780]0[0-9a-f]{3}", chart.svg)
@@ -167,8 +167,8 @@ def test_a_run_without_a_stage_says_what_will_come(tmp_path):
         '{"stage": "front_end", "step": 2, "loss": 1}\n{"st'
     )
     text = write_page(run).read_text("utf-8")
-    assert "0 of 3 stages are done; front end was at step 2 of 6" in text
-    assert "Predictions appear here when" in text
+    assert "0 of 3 stages are complete; front end is at step 2 of 6" in text
+    assert "Predictions appear here once" in text
     assert 'id="gallery-data"' not in text
 
 
@@ -213,7 +213,7 @@ def test_comparisons_refuse_what_cannot_stand_side_by_side(run, tmp_path):
         ValueError, match=r"x: has other classes than .*compare runs of"
     ):
         write_comparison([run, other], tmp_path / "both.html")
-    with pytest.raises(ValueError, match="is named twice; name each run once"):
+    with pytest.raises(ValueError, match="is given twice; name each run once"):
         write_comparison([run, run], tmp_path / "both.html")
     with pytest.raises(ValueError, match=r"config.json: not the folder of a run"):
         write_comparison([run, tmp_path], tmp_path / "both.html")
@@ -247,7 +247,7 @@ def test_a_watcher_rests_as_long_as_the_page_is_dear(monkeypatch, tmp_path):
 
 def test_a_page_that_fails_does_not_end_the_run(tmp_path, caplog):
     watcher(tmp_path / "nothing")()
-    assert "report.html: left out" in caplog.text
+    assert "report.html: skipped" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["camvid", "kitti", "cityscapes"])

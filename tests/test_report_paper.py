@@ -169,7 +169,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="are of camvid val, scenes val; give runs"):
         collect([one, other])
     empty = write_images(tmp_path / "images")
-    with pytest.raises(ValueError, match=r"--runs=.*images: holds no results; give"):
+    with pytest.raises(ValueError, match=r"--runs=.*images: has no results; give"):
         collect([empty])
 
 

@@ -26,7 +26,7 @@ def test_rows_are_what_follows_and_columns_are_the_networks():
     assert head[:4] == ["mean IoU, %", "front end", "+ Basic", "+ Large"]
     assert head[4:] == [f"paper: {title}" for title in head[1:4]]
     assert rows == [
-        ["nothing", "10.0", "40.0", "70.0", "69.8", "71.3", "72.1"],
+        ["no CRF", "10.0", "40.0", "70.0", "69.8", "71.3", "72.1"],
         ["dense CRF", "20.0", "50.0", "80.0", "71.6", "72.7", "73.3"],
         ["CRF-RNN", "30.0", "60.0", "90.0", "72.5", "73.1", "73.9"],
     ]
@@ -67,7 +67,7 @@ def test_controls_and_trimaps_show_where_there_are_any():
     head, *rows = _cells(near)
     assert head[0] == "mean IoU within 4 px of a boundary, %"
     assert rows == [
-        ["nothing", "–", "25.0", "–", "–"],
+        ["no CRF", "–", "25.0", "–", "–"],
         ["dense CRF", "–", "–", "–", "15.0"],
         ["CRF-RNN", "–", "–", "–", "–"],
     ]

@@ -1,21 +1,20 @@
-"""What cells see: of a list of rates, of a network, and of a trained one.
+"""Describe receptive fields: of a list of rates, a network, or a trained run.
 
-    dilax receptive-field 2 2 2        # holes? how often each pixel is seen
+    dilax receptive-field 2 2 2        # are there holes?
     dilax receptive-field 5:1 3:2      # kernel 5, then 3 at rate 2
     dilax receptive-field 1 2 4 --picture=figure1.png
     dilax receptive-field --network=dilation8_camvid
     dilax receptive-field --run=runs/quickstart --picture=heat.png
 
-Of rates, the footprint decides whether there are holes, and HDC's distances M_i explain
-them. Of a network, the size, stride and centre that its layers give; of a run, besides,
-the effective receptive field: the gradients of its cells in the middle of evaluation
-images.
+For rates, it counts the paths from each pixel, finds holes, and checks the HDC rule
+(Wang et al. 2018). For a network, it prints the size, stride and centre of the field;
+for a run, also the effective field: gradients of the centre cell on evaluation images.
 """
 
 import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,12 @@ import numpy as np
 from dilax.models import HDC50, DilatedNet, resnet_duc
 from dilax.ops import receptive_field
 from dilax.ops.receptive_fields import Gridding, gridding, suggest_rates
-from dilax.report import effective_told, measured_field, network_told
-from dilax.report.fields import heat_picture, in_letters, save_picture, stack_picture
+from dilax.report import (
+    describe_effective_field,
+    describe_network,
+    measure_effective_field,
+)
+from dilax.report.fields import field_as_text, heat_picture, save_picture, stack_picture
 from dilax.weights import RELEASED
 
 NETWORKS: dict[str, Callable[[], DilatedNet]] = {
@@ -32,11 +35,11 @@ NETWORKS: dict[str, Callable[[], DilatedNet]] = {
     "resnet101_duc": resnet_duc,
     "resnet50_duc": functools.partial(resnet_duc, blocks=HDC50),
 }
-_WIDEST = 79  # letters of a line
+_WIDEST = 79  # characters per line
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; what a person can mend ends in one message and exit code 1."""
+    """Run the command; errors that users can fix end in one message and exit code 1."""
     values = _parser().parse_args(argv)
     try:
         print(_answer(values))
@@ -51,12 +54,18 @@ def _parser() -> argparse.ArgumentParser:
         "dilax receptive-field", description=__doc__, formatter_class=form
     )
     parser.add_argument("layers", nargs="*", type=_layer, help="RATE or KERNEL:RATE")
-    parser.add_argument("--network", choices=NETWORKS, help="a network by name")
+    parser.add_argument("--network", choices=NETWORKS, help="name of a network")
     parser.add_argument("--run", type=Path, help="folder of a trained run")
-    parser.add_argument("--stage", default="", help="of the run [the last]")
-    parser.add_argument("--images", type=int, default=4, help="of its data [4]")
-    parser.add_argument("--data_dir", default="", help="where the run's data lies now")
-    parser.add_argument("--picture", default="", help="file for a picture, .png")
+    parser.add_argument("--stage", default="", help="stage of the run [the last]")
+    parser.add_argument(
+        "--images", type=int, default=4, help="number of evaluation images [4]"
+    )
+    parser.add_argument(
+        "--data_dir", default="", help="location of the run's data, if it has moved"
+    )
+    parser.add_argument(
+        "--picture", default="", help="write a picture to this file (.png)"
+    )
     return parser
 
 
@@ -68,52 +77,46 @@ def _layer(text: str) -> tuple[int, int]:
 def _answer(values: argparse.Namespace) -> str:
     given = [bool(values.layers), bool(values.network), bool(values.run)]
     if sum(given) != 1:
-        raise ValueError("give either rates, such as 1 2 5, or --network, or --run")
+        raise ValueError("give exactly one of: rates such as 1 2 5, --network, --run")
     if values.layers:
         if values.picture:
             save_picture(stack_picture(values.layers), values.picture)
-        return "\n".join(_told(gridding(values.layers)))
+        return "\n".join(_describe_rates(gridding(values.layers)))
     if values.network:
-        return "\n".join(network_told(NETWORKS[values.network]()))
-    model, field = measured_field(
+        return "\n".join(describe_network(NETWORKS[values.network]()))
+    model, field = measure_effective_field(
         values.run, values.stage, values.images, values.data_dir
     )
     if values.picture:
         save_picture(heat_picture(field), values.picture)
-    told = [*network_told(model), effective_told(field, model.receptive_field)]
-    return "\n".join(told)
+    effective = describe_effective_field(field, model.receptive_field)
+    return "\n".join([*describe_network(model), effective])
 
 
-def _told(found: Gridding) -> list[str]:
-    """What there is to say about a list of rates."""
-    layers, every = found.layers, found.size**2
+def _describe_rates(field: Gridding) -> list[str]:
+    layers = field.layers
     sizes = [receptive_field(layers[: n + 1]).size for n in range(len(layers))]
-    seen = np.outer(found.counts, found.counts)
+    seen = np.outer(field.counts, field.counts)
     seen = seen[seen > 0]
-    verdict = f"{found.unseen} of {every} pixels" if found.has_holes else "no pixel"
-    told = [
-        f"field      {found.size} x {found.size}; layer by layer {_listed(sizes)}",
-        f"never sees {verdict}",
-        f"sees       the others by {seen.min():.15g} to {seen.max():.15g} paths, "
-        f"{np.median(seen):.15g} at the median",
-        f"HDC's rule M = {_listed(found.distances)}: {_rule(found)}",
+    rule = "satisfied" if field.rule_holds else "violated"
+    if field.rule_holds == field.has_holes:
+        rule += f", although there are {'' if field.has_holes else 'no '}holes"
+    lines = [
+        f"field      {field.size} x {field.size}; layer by layer {_listed(sizes)}",
+        f"unseen     {field.unseen} of {field.size**2} pixels",
+        f"paths      {seen.min():.15g} to {seen.max():.15g} per seen pixel, "
+        f"median {np.median(seen):.15g}",
+        f"HDC rule   {rule}: M = {_listed(field.distances)}",
     ]
-    if found.has_holes:
-        told.append(f"no holes   {_rates(suggest_rates(layers))}: the same field")
-    return [*told, "", in_letters(found)] if found.size <= _WIDEST else told
+    if field.has_holes:
+        rates = (f"{r}" if k == 3 else f"{k}:{r}" for k, r in suggest_rates(layers))
+        lines.append(f"no holes   {' '.join(rates)}: the same field size")
+    if field.size <= _WIDEST:
+        lines += ["", field_as_text(field)]
+    return lines
 
 
-def _rule(found: Gridding) -> str:
-    held = "holds" if found.rule_holds else "is broken"
-    misleads = found.rule_holds == found.has_holes
-    return f"{held}{', but it is the footprint that decides' if misleads else ''}"
-
-
-def _rates(layers: tuple[tuple[int, int], ...]) -> str:
-    return " ".join(f"{r}" if k == 3 else f"{k}:{r}" for k, r in layers)
-
-
-def _listed(numbers) -> str:
+def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 

@@ -1,11 +1,11 @@
-"""What a person looks at after a run."""
+"""Reports on trained runs: the HTML page, figures, and the paper's tables."""
 
 from dilax.report.fields import (
-    effective_told,
+    describe_effective_field,
+    describe_network,
+    field_as_text,
     heat_picture,
-    in_letters,
-    measured_field,
-    network_told,
+    measure_effective_field,
     save_picture,
     stack_picture,
 )
@@ -26,12 +26,12 @@ __all__ = [
     "Collected",
     "collect",
     "contact_sheet",
-    "effective_told",
+    "describe_effective_field",
+    "describe_network",
+    "field_as_text",
     "field_figure",
     "heat_picture",
-    "in_letters",
-    "measured_field",
-    "network_told",
+    "measure_effective_field",
     "paper_figures",
     "paper_table",
     "picture_figure",

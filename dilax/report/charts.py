@@ -1,7 +1,7 @@
-"""Curves of a run as inline SVG that follows the page: its font, its light or dark.
+"""Training curves as inline SVG: loss, mean IoU and learning rate over the steps.
 
-Matplotlib draws; what it draws in a marker colour becomes a variable of the page's
-style sheet, and text stays text.
+Matplotlib draws them in marker colours, which are then replaced by variables of the
+page's style sheet, so that a chart follows its light or dark theme. Text stays text.
 """
 
 import io
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from dilax.report.runs import RunFolder
 
-_SIZE = (4.6, 2.9)  # inches at 72 points: wide enough for a phone
-SERIES = 8  # colours of lines, --series-0 … of the style sheet
-_INK, _FAINT = "#010203", "#040506"  # stand for currentColor and --line
+_SIZE = (4.6, 2.9)  # inches at 72 points: fits on a phone
+SERIES = 8  # line colours, --series-0 … of the style sheet
+_INK, _FAINT = "#010203", "#040506"  # replaced by currentColor and --line
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
 class Line(NamedTuple):
-    """A name, and values at steps: joined, or final ones that stand alone."""
+    """A labelled series of values over steps; a final score is a single point."""
 
     label: str
     steps: list[int]
@@ -33,114 +33,108 @@ class Chart(NamedTuple):
     """A drawn chart.
 
     Attributes:
-        title: short.
-        told: its content in words, for who does not see it.
-        svg: markup that stands in HTML.
+        title: short title.
+        description: text alternative for screen readers.
+        svg: markup for inclusion in HTML.
     """
 
     title: str
-    told: str
+    description: str
     svg: str
 
 
 def run_charts(runs: Sequence[RunFolder]) -> list[Chart]:
-    """Loss, mean IoU and learning rate over the steps; what was not logged is left out.
+    """Draw loss, mean IoU and learning rate over the steps, as far as logged.
 
     Args:
-        runs: one, whose stages are told apart, or several, which are.
+        runs: a single run, drawn with one line per stage, or several, with one line
+            per run.
     """
-    drawn = []
-    for name, title, scale, lines in (
-        ("loss", "Training loss", _loss_scale, _lines(runs, ("loss",))),
-        ("iou", "Mean IoU, %", lambda lines: "linear", _accuracy(runs)),
-        ("rate", "Learning rate", lambda lines: "log", _lines(runs, _RATE)),
-    ):
-        if lines:
-            drawn.append(_chart(name, title, lines, runs, scale(lines)))
-    return drawn
+    loss = _lines(runs, ["loss"])
+    values = [v for line in loss for v in line.values if not math.isnan(v)]
+    wide_range = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+    charts = (
+        ("loss", "Training loss", loss, "log" if wide_range else "linear"),
+        ("iou", "Mean IoU, %", _iou_lines(runs), "linear"),
+        ("rate", "Learning rate", _lines(runs, ["learning_rate"]), "log"),
+    )
+    return [
+        _chart(name, title, lines, runs, scale)
+        for name, title, lines, scale in charts
+        if lines
+    ]
 
 
-_RATE = ("learning_rate",)
-
-
-def _lines(runs: Sequence[RunFolder], names: Sequence[str], factor=1.0) -> list[Line]:
-    """A line a stage, or a line a run whose stages follow each other."""
-    found: list[Line] = []
+def _lines(
+    runs: Sequence[RunFolder], names: Sequence[str], factor: float = 1.0
+) -> list[Line]:
+    """One line per stage of a single run; of several runs, one line per run."""
+    lines = []
     for run, name in itertools.product(runs, names):
         series = run.series(name)
         if len(runs) == 1:
-            found += [
-                Line(_words(stage), x, _scaled(y, factor))
-                for stage, (x, y) in series.items()
-            ]
+            for stage, (steps, values) in series.items():
+                scaled = [factor * value for value in values]
+                lines.append(Line(stage.replace("_", " "), steps, scaled))
         elif series:
-            found.append(_joined(run.title, [*series.values()], factor))
-    return found
+            all_steps, all_values = [], []
+            for steps, values in series.values():
+                all_steps += [*steps, steps[-1]]
+                all_values += [*(factor * v for v in values), math.nan]  # a gap
+            lines.append(Line(run.title, all_steps[:-1], all_values[:-1]))
+    return lines
 
 
-def _joined(title: str, parts: list[tuple[list, list]], factor: float) -> Line:
-    """The stages of a run as one line, with gaps between them."""
-    steps, values = [], []
-    for x, y in parts:
-        steps += [*x, x[-1]]
-        values += [*_scaled(y, factor), math.nan]
-    return Line(title, steps[:-1], values[:-1])
-
-
-def _scaled(values: list[float], factor: float) -> list[float]:
-    return [factor * value for value in values]
-
-
-def _words(stage: str) -> str:
-    return stage.replace("_", " ")
-
-
-def _accuracy(runs: Sequence[RunFolder]) -> list[Line]:
-    """What was measured on the way, and the final scores as single points."""
-    monitors = sorted({k for run in runs for line in run.metrics for k in line})
-    lines = _lines(runs, [k for k in monitors if k.startswith("val_mean_iou")], 100.0)
+def _iou_lines(runs: Sequence[RunFolder]) -> list[Line]:
+    """Mean IoU during training as lines, and final scores as single points."""
+    names = sorted({name for run in runs for entry in run.metrics for name in entry})
+    lines = _lines(runs, [n for n in names if n.startswith("val_mean_iou")], 100.0)
     for run in runs:
         offsets = run.offsets()
         ends = {s.name: offsets[s.name] + run.steps(s) for s in run.config.stages}
         for name, scores in run.stages.items():
-            label = _words(name) if len(runs) == 1 else run.title
+            label = name.replace("_", " ") if len(runs) == 1 else run.title
             lines.append(Line(label, [ends[name]], [100 * scores["mean_iou"]], True))
     return lines
-
-
-def _loss_scale(lines: Sequence[Line]) -> str:
-    values = [v for line in lines for v in line.values if not math.isnan(v)]
-    return "log" if min(values) > 0 and max(values) > 20 * min(values) else "linear"
 
 
 def _chart(
     name: str, title: str, lines: list[Line], runs: Sequence[RunFolder], scale: str
 ) -> Chart:
-    names = [run.title for run in runs]
+    labels = [run.title for run in runs]
     if len(runs) == 1:
-        names = [_words(stage.name) for stage in runs[0].config.stages]
+        labels = [stage.name.replace("_", " ") for stage in runs[0].config.stages]
+    starts = {start for run in runs for start in run.offsets().values()} - {0}
 
     def draw(axes: Any) -> None:
         for line in lines:
-            _draw_line(axes, names.index(line.label), line)
+            number = labels.index(line.label)
+            dash = _DASHES[number // SERIES % len(_DASHES)]
+            style = {"marker": "D", "markersize": 5} if line.final else {"ls": dash}
+            color = _marker(number % SERIES)
+            axes.plot(line.steps, line.values, color=color, label=line.label, **style)
+        for start in starts:
+            axes.axvline(start, color=_INK, lw=1, ls=(0, (1, 3)), zorder=0)
         axes.set_yscale(scale)
-        _mark_stages(axes, runs)
         axes.set_xlabel("step")
         _legend(axes)
 
-    told = _told(title, lines)
-    return Chart(title, told, drawing(name, title, told, draw))
+    description = f"{title}: {'; '.join(map(_describe, lines))}."
+    return Chart(title, description, drawing(name, title, description, draw))
 
 
-def _draw_line(axes: Any, place: int, line: Line) -> None:
-    dash = _DASHES[place // SERIES % len(_DASHES)]
-    look = {"marker": "D", "markersize": 5} if line.final else {"linestyle": dash}
-    colour = _marker(place % SERIES)
-    axes.plot(line.steps, line.values, color=colour, label=line.label, **look)
+def _describe(line: Line) -> str:
+    label, steps, values, final = line
+    if final:
+        return f"{label} ends at {values[0]:.3g}"
+    return (
+        f"{label} goes from {values[0]:.3g} to {values[-1]:.3g} over steps "
+        f"{steps[0]} to {steps[-1]}"
+    )
 
 
 def _legend(axes: Any) -> None:
-    """One entry a name, above the chart."""
+    """Place a legend above the chart, with one entry per label."""
     handles, labels = axes.get_legend_handles_labels()
     lines = dict(reversed([*zip(labels, handles, strict=True)]))
     shown = [(handle, label) for label, handle in reversed(lines.items())]
@@ -157,39 +151,23 @@ def _legend(axes: Any) -> None:
     )
 
 
-def _mark_stages(axes: Any, runs: Sequence[RunFolder]) -> None:
-    """A line where a stage of one of the runs begins."""
-    starts = {start for run in runs for start in run.offsets().values()}
-    for start in starts - {0}:
-        axes.axvline(start, color=_INK, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
-
-
-def _told(title: str, lines: Sequence[Line]) -> str:
-    parts = []
-    for label, x, y, final in lines:
-        if final:
-            parts.append(f"{label} ends at {y[0]:.3g}")
-        else:
-            span = f"steps {x[0]} to {x[-1]}"
-            parts.append(f"{label} goes from {y[0]:.3g} to {y[-1]:.3g} over {span}")
-    return f"{title}: {'; '.join(parts)}."
-
-
-def drawing(name: str, title: str, told: str, draw: Callable[[Any], None]) -> str:
-    """An SVG picture of what `draw` puts into Matplotlib's axes.
+def drawing(
+    name: str, title: str, description: str, draw: Callable[[Any], None]
+) -> str:
+    """Draw on Matplotlib axes and return an inline SVG element.
 
     Args:
-        name: begins the ids in it, so that several pictures stand in one page.
-        title: for screen readers, as `told`.
-        told: the content in words.
-        draw: takes the axes.
+        name: prefix of all ids, which makes them unique within the page.
+        title: title for screen readers.
+        description: text alternative for screen readers.
+        draw: function that draws on the axes it is given.
 
     Example:
         >>> svg = drawing("a", "A line", "It rises.", lambda axes: axes.plot([0, 1]))
         >>> svg.startswith("<svg role="), "<desc" in svg, "#010203" in svg
         (True, True, False)
     """
-    import matplotlib  # here: it takes a second, and few need it
+    import matplotlib  # imported late: it takes a second
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -201,14 +179,15 @@ def drawing(name: str, title: str, told: str, draw: Callable[[Any], None]) -> st
         axes.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return _inlined(buffer.getvalue(), name, title, told)
+    return _inline(buffer.getvalue(), name, title, description)
 
 
 def _style() -> Any:
-    inks = ("text", "axes.label", "xtick", "ytick")
-    keys = [f"{k}.color" if k != "axes.label" else "axes.labelcolor" for k in inks]
     return {
-        **dict.fromkeys(keys, _INK),
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
         "axes.edgecolor": _FAINT,
         "axes.grid": True,
         "axes.axisbelow": True,
@@ -224,24 +203,25 @@ def _style() -> Any:
     }
 
 
-def _marker(place: int) -> str:
-    return f"#0708{place:02x}"
+def _marker(series: int) -> str:
+    """The colour that stands for the style sheet's --series-N until `_inline`."""
+    return f"#0708{series:02x}"
 
 
-def _inlined(text: str, name: str, title: str, told: str) -> str:
-    """The SVG element alone, with the page's colours and ids of its own."""
+def _inline(text: str, name: str, title: str, description: str) -> str:
+    """Cut out the SVG element; give it the page's colours and unique ids."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'id="', f'id="{name}-', text)
     text = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", text)
     text = text.replace(_INK, "currentColor").replace(_FAINT, "var(--line)")
-    for place in range(SERIES):
-        text = text.replace(_marker(place), f"var(--series-{place})")
+    for series in range(SERIES):
+        text = text.replace(_marker(series), f"var(--series-{series})")
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', "", text, count=1)
     head = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
     names = (
         f'<title id="{name}-title">{escape(title)}</title>'
-        f'<desc id="{name}-desc">{escape(told)}</desc>'
+        f'<desc id="{name}-desc">{escape(description)}</desc>'
     )
     start = text.index(">") + 1
     return head + text[len("<svg") : start] + names + text[start:]

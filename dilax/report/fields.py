@@ -1,8 +1,8 @@
-"""What cells of a trained network see: by its layers, and by gradients (Luo 2016).
+"""Receptive fields as text and images (Yu & Koltun 2016, Figure 1; Luo et al. 2016).
 
-Receptive fields to look at: in letters, and as images.
-
-Figure 1 of Yu & Koltun (2016) is `stack_picture([1, 2, 4])`: fields of 3, 7 and 15.
+`stack_picture([1, 2, 4])` is the paper's Figure 1: fields of 3, 7 and 15 pixels. A
+trained network has, besides this theoretical field, an effective one: the pixels that
+the gradients of a cell reach, and how strongly.
 """
 
 import base64
@@ -33,18 +33,18 @@ _AXIS = (40, 70, 160)
 _RARE, _OFTEN = np.array([255.0, 215, 190]), np.array([150.0, 0, 0])
 
 
-def in_letters(found: Gridding) -> str:
-    """The field with `·` for pixels that are not seen, darker the more often seen.
+def field_as_text(field: Gridding) -> str:
+    """Draw a field in characters: `·` is unseen, darker shades have more paths.
 
     Example:
-        >>> print(in_letters(gridding([2])))
+        >>> print(field_as_text(gridding([2])))
         █·█·█
         ·····
         █·█·█
         ·····
         █·█·█
     """
-    shares = _shares(np.outer(found.counts, found.counts))
+    shares = _shares(np.outer(field.counts, field.counts))
     levels = np.ceil(shares * len(_SHADES)).astype(int)
     letters = "·" + _SHADES
     return "\n".join("".join(letters[level] for level in row) for row in levels)
@@ -53,22 +53,22 @@ def in_letters(found: Gridding) -> str:
 def stack_picture(
     layers: Iterable[int | tuple[int, int]], pixel: int = 0
 ) -> UInt[np.ndarray, "h w 3"]:
-    """What a cell sees through the first layer, the first two, and so on, in a row.
+    """Draw the fields of the first layer, the first two layers, …, side by side.
 
-    Unseen pixels are white; seen ones redder the more paths lead there.
+    Unseen pixels are white; the more paths lead to a pixel, the darker its red.
 
     Args:
-        layers: as `gridding` takes them.
-        pixel: side of a pixel of the field in the picture; 0 chooses it by the field.
+        layers: rates or (kernel, rate) pairs, as for `gridding`.
+        pixel: side of one field pixel in the picture; 0 chooses it by the field size.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: as `gridding`.
+        ValueError: if `gridding` rejects the layers.
 
     Example:
-        >>> stack_picture([1, 2], pixel=4).shape  # two fields of 7 pixels, and a gap
+        >>> stack_picture([1, 2], pixel=4).shape  # two fields of 7 pixels and a gap
         (28, 64, 3)
     """
     table = as_layers(layers)
@@ -86,7 +86,7 @@ def stack_picture(
 
 
 def heat_picture(field: EffectiveField) -> UInt[np.ndarray, "h w 3"]:
-    """The heat map, its lines through the centre in blue; roots, as heat falls fast.
+    """Draw the square root of the heat, with blue lines through its centre.
 
     Example:
         >>> heat_picture(EffectiveField(np.eye(3) / 3, (1.0, 1.0), (0.8, 0.8))).shape
@@ -100,7 +100,7 @@ def heat_picture(field: EffectiveField) -> UInt[np.ndarray, "h w 3"]:
 
 
 def save_picture(picture: UInt[np.ndarray, "h w 3"], path: str) -> None:
-    """Writes a picture in the format that the file's name ends in.
+    """Write a picture in the format given by the file extension.
 
     Example:
         >>> import tempfile
@@ -113,7 +113,7 @@ def save_picture(picture: UInt[np.ndarray, "h w 3"], path: str) -> None:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-    """0 of what is not seen, and up to 1 by the logarithm of how often."""
+    """Map path counts to shades: 0 if unseen, else 0.1 to 1 on a log scale."""
     logs = np.log(np.maximum(counts, 1))
     most = logs.max()
     shares = 0.1 + 0.9 * logs / most if most else np.ones_like(logs)
@@ -124,7 +124,7 @@ def _panel(counts: Float[np.ndarray, "n n"], pixel: int) -> np.ndarray:
     picture = _coloured(_shares(counts))
     large = np.kron(picture, np.ones((pixel, pixel, 1), np.uint8))
     lines = slice(None, None, pixel if pixel > 3 else len(large) - 1)
-    large[lines] = large[:, lines] = 225  # between pixels where there is room
+    large[lines] = large[:, lines] = 225  # grid lines if pixels are large enough
     large[-1] = large[:, -1] = 225
     return large
 
@@ -137,12 +137,12 @@ def _coloured(shares: np.ndarray) -> np.ndarray:
 _FILE = "receptive_field"
 
 
-def network_told(model: DilatedNet) -> list[str]:
-    """Size, stride and centre of the network's field and of its parts'.
+def describe_network(model: DilatedNet) -> list[str]:
+    """Describe the size, stride and centre of the fields of a network and its parts.
 
     Example:
         >>> from dilax.models import dilation8_camvid
-        >>> network_told(dilation8_camvid())[1]
+        >>> describe_network(dilation8_camvid())[1]
         'context module, in cells: 67 x 67, stride 1, cell 0 is centred on 0'
     """
     parts = {"front end": model.front_end.receptive_field}
@@ -157,22 +157,25 @@ def network_told(model: DilatedNet) -> list[str]:
     ]
 
 
-def measured_field(
+def measure_effective_field(
     run: Path, stage: str = "", images: int = 4, data_dir: str = ""
 ) -> tuple[DilatedNet, EffectiveField]:
-    """The network of a run's stage, and its effective field on evaluation images.
+    """Measure the effective field of a stage on evaluation images (Luo et al. 2016).
 
     Args:
-        run: the folder.
-        stage: of the run; "" is the last.
-        images: evenly spread, on which gradients are taken.
-        data_dir: where the data lies now, if it moved.
+        run: folder of the run.
+        stage: name of the stage; "" means the last one.
+        images: number of evaluation images, evenly spaced.
+        data_dir: current location of the data, if it has moved.
+
+    Returns:
+        The stage's network and its effective field.
 
     Raises:
         ValueError: if the run or its data cannot be read, or `images` is not positive.
 
     Example:
-        >>> measured_field(Path("nowhere"))
+        >>> measure_effective_field(Path("nowhere"))
         Traceback (most recent call last):
         ValueError: nowhere/config.json: not the folder of a run ...
     """
@@ -191,71 +194,72 @@ def measured_field(
     return model, effective_field(network, np.asarray(subtract_mean(tiles, spec.mean)))
 
 
-def effective_told(found: EffectiveField, theory: ReceptiveField) -> str:
-    """The effective field in a sentence, beside what the layers allow.
+def describe_effective_field(found: EffectiveField, theory: ReceptiveField) -> str:
+    """Describe an effective field next to the theoretical one.
 
     Example:
         >>> found = EffectiveField(np.full((3, 3), 1 / 9), (1.0, 1.0), (0.8, 0.8))
-        >>> effective_told(found, receptive_field([(3, 1)])).split(", ")[-1]
+        >>> describe_effective_field(found, receptive_field([(3, 1)])).split(", ")[-1]
         '95% within 3 x 3 of 3 x 3 pixels'
     """
     y, x = found.spread
     return (
-        f"effective: spread (sigma) {y:.1f} rows, {x:.1f} columns; half of it lies "
+        f"effective: spread (sigma) {y:.1f} rows, {x:.1f} columns; half of it is "
         f"within {found.side(0.5)} x {found.side(0.5)}, 95% within "
         f"{found.side()} x {found.side()} of {theory.size} x {theory.size} pixels"
     )
 
 
-class FieldFacts(NamedTuple):
-    """What a page shows of a network's field.
+class FieldSummary(NamedTuple):
+    """A network's receptive field, as the page shows it.
 
     Attributes:
-        told: sentences.
-        stack: picture of what a cell of the context module sees, layer by layer, as a
-            data URI; "" without a module.
-        heat: picture of the effective field; "" where it was not measured.
+        lines: sizes, strides and centres, one sentence each.
+        stack: data URI of the context module's field, layer by layer; "" without one.
+        heat: data URI of the effective field; "" if it was not measured.
     """
 
-    told: tuple[str, ...]
+    lines: tuple[str, ...]
     stack: str = ""
     heat: str = ""
 
 
 def write_field(workdir: Path, stage: str, data_dir: str = "") -> None:
-    """Measures a stage's effective field into `receptive_field.png` and `.json`.
+    """Measure a stage's effective field; write `receptive_field.png` and `.json`.
 
     Raises:
-        ValueError: as `measured_field`.
+        ValueError: if the run or its data cannot be read.
     """
-    model, field = measured_field(workdir, stage, images=2, data_dir=data_dir)
+    model, field = measure_effective_field(workdir, stage, images=2, data_dir=data_dir)
     save_image(Image.fromarray(heat_picture(field)), workdir / f"{_FILE}.png")
-    record = {"stage": stage, "told": effective_told(field, model.receptive_field)}
+    summary = describe_effective_field(field, model.receptive_field)
+    record = {"stage": stage, "summary": summary}
     write_text(workdir / f"{_FILE}.json", json.dumps(record) + "\n")
 
 
 def has_field(workdir: Path, stage: str) -> bool:
-    """Whether `write_field` was here for this stage."""
+    """Whether `write_field` has measured this stage."""
     return _record(workdir).get("stage") == stage
 
 
-def field_facts(run: RunFolder) -> FieldFacts:
-    """The field of the network of a run's last stage, as far as it is known."""
+def summarize_field(run: RunFolder) -> FieldSummary:
+    """Summarize the field of a run's last stage, and the effective one if measured."""
     stage = run.config.stages[-1]
     model = build_model(run.config, stage, run.spec.num_classes)
-    told, stack, heat = network_told(model), "", ""
+    lines, stack, heat = describe_network(model), "", ""
     if model.context is not None:
         rows = [(row[0], row[1]) for row in model.context.rows]
         stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=3)))
     if has_field(run.path, stage.name):
-        told.append(_record(run.path)["told"])
+        record = _record(run.path)
+        lines.append(record.get("summary") or record["told"])  # dilax 0.1 wrote "told"
         with Image.open(run.path / f"{_FILE}.png") as picture:
             heat = picture_uri(picture.convert("RGB"))
-    return FieldFacts(tuple(told), stack, heat)
+    return FieldSummary(tuple(lines), stack, heat)
 
 
 def picture_uri(picture: Image.Image) -> str:
-    """A picture as a data URI, in 256 colours.
+    """Encode a picture as a PNG data URI with 256 colours.
 
     Example:
         >>> picture_uri(Image.new("RGB", (4, 4)))[:22]

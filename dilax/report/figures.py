@@ -1,8 +1,6 @@
-"""The paper's figures as matplotlib draws them: fields (Figure 1), rows of pictures.
+"""The figures of Yu & Koltun (2016): receptive fields (Figure 1), predictions (2 to 5).
 
-A sheet of pictures: images, ground truth and every stage's prediction in a grid.
-
-The paper shows its results like this (Figures 2, 3 and 5).
+Sheets are Pillow images, drawn after each run; figures are Matplotlib's, for print.
 """
 
 from __future__ import annotations
@@ -31,13 +29,13 @@ def prediction_sheet(
     spec: DatasetSpec,
     height: int = 160,
 ) -> Image.Image:
-    """Draws the grid: a row an image, a column a stage, and the classes' colours below.
+    """Draw a grid of images, ground truth and predictions, with a legend of classes.
 
     Args:
-        samples: `{image, label}` of each row.
-        predictions: stage name → palette PNGs of its predictions, one a row.
-        spec: palette and class names.
-        height: of a row in pixels.
+        samples: `{image, label}` dicts, one per row.
+        predictions: stage name → palette PNGs of its predictions, one per row.
+        spec: data set with palette and class names.
+        height: height of a row in pixels.
 
     Example:
         >>> from dilax.data import DATASETS, Scenes
@@ -60,13 +58,13 @@ def prediction_sheet(
 def contact_sheet(
     samples: Sequence[dict], spec: DatasetSpec, columns: int = 3, height: int = 160
 ) -> Image.Image:
-    """Draws images with their labels beside them, and the classes' colours below.
+    """Draw images next to their labels, with a legend of the classes.
 
     Args:
-        samples: `{image, label}` of each pair.
-        spec: palette and class names.
-        columns: pairs in a row.
-        height: of a row in pixels.
+        samples: `{image, label}` dicts.
+        spec: data set with palette and class names.
+        columns: number of pairs per row.
+        height: height of a row in pixels.
 
     Example:
         >>> from dilax.data import DATASETS, Scenes
@@ -91,7 +89,7 @@ def contact_sheet(
 def _grid(
     rows: list[list[Image.Image]], titles: list[str], spec: DatasetSpec, height: int
 ) -> Image.Image:
-    """Rows of panels of one height below their titles, with a legend."""
+    """Arrange rows of panels of equal height, with titles above and a legend below."""
     widths = [
         max(panel.width for panel in column) for column in zip(*rows, strict=True)
     ]
@@ -108,7 +106,10 @@ def _grid(
         for x, panel in zip(columns, row, strict=False):
             sheet.paste(panel, (int(x), _LINE + i * (height + _GAP)))
     for i, entries in enumerate(legend):
-        _draw_legend(draw, font, entries, below + i * _LINE)
+        y = below + i * _LINE
+        for x, colour, name in entries:
+            draw.rectangle((x, y + 4, x + _FONT, y + 4 + _FONT), colour, "black")
+            draw.text((x + _LINE, y + 2), name, "black", font)
     return sheet
 
 
@@ -118,7 +119,7 @@ def _fit(panel: Image.Image, height: int) -> Image.Image:
 
 
 def _legend_rows(spec: DatasetSpec, width: int) -> list[list[tuple]]:
-    """(x, colour, name) entries, broken into lines of at most `width` pixels."""
+    """Break (x, colour, name) entries into lines of at most `width` pixels."""
     font = ImageFont.load_default(_FONT)
     lines: list[list[tuple]] = [[]]
     x = 0
@@ -132,25 +133,19 @@ def _legend_rows(spec: DatasetSpec, width: int) -> list[list[tuple]]:
     return lines
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, font, entries: list[tuple], y: int) -> None:
-    for x, colour, name in entries:
-        draw.rectangle((x, y + 4, x + _FONT, y + 4 + _FONT), colour, "black")
-        draw.text((x + _LINE, y + 2), name, "black", font)
-
-
-_WIDTH = 7.0  # inches, as between the margins of a page
+_WIDTH = 7.0  # inches, the text width of a page
 _GREEN, _RED, _LINES = "#bfe3c0", "#c81e1e", "#9a9a9a"
-_POINTS = 8  # size of letters
-_LETTERS = 14  # an inch
-_PANEL = 1.8  # inches, the widest picture
+_POINTS = 8  # font size
+_LETTERS = 14  # per inch
+_PANEL = 1.8  # inches, the maximum width of a picture
 _LEGEND, _TITLE = 0.22, 0.24  # inches
 
 
 def field_figure(rates: Sequence[int] = (1, 2, 4)) -> Figure:
-    """What an element sees through the first layer, the first two, … (Figure 1).
+    """Draw the receptive field after one layer, two layers, … (Figure 1).
 
-    A panel a layer of 3×3: red dots are the taps of its kernel, green is the receptive
-    field; what no path reaches stays white.
+    One panel per 3×3 layer: red dots are the taps of its kernel, the receptive field is
+    green, and pixels that no path reaches stay white.
 
     Args:
         rates: dilation of each layer.
@@ -165,9 +160,7 @@ def field_figure(rates: Sequence[int] = (1, 2, 4)) -> Figure:
     """
     stacks = [gridding(rates[: n + 1]) for n in range(len(rates))]
     whole = stacks[-1].size
-    side = (
-        whole // 2 + 1
-    )  # half of the grid that is shown, with a ring around the field
+    side = whole // 2 + 1  # half the width of the grid, one pixel more than the field
     figure = _figure(_WIDTH, _WIDTH / len(rates) + 0.34)
     panels = figure.subplots(1, len(rates), squeeze=False)[0]
     for letter, panel, stack, rate in zip(
@@ -185,13 +178,13 @@ def picture_figure(
     classes: Sequence[int] = (),
     notes: Sequence[str] = (),
 ) -> Figure:
-    """Rows of pictures under the titles of their columns (Figures 2 to 5).
+    """Draw a grid of pictures with column titles (Figures 2 to 5).
 
     Args:
-        columns: title → (h, w, 3) uint8 pictures, one a row.
-        spec: names and colours of the classes.
-        classes: train ids to explain below.
-        notes: what stands beside each row, on the left.
+        columns: title → (h, w, 3) uint8 pictures, one per row.
+        spec: data set with names and colours of the classes.
+        classes: train ids for the legend.
+        notes: text to the left of each row.
 
     Raises:
         ValueError: if matplotlib is missing.
@@ -217,27 +210,27 @@ def picture_figure(
     for i, (line, row) in enumerate(zip(panels, rows, strict=True)):
         for panel, picture in zip(line, row, strict=True):
             panel.imshow(picture, interpolation="nearest")
-            _bare(panel)
+            _hide_axes(panel)
         if notes:
             line[0].set_ylabel(notes[i], fontsize=_POINTS)
     for panel, title in zip(panels[0], columns, strict=True):
         panel.set_title(title, fontsize=_POINTS + 1, pad=3)
     for i, ids in enumerate(reversed(lines)):
-        _draw_legend_figures(figure, spec, ids, (i * _LEGEND + 0.03) / height)
+        _add_legend(figure, spec, ids, (i * _LEGEND + 0.03) / height)
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Writes a figure as PNG and as PDF; returns both paths.
+    """Write a figure as PNG and PDF, and return both paths.
 
     Args:
-        figure: what to write.
-        path: without the ending; its folder is made.
+        figure: the figure.
+        path: path without extension; its folder is created.
 
     Example:
         >>> import tempfile
-        >>> place = Path(tempfile.mkdtemp()) / "figure1"
-        >>> [file.name for file in save_figure(field_figure([1, 2]), place)]
+        >>> path = Path(tempfile.mkdtemp()) / "figure1"
+        >>> [file.name for file in save_figure(field_figure([1, 2]), path)]
         ['figure1.png', 'figure1.pdf']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,8 +241,8 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
 
 
 def _figure(width: float, height: float, below: float = 0.0) -> Figure:
-    """Of inches, with a share of its height below kept free."""
-    from matplotlib.figure import Figure as Drawing  # here: it takes a while
+    """A figure in inches; the fraction `below` of its height is free for a legend."""
+    from matplotlib.figure import Figure as Drawing  # imported late: slow
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     free = (0, below, 1, 1 - below)
@@ -260,7 +253,7 @@ def _figure(width: float, height: float, below: float = 0.0) -> Figure:
 
 
 def _draw_field(panel: Any, seen: np.ndarray, rate: int, side: int) -> None:
-    """Green where the field is, lines between pixels, dots on the last layer's taps."""
+    """Draw the field in green with grid lines, and the last layer's taps as dots."""
     from matplotlib.colors import ListedColormap
 
     edges = np.arange(-side, side + 2) - 0.5
@@ -272,10 +265,10 @@ def _draw_field(panel: Any, seen: np.ndarray, rate: int, side: int) -> None:
     x, y = np.meshgrid(taps, taps)
     panel.scatter(x, y, s=max(4, 900 / side**2), color=_RED, zorder=2)
     panel.set_aspect("equal")
-    _bare(panel)
+    _hide_axes(panel)
 
 
-def _bare(panel: Any) -> None:
+def _hide_axes(panel: Any) -> None:
     panel.set_xticks([])
     panel.set_yticks([])
     for spine in panel.spines.values():
@@ -285,7 +278,7 @@ def _bare(panel: Any) -> None:
 def _legend_lines(
     spec: DatasetSpec, classes: Sequence[int], letters: float
 ) -> list[list[int]]:
-    """Train ids, in lines of about so many letters."""
+    """Break train ids into lines of about `letters` characters."""
     lines: list[list[int]] = []
     room = 0.0
     for i in classes:
@@ -298,7 +291,7 @@ def _legend_lines(
     return lines
 
 
-def _draw_legend_figures(
+def _add_legend(
     figure: Figure, spec: DatasetSpec, ids: Sequence[int], height: float
 ) -> None:
     from matplotlib.legend import Legend

@@ -1,7 +1,7 @@
-"""Images of a run for its page: photographs, truth and predictions, as small data.
+"""Data of the page's gallery: images, ground truth and predictions.
 
-Label maps travel as class ids, deflated (RFC 1950), which a browser inflates exactly:
-so it can colour them, compare them, and show one class alone.
+Label maps are stored as class ids, zlib-compressed (RFC 1950) without loss, so that the
+page's script can colour them, compare them, and show a single class.
 """
 
 import base64
@@ -26,12 +26,12 @@ _SIDE, _QUALITY = 448, 78
 
 
 class Predictions(NamedTuple):
-    """The kept predictions of a stage.
+    """The saved predictions of a stage.
 
     Attributes:
-        title: of the run and the stage.
-        folder: of the files.
-        scores: mean IoU of each evaluation image whose prediction is there, or None.
+        title: title of the run and the stage.
+        folder: folder of the prediction files.
+        scores: evaluation image → mean IoU, or None where it is undefined.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Predictions(NamedTuple):
     scores: dict[int, float | None]
 
     def ids(self, index: int) -> np.ndarray | None:
-        """(h, w) class ids of an image, if they are there."""
+        """Read the (h, w) class ids of an image; None if there is no prediction."""
         path = self.folder / f"{index:04d}.png"
         if not path.exists():
             return None
@@ -50,15 +50,16 @@ class Predictions(NamedTuple):
 def gallery(
     runs: Sequence[RunFolder], data_dir: str = "", shown: int = SHOWN
 ) -> dict[str, Any]:
-    """What the page's script shows, ready for JSON; `images` is empty without any.
+    """Collect the images for the page's script, ready for JSON.
 
-    Worst and best are by the last stage that has predictions, in equal parts.
+    It chooses the worst and the best images, half each, by the mean IoU of the last
+    stage with predictions. Without predictions, `images` is empty.
 
     Args:
-        runs: of one data set; those that evaluate on other images than the first are
+        runs: runs on one data set; those evaluated on other images than the first are
             left out.
-        data_dir: where the data lies now, if it moved.
-        shown: how many images at most.
+        data_dir: current location of the data, if it has moved.
+        shown: maximum number of images.
 
     Raises:
         ValueError: if the data cannot be read.
@@ -78,10 +79,10 @@ def gallery(
 
 
 def _same_images(run: RunFolder, first: RunFolder) -> bool:
-    """Whether image 17 of one is image 17 of the other."""
+    """Whether an index means the same evaluation image in both runs."""
     one, other = run.config.data, first.config.data
     fields = ["dataset", "val", "variant", "images", "labels", "seed"]
-    if one.dataset == "folder":  # prepared sets are the same wherever they lie
+    if one.dataset == "folder":  # prepared sets are the same in any folder
         fields.append("data_dir")
     return all(getattr(one, name) == getattr(other, name) for name in fields)
 
@@ -103,7 +104,7 @@ def _predictions(
 def _scores(
     folder: Path, spec: DatasetSpec, source: Sequence[dict]
 ) -> dict[int, float | None]:
-    """As evaluation wrote them; counted now for runs older than that."""
+    """Read the scores that evaluation wrote, or compute them for older runs."""
     there = {int(p.stem) for p in folder.glob("*.png") if p.stem.isdecimal()}
     path = folder / "scores.json"
     if path.exists():
@@ -120,7 +121,7 @@ def _scores(
 
 
 def chosen_indices(scores: dict[int, float | None], shown: int) -> list[int]:
-    """The worst and the best images, in turn; the rest, if all fit, between them.
+    """Choose the worst and the best images, alternating.
 
     Example:
         >>> chosen_indices({4: 0.9, 5: 0.1, 6: 0.5, 7: 0.7, 8: None}, 4)
@@ -138,9 +139,14 @@ def chosen_indices(scores: dict[int, float | None], shown: int) -> list[int]:
 def _image(
     sample: dict, index: int, stages: Sequence[Predictions], spec: DatasetSpec
 ) -> dict[str, Any]:
+    name = sample.get("id", index)
+    name = name.decode() if isinstance(name, bytes) else str(name)
     photo = Image.fromarray(as_rgb(sample["image"]))
     factor = min(1.0, _SIDE / max(photo.size))
     size = max(1, round(photo.width * factor)), max(1, round(photo.height * factor))
+    webp = io.BytesIO()
+    small = photo.resize(size, Image.Resampling.LANCZOS)
+    small.save(webp, "WEBP", quality=_QUALITY)
     predictions: dict[int, Any] = {}
     for number, stage in enumerate(stages):
         ids = stage.ids(index)
@@ -149,23 +155,17 @@ def _image(
             predictions[number] = {"ids": packed, "iou": stage.scores.get(index)}
     return {
         "index": index,
-        "name": _name(sample.get("id", index)),
+        "name": Path(name).name,  # without folders
         "width": size[0],
         "height": size[1],
-        "photo": _photo(photo.resize(size, Image.Resampling.LANCZOS)),
+        "photo": "data:image/webp;base64," + base64.b64encode(webp.getvalue()).decode(),
         "truth": packed_ids(sample["label"], size),
         "predictions": predictions,
     }
 
 
-def _name(name: Any) -> str:
-    """The file's name, without the folders in which it happens to lie."""
-    text = name.decode() if isinstance(name, bytes) else str(name)
-    return Path(text).name
-
-
 def packed_ids(labels: np.ndarray, size: tuple[int, int]) -> str:
-    """(h, w) labels at (width, height), deflated, in base 64.
+    """Resize (h, w) labels to (width, height), compress, and encode as base64.
 
     Example:
         >>> text = packed_ids(np.array([[7, 0], [255, 1]]), (2, 2))
@@ -175,9 +175,3 @@ def packed_ids(labels: np.ndarray, size: tuple[int, int]) -> str:
     picture = Image.fromarray(labels.astype(np.uint8, copy=False))
     small = picture.resize(size, Image.Resampling.NEAREST)
     return base64.b64encode(zlib.compress(small.tobytes(), 9)).decode()
-
-
-def _photo(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=_QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,4 @@
-"""What was run, on what, how fast, and in how much memory: tables of a run's page.
-
-The tables of a run's page: accuracy of its stages, and their confusion.
-"""
+"""The tables of a run's page: IoU, confusion, configuration, speed and memory."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,22 +14,22 @@ from dilax.training.config import build_model
 
 
 class Head(NamedTuple):
-    """Of a column; the paper's columns are set apart."""
+    """A column head; the paper's columns are shown in italics."""
 
     text: str
     paper: bool = False
 
 
 class Row(NamedTuple):
-    """A line of a table.
+    """A row of a table.
 
     Attributes:
-        name: its head.
-        cells: texts, one a column.
-        number: of the class that it is of, or None.
-        colour: of that class, as a style sheet has it.
-        best: the column of the best of our figures, where there are several.
-        strong: whether it is set apart from the rows above.
+        name: row head.
+        cells: one text per column.
+        number: train id of the row's class, or None.
+        colour: CSS colour of that class.
+        best: index of our best result, if there are several.
+        strong: whether a line separates it from the rows above.
     """
 
     name: str
@@ -44,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table: `heads[0]` stands above the rows' heads."""
+    """A table; `heads[0]` is the head of the column of row names."""
 
     heads: list[Head]
     rows: list[Row]
@@ -54,7 +51,7 @@ Columns = Mapping[str, Mapping[str, Any]]
 
 
 def columns(runs: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
-    """Title → scores of every finished stage of every run."""
+    """Title → scores, for each finished stage of each run."""
     return {
         stage_title(run, name, len(runs)): scores
         for run in runs
@@ -65,7 +62,10 @@ def columns(runs: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
 def iou_grid(
     scores: Columns, papers: Sequence[PaperColumn], spec: DatasetSpec
 ) -> Grid | None:
-    """IoU of every class and the means, ours and then the paper's; None of nothing."""
+    """Tabulate the IoU per class and the means; None if no stage is finished.
+
+    The paper's column of a stage is next to ours; others are at the end.
+    """
     if not scores:
         return None
     theirs = [paper.iou_per_class for paper in papers]
@@ -89,7 +89,7 @@ def iou_grid(
 
 
 def _beside(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
-    """Places of columns: each of theirs after ours of that stage, or at the end.
+    """Order columns: each of the paper's after ours of its stage, or at the end.
 
     Example:
         >>> _beside(["front end", "basic"], ["front end", "large"])
@@ -124,7 +124,7 @@ def _best(values: Sequence[float | None]) -> int | None:
 
 
 def percent(value: float | None) -> str:
-    """In per cent, to a tenth; a dash for what was not measured.
+    """Format a fraction in percent with one decimal; a dash if it is missing.
 
     Example:
         >>> percent(0.1234), percent(None)
@@ -133,8 +133,8 @@ def percent(value: float | None) -> str:
     return "–" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def summary_grid(runs: Sequence[RunFolder]) -> Grid | None:
-    """Mean IoU, a row a stage and a column a run; None of a single run."""
+def mean_iou_grid(runs: Sequence[RunFolder]) -> Grid | None:
+    """Tabulate mean IoU, one row per stage and column per run; None for one run."""
     if len(runs) < 2:
         return None
     names = dict.fromkeys(name for run in runs for name in run.stages)
@@ -153,93 +153,83 @@ def summary_grid(runs: Sequence[RunFolder]) -> Grid | None:
 
 
 def confusions(scores: Columns, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Each matrix in per cent of its rows."""
+    """Confusion matrices in percent of their rows, for the template."""
     return [
         {
             "title": title,
             "classes": classes,
-            "rows": _shares(column["confusion"], classes),
+            "rows": _confusion_rows(column["confusion"], classes),
         }
         for title, column in scores.items()
     ]
 
 
-def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[tuple]:
+def _confusion_rows(
+    counts: Sequence[Sequence[int]], classes: Sequence[str]
+) -> list[tuple]:
     rows = []
     for i, (name, row) in enumerate(zip(classes, counts, strict=True)):
         total = sum(row)
         shares = [100 * n / total if total else 0.0 for n in row]
         cells = [
-            {"text": _share(s), "share": round(s, 1) if s >= 0.5 else 0, "hit": i == j}
+            {
+                "text": ("<1" if s < 0.5 else f"{s:.0f}") if s else "·",
+                "share": round(s, 1) if s >= 0.5 else 0,
+                "hit": i == j,
+            }
             for j, s in enumerate(shares)
         ]
         rows.append((name, cells))
     return rows
 
 
-def _share(value: float) -> str:
-    if value == 0:
-        return "·"
-    return "<1" if value < 0.5 else f"{value:.0f}"
-
-
-def facts_grid(runs: Sequence[RunFolder]) -> Grid:
-    """What was run, a column a run."""
-    told = [_facts(run) for run in runs]
-    names = dict.fromkeys(name for facts in told for name in facts)
-    rows = [Row(name, [facts.get(name, "–") for facts in told]) for name in names]
+def summary_grid(runs: Sequence[RunFolder]) -> Grid:
+    """Summarize configuration, data and machine, one column per run."""
+    found = [_summary(run) for run in runs]
+    names = dict.fromkeys(name for summary in found for name in summary)
+    rows = [Row(name, [summary.get(name, "–") for summary in found]) for name in names]
     heads = [Head(run.title if len(runs) > 1 else "") for run in runs]
     return Grid([Head(""), *heads], rows)
 
 
-def _facts(run: RunFolder) -> dict[str, str]:
+def _summary(run: RunFolder) -> dict[str, str]:
     config, machine = run.config, run.machine
-    data = config.data
-    facts = {
+    data, images = config.data, run.results.get("images")
+    evaluated = data.val + (f", {images} images" if images else "")
+    stages = [
+        f"{stage.name.replace('_', ' ')} ({run.steps(stage) or 'no'} steps)"
+        for stage in config.stages
+    ]
+    last = config.stages[-1]
+    network = (last.model or config.model).network.replace("_", " ")
+    if last.context:
+        network += f" with a context module of {len(last.context)} layers"
+    summary = {
         "configuration": f"{config.name}, seed {config.seed}, {config.dtype}",
         "data": f"{run.spec.name}, {run.spec.num_classes} classes; trained on "
-        f"{data.train}, evaluated on {_evaluated(run)}",
-        "stages": " → ".join(_stage_words(run)),
-        "network": f"{_network(run)}, {parameters(run):,} parameters",
+        f"{data.train}, evaluated on {evaluated}",
+        "stages": " → ".join(stages),
+        "network": f"{network}, {parameters(run):,} parameters",
     }
     if machine:
         versions = machine["versions"].items()
-        facts["device"] = f"{machine['devices']} × {machine['device']}" + (
+        summary["device"] = f"{machine['devices']} × {machine['device']}" + (
             f", {machine['processes']} processes" * (machine["processes"] > 1)
         )
-        facts["system"] = machine["system"]
-        facts["versions"] = ", ".join(f"{name} {v}" for name, v in versions if v)
-    return facts
-
-
-def _evaluated(run: RunFolder) -> str:
-    count = run.results.get("images")
-    return run.config.data.val + (f", {count} images" if count else "")
-
-
-def _stage_words(run: RunFolder) -> list[str]:
-    return [
-        f"{stage.name.replace('_', ' ')} ({run.steps(stage) or 'no'} steps)"
-        for stage in run.config.stages
-    ]
-
-
-def _network(run: RunFolder) -> str:
-    stage = run.config.stages[-1]
-    name = (stage.model or run.config.model).network.replace("_", " ")
-    context = f" with a context module of {len(stage.context)} layers"
-    return name + (context if stage.context else "")
+        summary["system"] = machine["system"]
+        summary["versions"] = ", ".join(f"{name} {v}" for name, v in versions if v)
+    return summary
 
 
 def parameters(run: RunFolder) -> int:
-    """How many the network of the last stage has."""
+    """Number of parameters of the last stage's network."""
     model = build_model(run.config, run.config.stages[-1], run.spec.num_classes)
     leaves = jax.tree.leaves(param_shapes(model, len(run.spec.mean)))
     return sum(leaf.size for leaf in leaves)
 
 
 def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
-    """Speed and memory, a row a stage; None of runs that told neither."""
+    """Tabulate speed and memory, one row per stage; None if nothing was recorded."""
     rows = []
     for run in runs:
         seconds, waits = run.series("step_seconds"), run.series("input_wait")
@@ -253,30 +243,27 @@ def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
                     *_evaluation_cells(done, run.results.get("images")),
                 ]
                 rows.append(Row(stage_title(run, stage.name, len(runs)), cells))
-    heads = ("ms a step", "images/s", "waits for input", "ms an evaluation image")
+    heads = ("ms/step", "images/s", "input wait", "evaluation, ms/image")
     memory = ("peak memory, host", "peak memory, device")
     return _without_empty(Grid([Head(""), *map(Head, (*heads, *memory))], rows))
 
 
 def _without_empty(grid: Grid) -> Grid | None:
-    """A table without the columns that say nothing; None of nothing at all."""
+    """Drop columns without any value; None if none is left."""
     kept = [
         i
         for i, cells in enumerate(zip(*(r.cells for r in grid.rows), strict=True))
         if {*cells} != {"–"}
     ]
     rows = [row._replace(cells=[row.cells[i] for i in kept]) for row in grid.rows]
-    return (
-        Grid([grid.heads[0], *(grid.heads[i + 1] for i in kept)], rows)
-        if kept
-        else None
-    )
+    heads = [grid.heads[0], *(grid.heads[i + 1] for i in kept)]
+    return Grid(heads, rows) if kept else None
 
 
 def _step_cells(times: list[float], waits: list[float], batch: int) -> list[str]:
     if not times:
         return ["–"] * 3
-    middle = statistics.median(times)  # the first steps compile
+    middle = statistics.median(times)  # not the mean: the first steps compile
     wait = f"{100 * statistics.median(waits):.0f} %" if waits else "–"
     return [_figure(1000 * middle), _figure(batch / middle), wait]
 
@@ -288,5 +275,5 @@ def _figure(value: float) -> str:
 def _evaluation_cells(done: Mapping[str, Any], images: int | None) -> list[str]:
     seconds, memory = done.get("evaluation_seconds"), done.get("memory", {})
     each = _figure(1000 * seconds / images) if seconds and images else "–"
-    peaks = (memory.get(place) for place in ("host", "device"))
+    peaks = (memory.get(device) for device in ("host", "device"))
     return [each, *(f"{peak / 1e9:.2f} GB" if peak else "–" for peak in peaks)]

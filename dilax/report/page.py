@@ -1,7 +1,7 @@
-"""The page of a run, or of several side by side: one HTML file that needs no other.
+"""The HTML report of a run, or a comparison of several runs, in one file.
 
-It holds its style, its script, its charts and its pictures, forbids itself to load
-anything, and is written whole or not at all.
+The file contains its style sheet, script, charts and images, and its content security
+policy forbids loading anything else. It is written atomically.
 """
 
 import datetime
@@ -15,13 +15,13 @@ from typing import Any
 import jax
 
 from dilax.report.charts import run_charts
-from dilax.report.fields import field_facts, has_field, write_field
+from dilax.report.fields import has_field, summarize_field, write_field
 from dilax.report.gallery import gallery
 from dilax.report.grids import (
     columns,
     confusions,
-    facts_grid,
     iou_grid,
+    mean_iou_grid,
     percent,
     speed_grid,
     summary_grid,
@@ -32,25 +32,25 @@ from dilax.training import versions, write_text
 from dilax.training.serialization import to_json
 
 PAGE = "report.html"
-_REST = 30  # a page may be written anew after so many times what it took
+_REST = 30  # at most 1/31 of the time is spent on writing the page
 
 
 def write_page(
     workdir: str | Path, *, data_dir: str = "", measure: bool = False
 ) -> Path:
-    """Writes `report.html` into a run's folder, of what there is by now.
+    """Write `report.html` into a run's folder; the run may still be training.
 
     Args:
         workdir: the folder that `train` writes.
-        data_dir: where the data lies now, if it moved.
-        measure: measure the effective receptive field of the last stage first, once it
-            is trained, unless that was done.
+        data_dir: current location of the data, if it has moved.
+        measure: also measure the effective receptive field of the last stage, if the
+            run is complete and it has not been measured.
 
     Returns:
-        The file.
+        Path of the page.
 
     Raises:
-        ValueError: if the folder is not a run's.
+        ValueError: if `workdir` is not the folder of a run.
 
     Example:
         >>> write_page("nowhere")
@@ -69,31 +69,34 @@ def write_page(
 def write_comparison(
     workdirs: Sequence[str | Path], path: str | Path, *, data_dir: str = ""
 ) -> Path:
-    """Writes one page that sets several runs side by side.
+    """Write one page that compares several runs.
 
     Args:
         workdirs: folders of runs of one data set.
-        path: the file.
-        data_dir: where the data lies now, if it moved.
+        path: file to write.
+        data_dir: current location of the data, if it has moved.
+
+    Returns:
+        Path of the page.
 
     Raises:
-        ValueError: naming a folder that is no run's or is of other classes.
+        ValueError: if a folder is not a run's, is given twice, or has other classes.
 
     Example:
         >>> write_comparison(["runs/a", "runs/a"], "compare.html")
         Traceback (most recent call last):
-        ValueError: .../runs/a: is named twice; name each run once
+        ValueError: .../runs/a: is given twice; name each run once
     """
-    place = Path(path).expanduser()
-    write_text(place, _rendered(read_runs(workdirs), data_dir))
-    return place
+    path = Path(path).expanduser()
+    write_text(path, _rendered(read_runs(workdirs), data_dir))
+    return path
 
 
 def watcher(workdir: str | Path) -> Callable[[], None]:
-    """What `train` takes as `watch`: it keeps the page fresh, and costs little.
+    """Return a callback for `train` that keeps the page of a run up to date.
 
-    The page is written anew only when the time since it was written is 30 times what
-    that took. What goes wrong with it is logged, and the training goes on.
+    The page is written again only after 30 times as long as the last writing took.
+    Errors are logged; training goes on.
 
     Example:
         >>> refresh = watcher("runs/a")  # for dilax.train(config, "runs/a", refresh)
@@ -113,11 +116,11 @@ def watcher(workdir: str | Path) -> Callable[[], None]:
 
 
 def _try(action: Callable[[], Any], what: str) -> None:
-    """Does what may fail without the page or the run failing with it."""
+    """Run an optional step; log its errors instead of raising them."""
     try:
         action()
     except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-        logging.warning("%s: left out (%s)", what, str(error).partition("\n")[0])
+        logging.warning("%s: skipped (%s)", what, str(error).partition("\n")[0])
 
 
 def _rendered(runs: Sequence[RunFolder], data_dir: str) -> str:
@@ -131,36 +134,34 @@ def _rendered(runs: Sequence[RunFolder], data_dir: str) -> str:
 
 
 def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
-    """What the template shows, by the names that it has there."""
+    """The variables of the template."""
     first = runs[0]
     scores = columns(runs)
     papers = paper_columns(first.config.data.dataset, list(first.stages))
     pictures = _gallery(runs, data_dir)
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     content = {
         "title": " · ".join(run.title for run in runs),
-        "over": f"{_counted(runs)} on {first.spec.name}",
+        "over": f"{count} on {first.spec.name}",
         "status": _statuses(runs),
         "written": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "version": versions(())["dilax"],
         "tiles": _tiles(runs),
         "charts": run_charts(runs),
-        "summary": summary_grid(runs),
+        "mean_iou": mean_iou_grid(runs),
         "iou": iou_grid(scores, papers, first.spec),
         "papers": " and ".join(dict.fromkeys(paper.split for paper in papers)),
         "marked": bool(first.spec.context_classes),
         "gallery": pictures,
         "gallery_json": json.dumps(pictures).replace("<", "\\u003c"),
         "confusions": confusions(scores, first.spec.classes),
-        "fields": [(run.title, field_facts(run)) for run in runs],
-        "facts": facts_grid(runs),
+        "fields": [(run.title, summarize_field(run)) for run in runs],
+        "summary": summary_grid(runs),
         "speed": speed_grid(runs),
         "configurations": [(run.title, to_json(run.config)) for run in runs],
     }
-    return {**content, "sections": _sections(content)}
-
-
-def _counted(runs: Sequence[RunFolder]) -> str:
-    return "A run" if len(runs) == 1 else f"{len(runs)} runs"
+    sections = [(at, name) for at, (key, name) in _SECTIONS.items() if content[key]]
+    return {**content, "sections": sections}
 
 
 _SECTIONS = {
@@ -169,21 +170,17 @@ _SECTIONS = {
     "images": ("gallery", "Images"),
     "confusion": ("confusions", "Confusion"),
     "field": ("fields", "Receptive field"),
-    "run": ("facts", "What was run"),
+    "run": ("summary", "Configuration"),
 }
 
 
-def _sections(content: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(at, name) for at, (key, name) in _SECTIONS.items() if content[key]]
-
-
 def _gallery(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
-    """Its data, or a note why there is none."""
+    """The gallery's data, or a note that says why there is none."""
     try:
         found = gallery(runs, data_dir)
     except (ValueError, OSError) as error:
         return {"images": [], "note": f"The data could not be read: {error}"}
-    note = "Predictions appear here when the first stage has been evaluated."
+    note = "Predictions appear here once the first stage has been evaluated."
     return {**found, "note": note}
 
 
@@ -191,26 +188,26 @@ def _statuses(runs: Sequence[RunFolder]) -> str:
     if len(runs) == 1:
         return _status(runs[0])
     if all(run.is_done for run in runs):
-        return "All stages of all runs are done."
+        return "All runs are complete."
     return " ".join(f"{run.title}: {_status(run)}" for run in runs if not run.is_done)
 
 
 def _status(run: RunFolder) -> str:
     if run.is_done:
-        return f"All {len(run.stages)} stages are done."
-    done = f"{len(run.stages)} of {len(run.config.stages)} stages are done"
+        return f"All {len(run.stages)} stages are complete."
+    done = f"{len(run.stages)} of {len(run.config.stages)} stages are complete"
     if not run.metrics:
         return f"{done}."
     stage, step = run.metrics[-1]["stage"], run.metrics[-1]["step"]
     if stage in run.stages:
-        return f"{done}; the next one has not logged yet."
+        return f"{done}; the next stage has not logged anything yet."
     total = run.config.stage(stage).steps
-    at = f"{stage.replace('_', ' ')} was at step {step} of {total}"
-    return f"{done}; {at}. Load anew to see more."
+    at = f"{stage.replace('_', ' ')} is at step {step} of {total}"
+    return f"{done}; {at}. Reload the page to update it."
 
 
 def _tiles(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
-    """The figures at the top: of one run its last stage's, of several each one's."""
+    """Key figures of the last stage of each run, for the top of the page."""
     if len(runs) > 1:
         return [
             {

@@ -1,6 +1,4 @@
-"""The paper's accuracy per class, to stand beside ours on a run's page.
-
-The accuracy that Yu & Koltun (2016) report: every row of their Tables 2 to 8.
+"""The accuracy that Yu & Koltun (2016) report: all rows of their Tables 2 to 8.
 
 Example:
     >>> [(row.name, row.mean) for row in PAPER[5].rows if not row.system]
@@ -12,16 +10,16 @@ from typing import Literal, NamedTuple
 
 from dilax.models import Named
 
-SERVER = "its labels are the server's: --mode=submit --split=test"
+SERVER = "labels are on the server: --mode=submit --split=test"
 
 
 class System(NamedTuple):
-    """What a row of a table is the accuracy of, as a stage of a run can be it.
+    """A network with its context module and CRF; rows and stages are matched by it.
 
     Attributes:
-        network: in the place of the front end.
-        context: the context module's table; `"other"` is none of the paper's.
-        crf: what follows.
+        network: the front end or a baseline network.
+        context: name of the context module; `"other"` if it is not in the paper.
+        crf: kind of CRF.
     """
 
     network: Literal["front_end", Named] = "front_end"
@@ -33,11 +31,11 @@ class PaperRow(NamedTuple):
     """A row of a table.
 
     Attributes:
-        name: as the paper has it.
-        iou: of each column, in per cent.
-        mean: mean IoU in per cent; of VOC, the background counts in it besides.
-        system: what gives this row here; None where nothing does.
-        note: what ours lacks of the paper's, or what the row would need.
+        name: name in the paper.
+        iou: IoU per column, in percent.
+        mean: mean IoU in percent; on VOC, it includes the background.
+        system: the system of this row in dilax; None if there is none.
+        note: how ours differs from the paper's, or what the row requires.
     """
 
     name: str
@@ -48,12 +46,12 @@ class PaperRow(NamedTuple):
 
 
 class PaperTable(NamedTuple):
-    """A table.
+    """A table of the paper.
 
     Attributes:
-        images: that the paper's accuracy is of.
-        columns: names of the classes, or of the categories, as data sets name them.
-        rows: from top to bottom.
+        images: the images on which the paper measured.
+        columns: names of classes or categories, as in `dilax.data.DATASETS`.
+        rows: rows from top to bottom.
         categories: whether the columns are categories of classes.
     """
 
@@ -66,7 +64,7 @@ class PaperTable(NamedTuple):
 def _row(
     name: str, iou: str, mean: float, system: System | None = None, note: str = ""
 ) -> PaperRow:
-    """A row whose figures are written as the paper prints them."""
+    """Parse a row whose numbers are written as in the paper."""
     note = note or ("" if system else "quoted")
     return PaperRow(name, tuple(map(float, iou.split())), mean, system, note)
 
@@ -87,7 +85,7 @@ CITYSCAPES = (
 )
 CATEGORIES = ("flat", "nature", "object", "sky", "construction", "human", "vehicle")
 
-_COCO = "the paper's: trained with COCO, too"
+_COCO = "the paper also trains on COCO"
 _DILATION10 = System(context="cityscapes")
 
 TABLE_2 = (
@@ -329,7 +327,7 @@ PAPER = {
 }
 
 
-# Data set → (table, row, split) of what the paper measured of its own network.
+# Data set → (table, row, split) of the results of the paper's own networks.
 _ROWS = {
     "camvid": ((5, "Dilation8", "test"),),
     "kitti": ((6, "Dilation7", "test"),),
@@ -342,15 +340,15 @@ _CRF = {"": "", "dense": "_crf", "rnn": "_crfrnn"}
 
 
 class PaperColumn(NamedTuple):
-    """One line of the paper's tables.
+    """A row of the paper's tables, shown as a column on the page of a run.
 
     Attributes:
-        title: what it is of.
-        split: of the data set, on which it was measured.
-        iou_per_class: 0..1 of each class that the paper gives; of VOC's, all but the
-            background, which its mean counts.
-        mean_iou: 0..1.
-        stage: of the recipe `structured` that it stands beside, if of any.
+        title: row and table.
+        split: split of the data set on which it was measured.
+        iou_per_class: class → IoU, 0..1; for VOC without the background, although the
+            mean includes it.
+        mean_iou: mean IoU, 0..1.
+        stage: the corresponding stage of the recipe `structured`, or "".
     """
 
     title: str
@@ -361,12 +359,12 @@ class PaperColumn(NamedTuple):
 
 
 def paper_columns(dataset: str, stages: Sequence[str] = ()) -> list[PaperColumn]:
-    """The paper's figures for a data set; none where it has none.
+    """The paper's results on a data set; empty if there are none.
 
     Args:
-        dataset: such as `"voc"`.
-        stages: of VOC's nine lines, the ones that stand for these stages; where none
-            does, those of the networks without a CRF.
+        dataset: name of the data set, e.g. `"voc"`.
+        stages: selects the rows of VOC's Table 3 for these stages; if fewer than two
+            match, the three networks without a CRF are returned.
 
     Example:
         >>> [column] = paper_columns("camvid")
@@ -382,13 +380,13 @@ def paper_columns(dataset: str, stages: Sequence[str] = ()) -> list[PaperColumn]
         ]
     rows = {_stage(row.system): row for row in PAPER[3].rows if row.system}
     names = [name for name in rows if name in stages]
-    if len(names) < 2:  # another recipe, whose stages have other names
+    if len(names) < 2:  # another recipe with other stage names
         names = ["front_end", "basic", "large"]
     return [_column(3, rows[name], "val")._replace(stage=name) for name in names]
 
 
 def _stage(system: System) -> str:
-    """Its name in the recipe of Table 3."""
+    """The system's stage name in the recipe of Table 3."""
     return (system.context or "front_end") + _CRF[system.crf]
 
 

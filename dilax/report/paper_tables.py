@@ -1,9 +1,8 @@
-"""A table of the paper with what was found here beside it (Tables 2 to 8).
+"""Our results next to those of Yu & Koltun (2016), Tables 2 to 8.
 
-Table 3 (§5): context modules and structured prediction, each with and without.
-
-Rows are what follows the network, columns the network; our figures stand beside the
-paper's, which are of VGG-16 on Pascal VOC's validation images.
+Table 3 (§5) combines context modules and structured prediction: its columns are
+networks, its rows the CRF. The paper's numbers are for VGG-16 on the validation set of
+Pascal VOC 2012.
 """
 
 import statistics
@@ -13,40 +12,39 @@ from typing import Any
 from tabulate import tabulate
 
 from dilax.evaluation.tables import figure_table
-from dilax.report.paper import PAPER, TABLE_3, PaperRow, PaperTable, System
+from dilax.report.paper import PAPER, TABLE_3, PaperRow, PaperTable
 from dilax.report.runs import Collected, spread
 
 NETWORKS = {"front_end": "front end", "basic": "+ Basic", "large": "+ Large"}
 CONTROLS = {"basic_control": "+ Basic undilated", "large_control": "+ Large undilated"}
-AFTER = {"": "nothing", "_crf": "dense CRF", "_crfrnn": "CRF-RNN"}
+AFTER = {"": "no CRF", "_crf": "dense CRF", "_crfrnn": "CRF-RNN"}
 
-# Mean IoU, %: three networks a row, in the order of the paper's table.
+# Mean IoU in percent: three networks per row, in the order of the paper.
 MEANS = {
     end: tuple(row.mean for row in TABLE_3[3 * i : 3 * i + 3])
     for i, end in enumerate(AFTER)
 }
 
-TRIMAP = 4  # pixels to either side of a boundary
+TRIMAP = 4  # pixels on each side of a boundary
 
 
 def table3(runs: Sequence[Mapping], style: str = "github") -> str:
-    """The 3×3 table of mean IoU in per cent, of one run or over seeds.
+    """Tabulate Table 3: mean IoU in percent, of one run or over seeds.
 
     Args:
-        runs: what `train` returned for each seed of the recipe `structured`; what a
-            run lacks of the stages' shows a dash.
-        style: a format of `tabulate`.
+        runs: results of `train` with the recipe `structured`, one per seed; missing
+            stages are shown as a dash.
+        style: table format of `tabulate`.
 
     Returns:
-        The table; over several seeds, mean ± sample standard deviation. The controls
-        have columns where they were trained, and trimap IoU a table of its own where
-        it was measured.
+        The table; over several seeds, mean ± sample standard deviation. Undilated
+        controls have their own columns, and trimap IoU its own table, if present.
 
     Example:
         >>> names = [n + end for end in AFTER for n in NETWORKS]
         >>> run = {"seed": 0, "stages": {name: {"mean_iou": 0.5} for name in names}}
         >>> table3([run], "plain").splitlines()[1].split()
-        ['nothing', '50.0', '50.0', '50.0', '69.8', '71.3', '72.1']
+        ['no', 'CRF', '50.0', '50.0', '50.0', '69.8', '71.3', '72.1']
     """
     networks = _networks(runs)
     papers = [f"paper: {title}" for title in NETWORKS.values()]
@@ -66,12 +64,12 @@ def table3(runs: Sequence[Mapping], style: str = "github") -> str:
 
 
 def table3_figures(runs: Sequence[Mapping]) -> dict[str, Any]:
-    """What `table3` shows, as numbers from 0 to 1, for JSON.
+    """Return the numbers of `table3`, from 0 to 1, for JSON.
 
     Returns:
         `{"seeds": […], "stages": {name: {"mean_iou": […], "mean", "sd", "paper"}}}`;
-        `"sd"` is None of a single run, `"paper"` of a control; `"trimap_iou": […]`
-        besides where it was measured.
+        `"sd"` is None for a single run, `"paper"` for a control; `"trimap_iou": […]`
+        is added if it was measured.
 
     Example:
         >>> names = [n + end for end in AFTER for n in NETWORKS]
@@ -97,7 +95,7 @@ def table3_figures(runs: Sequence[Mapping]) -> dict[str, Any]:
 
 
 def _networks(runs: Sequence[Mapping]) -> dict[str, str]:
-    """Names of the stages that are networks, and their titles."""
+    """Stage name → title of the networks, with the controls that were trained."""
     trained = {name for run in runs for name in run["stages"]}
     return NETWORKS | {n: title for n, title in CONTROLS.items() if n in trained}
 
@@ -120,17 +118,17 @@ _CRF = {"dense": "a dense CRF", "rnn": "a CRF-RNN"}
 
 
 def paper_table(number: int, found: Collected, style: str = "github") -> str:
-    """Mean IoU of every row, ours and the paper's, and that of each column below.
+    """Tabulate mean IoU per row, ours and the paper's, and then IoU per class.
 
     Args:
-        number: of the table, 2 to 8.
-        found: what `collect` gives.
-        style: a format of `tabulate`.
+        number: number of the table, 2 to 8.
+        found: result of `collect`.
+        style: table format of `tabulate`.
 
     Returns:
-        The tables, in per cent; over several seeds, mean ± sample standard deviation.
-        Where the classes are the paper's, its figures stand beside ours in parentheses,
-        else in a table of their own.
+        The tables, in percent; over several seeds, mean ± sample standard deviation.
+        If the classes are the paper's, its numbers are in parentheses after ours,
+        otherwise in a separate table.
 
     Example:
         >>> print(paper_table(6, Collected("KITTI", "test", 46, {})).splitlines()[0])
@@ -155,11 +153,11 @@ def paper_table(number: int, found: Collected, style: str = "github") -> str:
 
 
 def paper_figures(number: int, found: Collected) -> dict[str, Any]:
-    """What `paper_table` shows, as numbers from 0 to 1, for JSON.
+    """Return the numbers of `paper_table`, from 0 to 1, for JSON.
 
     Returns:
-        `{"table", "data", "split", "images", "rows"}`; each row has its `"name"`, what
-        is `"quoted"` of the paper, and as `"ours"` what each seed found, or None.
+        `{"table", "data", "split", "images", "rows"}`; each row has a `"name"`, the
+        paper's results as `"quoted"`, and ours per seed as `"ours"`, or None.
 
     Example:
         >>> found = paper_figures(6, Collected("KITTI", "test", 46, {}))
@@ -218,7 +216,7 @@ def _columns(
     style: str,
     cells: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """A line a class or category, a column a row of the paper's table."""
+    """One line per class or category, one column per row of the paper's table."""
     lines = [[name, *(cells[row.name][name] for row in rows)] for name in names]
     return figure_table(title, (row.name for row in rows), lines, style)
 
@@ -242,7 +240,7 @@ def _quoted(table: PaperTable) -> dict[str, dict[str, str]]:
 
 
 def _both(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:
-    """Row → class → our IoU, and the paper's in parentheses."""
+    """Row → class → our IoU, followed by the paper's in parentheses."""
     ours, quoted = _own(table, found), _quoted(table)
     return {
         row: {name: f"{iou} ({quoted[row].get(name, '–')})" for name, iou in c.items()}
@@ -251,7 +249,7 @@ def _both(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:
 
 
 def _names(table: PaperTable, found: Collected) -> list[str]:
-    """Our classes or categories."""
+    """The classes or categories of our results, or else the paper's."""
     for runs in found.systems.values():
         for run in runs.values():
             return [*_iou(table, run.scores)]
@@ -274,25 +272,19 @@ def _spread(values: Sequence[float | None]) -> str:
     present = [value for value in values if value is not None]
     if not present:
         return "–"
-    if len(values) > len(present):  # some runs have no IoU of the class
+    if len(values) > len(present):  # IoU of the class is undefined in some runs
         return f"{100 * statistics.fmean(present):.1f}"
     return spread(present)
 
 
 def _note(number: int, row: PaperRow, found: Collected) -> str:
-    """What a reader must know of a row, or what is missing for it."""
-    if row.system is None or found.scores(row.system):
+    """The row's note; if no run has its system, how to train it."""
+    system = row.system
+    if system is None or found.scores(system):
         return row.note
-    return f"not in these runs: {_described(row.system)}; --table={number} trains it"
-
-
-def _described(system: System) -> str:
-    """What a stage must have to be this system.
-
-    Example:
-        >>> _described(System("fcn8s", crf="rnn"))
-        'fcn8s, a CRF-RNN'
-    """
-    context = [f"the {system.context} context module"] if system.context else []
-    crf = [_CRF[system.crf]] if system.crf else []
-    return ", ".join([system.network, *context, *crf])
+    parts: list[str] = [system.network]
+    if system.context:
+        parts.append(f"the {system.context} context module")
+    if system.crf:
+        parts.append(_CRF[system.crf])
+    return f"not in these runs: {', '.join(parts)}; --table={number} trains it"

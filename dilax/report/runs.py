@@ -1,8 +1,7 @@
-"""Rows of the paper's tables, found in the folders of runs by what their stages are.
+"""Read the folders of runs: for a page, over seeds, and for the paper's tables.
 
-What the folder of a run holds, read for a page: finished, or on its way.
-
-Several seeds of a run beside each other: mean IoU of every stage, and the mean.
+A run may still be training. For the paper's tables (Tables 2 to 8), each stage is
+identified by its network, context module and CRF.
 """
 
 import dataclasses
@@ -24,16 +23,16 @@ from dilax.training import Config, StageConfig, from_json, read_machine
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A run as its files tell it.
+    """A run, as read from its files.
 
     Attributes:
-        path: of the folder.
-        title: that tells it from other runs.
-        config: of the run.
-        spec: of its data set.
-        results: `results.json`, without stages as long as none is done.
-        metrics: lines of `metrics.jsonl`.
-        machine: `machine.json`, or nothing.
+        path: the folder.
+        title: short title that is unique among the runs of a page.
+        config: configuration of the run.
+        spec: specification of its data set.
+        results: content of `results.json`; no stages if none is complete.
+        metrics: entries of `metrics.jsonl`.
+        machine: content of `machine.json`, or an empty dict.
     """
 
     path: Path
@@ -46,20 +45,20 @@ class RunFolder:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """Stage name → its scores, of the stages that are done."""
+        """Stage name → scores, for the completed stages."""
         return self.results["stages"]
 
     @property
     def is_done(self) -> bool:
-        """Whether every stage is."""
+        """Whether all stages are complete."""
         return len(self.stages) == len(self.config.stages)
 
     def steps(self, stage: StageConfig) -> int:
-        """Optimizer steps of a stage: none of a dense CRF, which is searched for."""
+        """Optimizer steps of a stage; 0 for a dense CRF, which is not trained."""
         return 0 if stage.crf_kind == "dense" else stage.steps
 
     def offsets(self) -> dict[str, int]:
-        """Stage name → the steps of the stages before it."""
+        """Stage name → total steps of the stages before it."""
         found, total = {}, 0
         for stage in self.config.stages:
             found[stage.name] = total
@@ -67,7 +66,7 @@ class RunFolder:
         return found
 
     def series(self, name: str) -> dict[str, tuple[list[int], list[float]]]:
-        """Stage name → (steps of the whole run, values) of a logged scalar."""
+        """Stage name → (steps since the run began, values) of a logged scalar."""
         found: dict[str, tuple[list[int], list[float]]] = {}
         offsets = self.offsets()
         for line in self.metrics:
@@ -79,16 +78,16 @@ class RunFolder:
 
 
 def read_runs(workdirs: Sequence[str | Path]) -> list[RunFolder]:
-    """Reads the folders, and gives each the shortest title that tells it apart.
+    """Read the folders of runs, and give each a short, unique title.
 
     Raises:
-        ValueError: naming the folder that is no run's, that is there twice, or whose
-            classes are not those of the first.
+        ValueError: if a folder is not a run's, is given twice, or its classes differ
+            from those of the first run.
     """
     paths = [Path(workdir).expanduser().resolve() for workdir in workdirs]
-    twice = [path for path in paths if paths.count(path) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]}: is named twice; name each run once")
+    repeated = [path for path in paths if paths.count(path) > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]}: is given twice; name each run once")
     titles = _titles(paths)
     runs = [_read(path, title) for path, title in zip(paths, titles, strict=True)]
     for run in runs:
@@ -101,13 +100,13 @@ def read_runs(workdirs: Sequence[str | Path]) -> list[RunFolder]:
 
 
 def stage_title(run: RunFolder, stage: str, runs: int) -> str:
-    """What a stage is called on a page of so many runs."""
+    """The title of a stage on a page of `runs` runs."""
     words = stage.replace("_", " ")
     return words if runs == 1 else f"{run.title}: {words}"
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
-    """The ends of the paths, as long as it takes to tell them apart."""
+    """The shortest ends of the paths that differ from each other."""
     longest = max(len(path.parts) for path in paths)
     for parts in range(1, longest):
         titles = ["/".join(path.parts[-parts:]) for path in paths]
@@ -132,19 +131,19 @@ def _read(path: Path, title: str) -> RunFolder:
 def _entry(line: str) -> dict[str, Any] | None:
     try:
         return json.loads(line)
-    except ValueError:  # cut off: the run is writing it, or was killed
+    except ValueError:  # truncated: the run is writing it, or was killed
         return None
 
 
 def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
-    """Mean IoU of every stage under every seed, in per cent.
+    """Tabulate the mean IoU of each stage for each seed, in percent.
 
     Args:
-        runs: what `train` returned for each seed.
-        style: a format of `tabulate`.
+        runs: results of `train`, one per seed.
+        style: table format of `tabulate`.
 
     Returns:
-        The table; its last column is the mean ± the sample standard deviation.
+        The table; its last column is the mean ± sample standard deviation.
 
     Example:
         >>> runs = [
@@ -171,7 +170,7 @@ def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean in per cent, and of several values ± their sample standard deviation.
+    """Format the mean in percent; of several values, ± sample standard deviation.
 
     Example:
         >>> spread([0.5, 0.75]), spread([0.5])
@@ -194,14 +193,14 @@ _CONTEXT: Mapping[tuple, Any] = {
 }
 
 
-class Found(NamedTuple):
-    """What a run found of a system.
+class SystemResult(NamedTuple):
+    """The results of a system in one run.
 
     Attributes:
-        folder: of the run.
-        stage: its stage of that system; of several, the last one.
-        steps: of the optimizer, of each stage on the way, such as `"250 + 500"`.
-        scores: what `Scores.as_dict` gives.
+        folder: folder of the run.
+        stage: name of the system's stage; the last one if there are several.
+        steps: optimizer steps of this stage and its predecessors, e.g. `"250 + 500"`.
+        scores: result of `Scores.as_dict`.
     """
 
     folder: Path
@@ -211,13 +210,13 @@ class Found(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """What runs on one data set found.
+    """The results of runs on one data set, by system.
 
     Attributes:
         data: name of the data set.
-        split: on which it was measured.
-        images: in it.
-        systems: system → seed → what the run of this seed found.
+        split: evaluation split.
+        images: number of evaluation images.
+        systems: system → seed → result.
 
     Example:
         >>> Collected("KITTI", "test", 46, {}).scores(System(context="kitti"))
@@ -227,32 +226,32 @@ class Collected(NamedTuple):
     data: str
     split: str
     images: int
-    systems: Mapping[System, Mapping[int, Found]]
+    systems: Mapping[System, Mapping[int, SystemResult]]
 
     def scores(self, system: System | None) -> list[Mapping[str, Any]]:
-        """Of a system, a run each; empty if there is none."""
+        """Scores of a system, one per run; empty if there are none."""
         runs = self.systems.get(system, {}) if system else {}
         return [found.scores for found in runs.values()]
 
 
 def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
-    """Reads what runs found, and sorts it by system.
+    """Read the results of runs, and group them by system.
 
     Args:
-        folders: of runs, or of runs of several seeds; a later one counts where two
-            have the same system and seed.
-        categories: (name, classes) groups, measured where the data set has none.
+        folders: folders of runs, or of runs over several seeds; if two have the same
+            system and seed, the later one counts.
+        categories: (name, classes) groups to measure if the data set has none.
 
     Raises:
-        ValueError: if a folder holds no results, or they are of several data sets.
+        ValueError: if a folder has no results, or they are of several data sets.
 
     Example:
         >>> collect([Path("nowhere")])
         Traceback (most recent call last):
-        ValueError: --runs=nowhere: holds no results; give what --workdir named when ...
+        ValueError: --runs=nowhere: has no results; give the --workdir of ...
     """
-    places = [place for folder in folders for place in run_folders(folder)]
-    results = [_results(place) for place in places]
+    paths = [path for folder in folders for path in run_folders(folder)]
+    results = [json.loads((p / "results.json").read_text("utf-8")) for p in paths]
     kinds = {(r["data"], r["split"], r["images"]) for r in results}
     if len(kinds) != 1:
         names = ", ".join(f"{data} {split}" for data, split, _ in sorted(kinds))
@@ -260,20 +259,20 @@ def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
             f"--runs={','.join(map(str, folders))}: are of {names or 'nothing'}; give "
             "runs that were evaluated on the same images"
         )
-    systems: dict[System, dict[int, Found]] = {}
-    for place, result in zip(places, results, strict=True):
-        config = from_json(Config, place / "config.json")
+    systems: dict[System, dict[int, SystemResult]] = {}
+    for path, result in zip(paths, results, strict=True):
+        config = from_json(Config, path / "config.json")
         for stage in config.stages:
             if stage.name not in result["stages"]:
                 continue
             scores = _with_categories(result["stages"][stage.name], categories)
-            found = Found(place, stage.name, steps_of(config, stage), scores)
+            found = SystemResult(path, stage.name, steps_of(config, stage), scores)
             systems.setdefault(system_of(config, stage), {})[config.seed] = found
     return Collected(*kinds.pop(), systems)
 
 
 def system_of(config: Config, stage: StageConfig) -> System:
-    """The system that a stage of a run is.
+    """Identify the system of a stage by its network, context module and CRF.
 
     Example:
         >>> from dilax.training import quickstart
@@ -289,7 +288,7 @@ def system_of(config: Config, stage: StageConfig) -> System:
 
 
 def steps_of(config: Config, stage: StageConfig) -> str:
-    """Steps of a stage and of those that it starts from, the first one first.
+    """Format the steps of a stage and its predecessors, in order of training.
 
     Example:
         >>> from dilax.training import quickstart
@@ -306,10 +305,10 @@ def steps_of(config: Config, stage: StageConfig) -> str:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folder of a run itself, or its seeds'.
+    """Return the run in a folder, or the runs of its `seed*` subfolders.
 
     Raises:
-        ValueError: if it holds no results.
+        ValueError: if there are no results.
     """
     folder = folder.expanduser()
     if (folder / "results.json").exists():
@@ -317,14 +316,9 @@ def run_folders(folder: Path) -> list[Path]:
     seeds = sorted(path.parent for path in folder.glob("seed*/results.json"))
     if not seeds:
         raise ValueError(
-            f"--runs={folder}: holds no results; give what --workdir named when it "
-            "was trained"
+            f"--runs={folder}: has no results; give the --workdir of the training run"
         )
     return seeds
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text("utf-8"))
 
 
 def _with_categories(scores: Mapping, categories: Categories) -> Mapping[str, Any]:

@@ -55,7 +55,7 @@
     }
   }
 
-  // What one side of all pictures shows: {view, source}.
+  // What one side of all images shows: {view, source}.
   function chosen(side) {
     const view = document.querySelector(`input[name=${side}]:checked`).value;
     const select = byId(`${side}-source`);
@@ -98,7 +98,7 @@
     return lit === null || id === lit ? [...data.palette[id], 255] : DIM;
   }
 
-  // The colour of every pair of ids is worked out once a picture.
+  // The colour of each pair of ids is computed once per image.
   async function paintSide(card, side) {
     const { view, source } = chosen(side);
     const { canvas, tag } = card[side];
@@ -133,7 +133,7 @@
     const value = score(card, source), number = card.image.index;
     const views = `${title(chosen("left"))} left, ${title(chosen("right"))} right`;
     card.photo.alt = `Image ${number}, ${card.image.name}, mean IoU ${percent(value)}`;
-    card.slider.setAttribute("aria-label", `Line in image ${number}: ${views}`);
+    card.slider.setAttribute("aria-label", `Divider in image ${number}: ${views}`);
     card.caption.replaceChildren();
     element("strong", "", card.caption, percent(value)).after(" ");
     element("span", "name", card.caption, `mean IoU · ${card.image.name}`).after(" ");
@@ -182,12 +182,12 @@
 
   function key() {
     const name = state.lit === null ? "" : data.classes[state.lit];
-    const parts = name ? [`Shown alone: ${name}.`] : [];
+    const parts = name ? [`Showing only ${name}.`] : [];
     if ([chosen("left").view, chosen("right").view].includes("error")) {
       if (name) {
-        parts.push(...swatch(HIT, "found"), ...swatch(WRONG, "missed"), ...swatch(ADDED, "taken for it"));
+        parts.push(...swatch(HIT, "correct"), ...swatch(WRONG, "missed"), ...swatch(ADDED, "false positive"));
       } else {
-        parts.push("Errors:", ...swatch(WRONG, "wrong"), ...swatch([70, 70, 70], "right"));
+        parts.push("Errors:", ...swatch(WRONG, "wrong"), ...swatch([70, 70, 70], "correct"));
       }
     }
     byId("key").replaceChildren(...parts);
