@@ -24,7 +24,7 @@ class Noisy(Predictor):
 
     def __init__(self, noise=3.0, params=(), fails_at=None):
         self.spec, self.params = SPEC, params
-        self.mode, self.views = "tiles", []
+        self.mode, self.views, self.batch_size = "tiles", [], 1
         self.noise, self.fails_at, self.seen = noise, fails_at, []
 
     def probabilities(self, images):
@@ -35,8 +35,9 @@ class Noisy(Predictor):
         truth = np.eye(8)[sample["label"] % 255]
         noise = np.random.default_rng(0).standard_normal(truth.shape)
         logits = gaussian_filter(6 * truth + 3 * self.noise * noise, (2, 2, 0))
-        odds = np.exp(logits - logits.max(-1, keepdims=True))
-        return (odds / odds.sum(-1, keepdims=True)).astype("f4")
+        probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+        total = probabilities.sum(-1, keepdims=True)
+        return (probabilities / total).astype("f4")
 
 
 def _search(path, predictor=None, source=SOURCE, **options):
