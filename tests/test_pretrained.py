@@ -43,7 +43,7 @@ def test_each_gives_probabilities_of_its_classes(name):
 
 
 @pytest.mark.slow
-def test_streets_of_camvid_are_told_as_well_as_the_card_says(real_data, tmp_path):
+def test_streets_of_camvid_are_predicted_as_well_as_the_card_says(real_data, tmp_path):
     prepare("camvid", real_data / "CamVid", tmp_path, partial=True)
     model, params, spec = dilax.pretrained("camvid")
     source = open_prepared("camvid", spec, str(tmp_path), "val")
