@@ -35,14 +35,14 @@ def torch_resnet(torch, model):
             super().__init__()
             before = 3
             for i, (kernel, channels, stride) in enumerate(model.stem, 1):
-                width = model._channels(channels)
+                width = round(channels * model.width_multiplier)
                 conv = nn.Conv2d(before, width, kernel, stride, kernel // 2, bias=False)
                 setattr(self, f"conv{i}", conv)
                 setattr(self, f"bn{i}", nn.BatchNorm2d(width))
                 before = width
             groups = {}
             for row in model.blocks:
-                width = model._channels(row.channels)
+                width = round(row.channels * model.width_multiplier)
                 block = Bottleneck(before, width, row.stride, row.dilation)
                 groups.setdefault(row.name.split("_")[0], []).append(block)
                 before = 4 * width
