@@ -1,10 +1,12 @@
-"""Figures: their panels, what they show, and the files that they are written to."""
+"""Sheets and figures: size, panels, colours, legends, and the files written."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dilax.data import DATASETS
-from dilax.report import field_figure, picture_figure, save_figure
+from dilax.data import DATASETS, DatasetSpec, colour_map
+from dilax.inference import palette_image, save_image
+from dilax.report import field_figure, picture_figure, prediction_sheet, save_figure
 from dilax.training.serialization import to_json
 from experiments import figures, tables
 
@@ -82,3 +84,80 @@ def test_what_cannot_be_drawn_says_why(flags, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         figures.main([*flags, f"--workdir={tmp_path}"])
     assert message in capsys.readouterr().err
+
+
+# Sheets of predictions.
+
+THREE = DatasetSpec("three", ("a", "b", "c"), colour_map(3), (1.0, 2.0, 3.0))
+WHITE, GREY = (255, 255, 255), (90, 90, 90)
+HEIGHT, GAP, LINE = 80, 6, 22  # pixels
+
+
+def _halves(left, right, shape):
+    """A label map of two classes, side by side."""
+    labels = np.full(shape, left, np.uint8)
+    labels[:, shape[1] // 2 :] = right
+    return labels
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    """Two images, one wide and one narrow, and two stages' predictions of them."""
+    shapes = [(40, 60), (40, 20)]
+    samples = [
+        {"image": np.full((*shape, 3), 90, np.uint8), "label": _halves(1, 255, shape)}
+        for shape in shapes
+    ]
+    files = {}
+    for stage, classes in {"front_end": (1, 2), "joint": (2, 1)}.items():
+        files[stage] = [tmp_path / f"{stage}{i}.png" for i in (0, 1)]
+        for path, left, shape in zip(files[stage], classes, shapes, strict=True):
+            save_image(palette_image(_halves(left, 0, shape), THREE), path)
+    return prediction_sheet(samples, files, THREE, HEIGHT)
+
+
+def test_a_sheet_has_one_row_per_image_and_one_column_per_stage(sheet):
+    width = GAP + 4 * (HEIGHT * 60 // 40 + GAP)
+    assert sheet.size == (width, LINE + 2 * (HEIGHT + GAP) + LINE + GAP)
+    assert sheet.mode == "RGB"
+
+
+def test_panels_have_the_colours_of_their_classes_on_white(sheet):
+    black, red, green = THREE.palette
+    expected = np.full((sheet.height, sheet.width, 3), 255, np.uint8)
+    rows = [
+        [(GREY, GREY), (red, WHITE), (red, black), (green, black)],
+        [(GREY, GREY), (red, WHITE), (green, black), (red, black)],
+    ]
+    for i, (row, width) in enumerate(zip(rows, (120, 40), strict=True)):
+        top = LINE + i * (HEIGHT + GAP)
+        for column, (left, right) in enumerate(row):
+            x = GAP + column * (120 + GAP)
+            expected[top : top + HEIGHT, x : x + width // 2] = left
+            expected[top : top + HEIGHT, x + width // 2 : x + width] = right
+    panels = slice(LINE, LINE + 2 * (HEIGHT + GAP))
+    np.testing.assert_array_equal(np.asarray(sheet)[panels], expected[panels])
+
+
+def test_titles_are_above_and_the_legend_below(sheet):
+    pixels = np.asarray(sheet)
+    for column in range(4):
+        left = GAP + column * (120 + GAP)
+        assert (pixels[:LINE, left : left + 120] < 128).any()
+    legend = pixels[LINE + 2 * (HEIGHT + GAP) :].reshape(-1, 3)
+    for colour in THREE.palette:
+        assert (legend == colour).all(-1).sum() >= 100
+
+
+def test_a_long_legend_is_broken_into_lines():
+    names = tuple(f"a long name {i}" for i in range(20))
+    spec = DatasetSpec("many", names, colour_map(20), (1.0, 2.0, 3.0))
+    sample = {"image": np.zeros((8, 8, 3), np.uint8), "label": np.zeros((8, 8), "u1")}
+    sheet = prediction_sheet([sample], {}, spec, 100)
+    assert isinstance(sheet, Image.Image)
+    assert sheet.width == GAP + 2 * (100 + GAP)
+    legend = np.asarray(sheet)[LINE + 100 + GAP :]
+    assert len(legend) == 20 * LINE + GAP
+    for i, colour in enumerate(spec.palette):
+        line = legend[i * LINE : (i + 1) * LINE].reshape(-1, 3)
+        assert (line == colour).all(-1).sum() >= 100

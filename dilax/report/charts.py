@@ -18,6 +18,24 @@ _SIZE = (4.6, 2.9)  # inches at 72 points: fits on a phone
 SERIES = 8  # line colours, --series-0 … of the style sheet
 _INK, _FAINT = "#010203", "#040506"  # replaced by currentColor and --line
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+_STYLE: Any = {
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.6,
+    "font.size": 11,
+    "legend.fontsize": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dilax",
+}
 
 
 class Line(NamedTuple):
@@ -171,7 +189,7 @@ def drawing(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_style()):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(_SIZE, layout="constrained")
         canvas = FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -180,27 +198,6 @@ def drawing(
         buffer = io.StringIO()
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), name, title, description)
-
-
-def _style() -> Any:
-    return {
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "axes.edgecolor": _FAINT,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.facecolor": "none",
-        "figure.facecolor": "none",
-        "grid.color": _FAINT,
-        "grid.linewidth": 0.5,
-        "lines.linewidth": 1.6,
-        "font.size": 11,
-        "legend.fontsize": 10,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "dilax",
-    }
 
 
 def _marker(series: int) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt
+from jaxtyping import UInt
 from PIL import Image
 
 from dilax.data import evenly_spread, resize, scaled_size, subtract_mean
@@ -78,9 +78,16 @@ def stack_picture(
     panels = []
     for stack in found:
         counts = np.zeros(whole)
-        start = (whole - stack.size) // 2
+        start = (
+            whole - stack.size
+        ) // 2  # even kernels leave one more pixel on the right
         counts[start : start + stack.size] = stack.counts
-        panels.append(_panel(np.outer(counts, counts), pixel))
+        picture = _coloured(_shares(np.outer(counts, counts)))
+        panel = np.kron(picture, np.ones((pixel, pixel, 1), np.uint8))
+        lines = slice(None, None, pixel if pixel > 3 else len(panel) - 1)
+        panel[lines] = panel[:, lines] = 225  # grid lines if pixels are large enough
+        panel[-1] = panel[:, -1] = 225
+        panels.append(panel)
     gap = np.full((len(panels[0]), 2 * pixel, 3), 255, np.uint8)
     return np.concatenate([p for panel in panels for p in (panel, gap)][:-1], 1)
 
@@ -118,15 +125,6 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     most = logs.max()
     shares = 0.1 + 0.9 * logs / most if most else np.ones_like(logs)
     return np.where(counts > 0, shares, 0)
-
-
-def _panel(counts: Float[np.ndarray, "n n"], pixel: int) -> np.ndarray:
-    picture = _coloured(_shares(counts))
-    large = np.kron(picture, np.ones((pixel, pixel, 1), np.uint8))
-    lines = slice(None, None, pixel if pixel > 3 else len(large) - 1)
-    large[lines] = large[:, lines] = 225  # grid lines if pixels are large enough
-    large[-1] = large[:, -1] = 225
-    return large
 
 
 def _coloured(shares: np.ndarray) -> np.ndarray:

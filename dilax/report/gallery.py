@@ -73,7 +73,7 @@ def gallery(
         "palette": spec.palette,
         "ignore": spec.ignore_label,
         "sources": [stage.title for stage in stages],
-        "images": [_image(source[i], i, stages, spec) for i in indices],
+        "images": [gallery_image(source[i], i, stages, spec) for i in indices],
         "ranked": len(stages[-1].scores) if stages else 0,
     }
 
@@ -136,9 +136,10 @@ def chosen_indices(scores: dict[int, float | None], shown: int) -> list[int]:
     return [*pairs, *worst[len(best) :]]
 
 
-def _image(
+def gallery_image(
     sample: dict, index: int, stages: Sequence[Predictions], spec: DatasetSpec
 ) -> dict[str, Any]:
+    """Encode an image, its labels and its predictions, within 448 × 448 pixels."""
     name = sample.get("id", index)
     name = name.decode() if isinstance(name, bytes) else str(name)
     photo = Image.fromarray(as_rgb(sample["image"]))

@@ -82,10 +82,14 @@ def iou_grid(
     heads = [*map(Head, scores), *(Head(paper.title, True) for paper in papers)]
     stages = [paper.stage.replace("_", " ") for paper in papers]
     order = _beside([*scores], stages)
-    return Grid(
-        [Head("IoU, %"), *(heads[i] for i in order)],
-        [_ordered(row, order) for row in rows],
-    )
+    rows = [
+        row._replace(
+            cells=[row.cells[i] for i in order],
+            best=None if row.best is None else order.index(row.best),
+        )
+        for row in rows
+    ]
+    return Grid([Head("IoU, %"), *(heads[i] for i in order)], rows)
 
 
 def _beside(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
@@ -100,11 +104,6 @@ def _beside(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
     return sorted(range(len(ranks)), key=lambda i: ranks[i])
 
 
-def _ordered(row: Row, order: Sequence[int]) -> Row:
-    best = None if row.best is None else order.index(row.best)
-    return row._replace(cells=[row.cells[i] for i in order], best=best)
-
-
 def _mean(title: str, key: str, scores: Columns, theirs: Sequence) -> Row:
     return _row(title, [column[key] for column in scores.values()], theirs)
 
@@ -113,14 +112,10 @@ def _row(
     name: str, ours: Sequence, theirs: Sequence, number: int | None = None, colour=""
 ) -> Row:
     cells = [percent(value) for value in (*ours, *theirs)]
-    return Row(name, cells, number, colour, _best(ours))
-
-
-def _best(values: Sequence[float | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    if len(values) < 2 or not known:
-        return None
-    return list(values).index(max(known))
+    known = [value for value in ours if value is not None]
+    several = len(ours) > 1 and known
+    best = list(ours).index(max(known)) if several else None
+    return Row(name, cells, number, colour, best)
 
 
 def percent(value: float | None) -> str:

@@ -378,16 +378,15 @@ def paper_columns(dataset: str, stages: Sequence[str] = ()) -> list[PaperColumn]
             for row in PAPER[number].rows
             if row.name == name
         ]
-    rows = {_stage(row.system): row for row in PAPER[3].rows if row.system}
+    rows = {  # by stage of the recipe `structured`
+        (row.system.context or "front_end") + _CRF[row.system.crf]: row
+        for row in PAPER[3].rows
+        if row.system
+    }
     names = [name for name in rows if name in stages]
     if len(names) < 2:  # another recipe with other stage names
         names = ["front_end", "basic", "large"]
     return [_column(3, rows[name], "val")._replace(stage=name) for name in names]
-
-
-def _stage(system: System) -> str:
-    """The system's stage name in the recipe of Table 3."""
-    return (system.context or "front_end") + _CRF[system.crf]
 
 
 def _column(number: int, row: PaperRow, split: str) -> PaperColumn:

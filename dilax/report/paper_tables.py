@@ -165,30 +165,30 @@ def paper_figures(number: int, found: Collected) -> dict[str, Any]:
         ('Dilation7', 0.592)
     """
     table = PAPER[number]
-    rows = [_row_figures(number, row, found) for row in table.rows]
+    rows = []
+    for row in table.rows:
+        runs = found.systems.get(row.system, {}) if row.system else {}
+        ours = {
+            str(seed): {
+                "mean_iou": _mean(table, run.scores),
+                "iou": _iou(table, run.scores),
+                "steps": run.steps,
+                "stage": run.stage,
+            }
+            for seed, run in runs.items()
+        }
+        figures = [round(value / 100, 4) for value in (row.mean, *row.iou)]
+        iou = dict(zip(table.columns, figures[1:], strict=True))
+        rows.append(
+            {
+                "name": row.name,
+                "ours": ours or None,
+                "quoted": {"mean_iou": figures[0], "iou": iou},
+                "note": _note(number, row, found),
+            }
+        )
     data = {"data": found.data, "split": found.split, "images": found.images}
     return {"table": number, **data, "rows": rows}
-
-
-def _row_figures(number: int, row: PaperRow, found: Collected) -> dict[str, Any]:
-    table = PAPER[number]
-    runs = found.systems.get(row.system, {}) if row.system else {}
-    paper = dict(zip(table.columns, (round(v / 100, 4) for v in row.iou), strict=True))
-    ours = {
-        str(seed): {
-            "mean_iou": _mean(table, run.scores),
-            "iou": _iou(table, run.scores),
-            "steps": run.steps,
-            "stage": run.stage,
-        }
-        for seed, run in runs.items()
-    }
-    return {
-        "name": row.name,
-        "ours": ours or None,
-        "quoted": {"mean_iou": round(row.mean / 100, 4), "iou": paper},
-        "note": _note(number, row, found),
-    }
 
 
 def _means(number: int, found: Collected, style: str) -> str:

@@ -4,6 +4,7 @@ A run may still be training. For the paper's tables (Tables 2 to 8), each stage 
 identified by its network, context module and CRF.
 """
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -124,15 +125,12 @@ def _read(path: Path, title: str) -> RunFolder:
         results = json.loads(found.read_text("utf-8"))
     log = path / "metrics.jsonl"
     lines = log.read_text("utf-8").splitlines() if log.exists() else []
-    metrics = [entry for line in lines if (entry := _entry(line)) is not None]
+    metrics = []
+    for line in lines:
+        # The last line is cut off if the run is writing it, or was killed.
+        with contextlib.suppress(ValueError):
+            metrics.append(json.loads(line))
     return RunFolder(path, title, config, spec, results, metrics, read_machine(path))
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:  # truncated: the run is writing it, or was killed
-        return None
 
 
 def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
