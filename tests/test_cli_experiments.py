@@ -200,7 +200,7 @@ def test_train_prints_the_table_and_writes_the_pictures(trained):
 def test_train_leaves_a_page_with_what_each_image_scored(trained):
     root, printed = trained
     page = root / "my run ö" / "report.html"
-    assert f"in a browser: {page}" in printed
+    assert f"page: {page}" in printed
     text = page.read_text("utf-8")
     assert "All 4 stages are done." in text and "my run ö" in text
     assert "effective: spread" in text and 'id="gallery-data"' in text

@@ -97,7 +97,7 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
     alone = jax.process_count() == 1  # several read a checkpoint together or not at all
-    print(f"to look at, in a browser: {write_page(workdir, measure=alone)}")
+    print(f"page: {write_page(workdir, measure=alone)}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
 
@@ -201,7 +201,7 @@ class _Record:
             write_results(self._run, results)
         record_stage(folder, self._stage, evaluation_seconds=seconds)
         page = write_page(folder, data_dir=self._run.config.data.data_dir)
-        print(f"to look at, in a browser: {page}")
+        print(f"page: {page}")
 
 
 def _submit(values: Any) -> None:
@@ -291,7 +291,7 @@ def _report(values: Any) -> None:
     """
     _check_alone("report")
     path = write_page(values.workdir, data_dir=values.data_dir, measure=True)
-    print(f"the run to look at, in a browser: {path}")
+    print(f"page of the run: {path}")
 
 
 def _compare(values: Any) -> None:
@@ -305,7 +305,7 @@ def _compare(values: Any) -> None:
         raise ValueError(f"--workdirs={named}: name two runs or more, as in a,b,c")
     output = values.output or "compare.html"
     path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
-    print(f"{len(values.workdirs)} runs side by side, in a browser: {path}")
+    print(f"{len(values.workdirs)} runs side by side: {path}")
 
 
 def output_of(values: Any, name: str) -> Path:
