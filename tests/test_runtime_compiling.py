@@ -36,6 +36,12 @@ def test_options_and_values_that_the_compiler_does_not_know_are_dropped():
     assert known_options({"xla_backend_optimization_level": "high"}) == {}
 
 
+def test_options_are_found_inside_another_function_s_trace():
+    found = []
+    jax.jit(lambda x: (found.append(known_options(KNOWN)), x)[1])(1.0)
+    assert found == [KNOWN]
+
+
 @pytest.mark.skipif(
     jaxlib.__version__ != "0.10.2" or not ON_CPU,
     reason="the options are experimental: known for sure to jaxlib 0.10.2 on CPUs",

@@ -46,11 +46,10 @@ def known_options(options: dict[str, str]) -> dict[str, str]:
     known = {}
     for name, value in options.items():
         try:
-            probe = jax.jit(
-                lambda x: lax.optimization_barrier(x + 1),
-                compiler_options={name: value},
-            )
-            probe(0)
+            # Compiled without a call, which inside another function's trace would
+            # refuse the options and lose them for the whole process.
+            probe = jax.jit(lambda x: lax.optimization_barrier(x + 1)).lower(0)
+            probe.compile({name: value})
         except Exception as error:  # the compiler raises its own runtime error type
             logging.info("Compiler option %s dropped: %s", name, error)
         else:
