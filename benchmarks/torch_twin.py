@@ -34,7 +34,7 @@ def torch_network(torch: Any, model: DilatedNet, params: Any = None) -> Any:
         if row.channels == 0:
             layers.append(nn.MaxPool2d(row.kernel, ceil_mode=True))
             continue
-        out = front_end._channels(row)
+        out = front_end.channels(row)
         layers += [
             conv("front_end", row.name, out, row.kernel, row.dilation),
             nn.ReLU(inplace=True),

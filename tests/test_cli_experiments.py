@@ -202,7 +202,7 @@ def test_train_leaves_a_page_with_what_each_image_scored(trained):
     page = root / "my run ö" / "report.html"
     assert f"page: {page}" in printed
     text = page.read_text("utf-8")
-    assert "All 4 stages are done." in text and "my run ö" in text
+    assert "All 4 stages are complete." in text and "my run ö" in text
     assert "effective: spread" in text and 'id="gallery-data"' in text
 
 

@@ -188,6 +188,12 @@ class VGG(Backbone):
         """Name of the layer that takes the image."""
         return next(row.name for row in self.layers if row.channels)
 
+    def channels(self, row: Layer | Pool) -> int:
+        """Return the number of output maps of a row of the table."""
+        if row.dropout and self.head_channels is not None:
+            return self.head_channels
+        return self._width(row.channels)
+
     def _width(self, channels: int) -> int:
         return max(1, round(channels * self.width_multiplier))
 
@@ -216,9 +222,8 @@ class VGG(Backbone):
             if row.channels == 0:
                 x = row.pool()(x)
                 continue
-            head = self.head_channels if row.dropout else None
             x = DilatedConv(
-                self._width(row.channels) if head is None else head,
+                self.channels(row),
                 row.kernel,
                 row.dilation,
                 self._padding(row),
