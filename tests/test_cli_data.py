@@ -137,7 +137,7 @@ def test_show_takes_some_images_of_the_rendered_scenes(tmp_path, capsys):
         (["prepare", "camvid", "--variant=x"], "variant 'x': camvid has public, orig"),
         (["prepare", "kitti"], "KITTI"),
         (["show", "voc"], "Pascal VOC 2012 is not prepared there"),
-        (["show", "scenes", "--output=x.txt", "--limit=1"], "'.txt' is not an image format"),
+        (["show", "scenes", "--output=x.txt", "--limit=1"], "'.txt' is not an image"),
     ],
 )
 def test_what_is_wrong_ends_in_one_message(tmp_path, capsys, arguments, message):

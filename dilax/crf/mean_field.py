@@ -69,7 +69,7 @@ def mean_field(
         Logits of the marginals.
 
     Example:
-        >>> from dilax.crf.exact import ExactFilter
+        >>> from dilax.crf.filters import ExactFilter
         >>> pixels = Kernel(ExactFilter(jnp.zeros((2, 1))))  # two at one place
         >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0]])
         >>> out = mean_field(logits, [Pairwise(pixels, jnp.array(2.0))], 5)
