@@ -34,7 +34,7 @@ from dilax.crf.dense_crf import DenseCRF
 from dilax.data import evenly_spread
 from dilax.data.pixels import as_uint8
 from dilax.evaluation.confusion import Scores, empty_confusion
-from dilax.evaluation.evaluate import ImagePredictor, count_image
+from dilax.evaluation.evaluate import count_image
 from dilax.runtime.files import whole_or_not_at_all
 
 Point = dict[str, float]
@@ -282,7 +282,7 @@ class CRFSearch:
 
 
 def search_crf(
-    predictor: ImagePredictor,
+    predictor: Any,
     source: Sequence[dict],
     path: Path,
     *,
@@ -298,7 +298,7 @@ def search_crf(
     those of several bandwidths run side by side, on all devices.
 
     Args:
-        predictor: network, parameters and data set, without a CRF.
+        predictor: a `Predictor` without a CRF.
         source: `{image, label, id}` samples of the validation set.
         path: the record, JSON; a search that was interrupted goes on from it, and one
             that was finished is read from it.
@@ -354,7 +354,7 @@ def search_crf(
 class _Search:
     """What the two rounds have in common."""
 
-    predictor: ImagePredictor
+    predictor: Any
     source: Sequence[dict]
     indices: list[int]
     iterations: int
@@ -457,7 +457,7 @@ def _check_arguments(source: Sequence[dict], images: int, iterations: int) -> No
 
 
 def _identity(
-    predictor: ImagePredictor,
+    predictor: Any,
     source: Sequence[dict],
     indices: list[int],
     grid: CRFGrid,

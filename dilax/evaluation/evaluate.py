@@ -21,28 +21,18 @@ _BUCKET = 64
 
 @runtime_checkable
 class ImagePredictor(Protocol):
-    """What `evaluate` and the CRF search need of a predictor; `Predictor` has it.
+    """What `evaluate` needs of a predictor; `Predictor` has it.
 
     Attributes:
         spec: the data set: classes and ignore label.
         batch_size: images that are predicted at a time.
-        params: of the network.
-        mode: how images become tiles.
-        views: scales and mirrors whose predictions are averaged.
     """
 
     spec: DatasetSpec
     batch_size: int
-    params: Any
-    mode: Any
-    views: Any
-
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities (h, w, k) of one image (h, w, c)."""
-        ...
 
     def stream(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Label maps (h, w) of images (h, w, c), in their order."""
+        """Yield label maps (h, w) of images (h, w, c), in their order."""
         ...
 
 
