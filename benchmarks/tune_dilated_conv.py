@@ -27,7 +27,7 @@ from tqdm import tqdm
 from dilax import ops
 from dilax.models import BASIC, CITYSCAPES, LARGE, VGG16, VGG16_SLIM_HEAD
 from dilax.ops.lowerings import LOWERINGS, convolve, input_gradient, kernel_gradient
-from dilax.profiling.layers import sampler
+from dilax.profiling.layer_costs import sampler
 
 TABLE = Path(ops.__file__).with_name("lowerings.json")
 CROP = 628

@@ -7,7 +7,7 @@ from networks import TINY
 
 from dilax.models import DilatedNet, FrontEnd, dilation8_camvid
 from dilax.profiling import network_cost
-from dilax.profiling.layers import (
+from dilax.profiling.layer_costs import (
     LayerTime,
     PassTimes,
     layer_figures,

@@ -8,7 +8,7 @@ from networks import TINY
 
 from dilax.models import DilatedNet, FrontEnd
 from dilax.profiling import layer_calls, network_cost
-from dilax.profiling.layers import (
+from dilax.profiling.layer_costs import (
     PASSES,
     LayerTime,
     PassTimes,

@@ -9,7 +9,7 @@ from dilax.profiling.cost import (
     network_cost,
     undilated_twin,
 )
-from dilax.profiling.layers import (
+from dilax.profiling.layer_costs import (
     layer_figures,
     layer_json,
     layer_table,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dilax.data import DatasetSpec
 from dilax.profiling import NetworkCost, network_cost
-from dilax.profiling.layers import (
+from dilax.profiling.layer_costs import (
     layer_figures,
     layer_json,
     layer_table,
