@@ -3,6 +3,7 @@
 It names the commands and loads what each needs only when it runs.
 """
 
+import importlib
 import sys
 
 from dilax.runtime.files import shipped
@@ -40,10 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         run_mode(name, rest)
         return 0
     if name in TOOLS:
-        from dilax.cli import data, doctor, receptive_field
-
-        tools = {"data": data, "receptive-field": receptive_field, "doctor": doctor}
-        return tools[name].main(rest) or 0
+        module = importlib.import_module(f"dilax.cli.{name.replace('-', '_')}")
+        return module.main(rest) or 0
     known = ", ".join(MODES | TOOLS)
     print(f"error: no command {name!r}; choose from {known}", file=sys.stderr)
     return 2

@@ -160,7 +160,7 @@ def _fail(message: str, code: int = 1) -> None:
 
 
 def _leave(message: str) -> None:
-    """Fails without waiting for the other processes of the job."""
+    """Fail without waiting for the other processes of the job."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
 
@@ -208,7 +208,7 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
 
 
 def _take_pretrained(values: Any, mode: str) -> None:
-    """Sets the folder of the network that `--weights` names."""
+    """Set the folder of the network that `--weights` names."""
     if mode not in OPTIONS["weights"].modes or values.workdir:
         raise ValueError(
             f"--weights={values.weights}: a network to predict, eval or export in the "
@@ -218,7 +218,7 @@ def _take_pretrained(values: Any, mode: str) -> None:
 
 
 def _os_problem(error: OSError) -> str:
-    """The file, what is wrong, and what to do about it."""
+    """Name the file, what is wrong, and what to do about it."""
     remedies = {
         errno.ENOSPC: "free some space; the same command resumes",
         errno.EROFS: "give a folder that can be written",

@@ -18,6 +18,7 @@ class Backbone(nn.Module):
     default, for networks that pad inside.
 
     Attributes:
+        width_multiplier: scales the channels of the networks here.
         duc: r: the last layer gives r² maps per class (see `DilatedNet`).
         padding: `"reflect"` where layers pad by reflection, which sets a smallest size.
         final_name: name of the layer that gives the scores, which weights of other
@@ -39,9 +40,13 @@ class Backbone(nn.Module):
         (1, 32, 48, 5)
     """
 
+    width_multiplier = 1.0
     duc = 1
     padding = "same"
     final_name = "final"
+
+    def _width(self, channels: int) -> int:
+        return max(1, round(channels * self.width_multiplier))
 
     @property
     def first_layer(self) -> str:

@@ -194,9 +194,6 @@ class VGG(Backbone):
             return self.head_channels
         return self._width(row.channels)
 
-    def _width(self, channels: int) -> int:
-        return max(1, round(channels * self.width_multiplier))
-
     def _padding(self, row: Layer | Pool) -> Padding:
         return self.padding
 

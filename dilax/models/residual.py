@@ -190,9 +190,6 @@ class Residual(Backbone, kw_only=True):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 
-    def _width(self, channels: int) -> int:
-        return max(1, round(channels * self.width_multiplier))
-
     def _norm(self, x, name: str, channels: int, train: bool, kernel: int, stride=1):
         """Apply convolution, batch normalization and ReLU."""
         options: Any = {"padding": self.padding, "dtype": self.dtype}

@@ -1,7 +1,6 @@
 """Compiling: XLA's options for each backend, and a cache of compiled programs."""
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import jax
 from absl import logging
 from jax import lax
+
+from dilax.runtime.files import user_cache
 
 _WANTED = {
     "cpu": {
@@ -96,7 +97,5 @@ def keep_compiled() -> Path:
     """
     settings: Any = jax.config  # its type does not list the settings
     if settings.jax_compilation_cache_dir is None:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(caches) / "dilax" / "compiled"
-        settings.update("jax_compilation_cache_dir", str(folder))
+        settings.update("jax_compilation_cache_dir", str(user_cache("compiled")))
     return Path(settings.jax_compilation_cache_dir)

@@ -72,6 +72,12 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
+def user_cache(name: str) -> Path:
+    """Return dilax's folder of this name in `$XDG_CACHE_HOME`, or `~/.cache`."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "dilax" / name
+
+
 def shipped(name: str) -> Path:
     """A folder that comes with dilax: inside the package of a wheel, or in the clone.
 

@@ -187,62 +187,25 @@ def fine_tuned(
         >>> config.init, config.reinit
         ('vgg16_keras', ('fc6', 'fc7'))
     """
-    trained = OptimizerConfig(
-        "adam",
-        learning_rate=1.5e-4,
-        beta2=0.99,
-        weight_decay=1e-4,
-        bias_multiplier=1.0,
-        lr_multipliers=(("fc6", 8.0), ("fc7", 8.0), ("final", 8.0)),
-        schedule="cosine",
-        warmup=100,
-    )
-    front_end = StageConfig(
-        "front_end",
-        trains="front_end",
-        steps=steps[0],
-        batch_size=2,
+    config = from_scratch(
+        "fine_tuned",
+        data,
+        ModelConfig(layers=VGG16_SMALL_HEAD, duc=2, padding="same", upsample=True),
         crop=crop,
-        optimizer=trained,
-        ema=0.995,
         augmentation=Augmentation(scales=(0.7, 1.5), colour=0.3),
-        checkpoint_every=100,
+        front_end=Schedule(steps[0], batch_size=2, learning_rate=1.5e-4),
+        context=Schedule(steps[1], batch_size=4, learning_rate=2e-3),
+        joint=Schedule(steps[2], batch_size=2, learning_rate=3e-5),
     )
-    context = StageConfig(
-        "context",
-        trains="context",
-        inputs="maps",
-        start="front_end",
-        context=BASIC,
-        steps=steps[1],
-        batch_size=4,
-        crop=crop,
-        optimizer=adam(2e-3),
-        checkpoint_every=100,
-    )
-    control = dataclasses.replace(context, name="control", context=undilated(BASIC))
-    joint = dataclasses.replace(
-        front_end,
-        name="joint",
-        trains="all",
-        start="context",
-        context=BASIC,
-        steps=steps[2],
-        optimizer=dataclasses.replace(
-            trained, learning_rate=3e-5, lr_multipliers=(("context/", 8.0),)
-        ),
-    )
-    return Config(
-        name="fine_tuned",
-        data=data,
-        model=ModelConfig(
-            layers=VGG16_SMALL_HEAD, duc=2, padding="same", upsample=True
-        ),
-        stages=(front_end, context, control, joint),
-        reading=Reading(cache="host"),
-        init="vgg16_keras",
-        reinit=("fc6", "fc7"),
-    )
+    for stage in config.stages:
+        stage.checkpoint_every = 100
+    front_end, *_, joint = config.stages
+    for stage, new in ((front_end, ("fc6", "fc7", "final")), (joint, ("context/",))):
+        stage.ema, stage.optimizer.warmup = 0.995, 100
+        stage.optimizer.lr_multipliers = tuple((layer, 8.0) for layer in new)
+    config.eval_batch_size, config.reading = 1, Reading(cache="host")
+    config.init, config.reinit = "vgg16_keras", ("fc6", "fc7")
+    return config
 
 
 def quickstart() -> Config:

@@ -14,8 +14,7 @@ from dilax.crf.search import CRFGrid
 from dilax.data import DatasetSpec
 from dilax.training.config import Config, CRFConfig
 
-# Fields of version 0.1: their names today, and those that went with the only value
-# that is read.
+# Fields of version 0.1 under their names of today.
 _RENAMED = {
     "for_batch": "base_batch_size",
     "halves": "edge_crops",
@@ -25,8 +24,9 @@ _RENAMED = {
     "reset": "reinit",
     "surroundings": "full_tile_maps",
 }
-_REPORTED: set[Path] = set()
+# Fields that are gone, with the only value that can still be read.
 _REMOVED = {"balance": "", "context_border": "zero", "norm": False}
+_REPORTED: set[Path] = set()  # files whose old names were reported
 
 
 def validated(config: Config) -> Config:
@@ -87,7 +87,7 @@ def from_json(kind: type, path: Path) -> Any:
 
 
 def _upgraded(data: Any, path: Path, renamed: dict[str, str]) -> Any:
-    """Data with the field names of this version; `renamed` collects what changed."""
+    """Rename the fields of 0.1 in data; `renamed` collects what changed."""
     if isinstance(data, list):
         return [_upgraded(item, path, renamed) for item in data]
     if not isinstance(data, dict):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dilax.runtime.download import download
+from dilax.runtime.files import user_cache
 
 CACHE_VARIABLE = "DILAX_CACHE"
 
@@ -70,22 +71,19 @@ PUBLISHED = {
 
 
 def cache_folder() -> Path:
-    """The folder that keeps downloaded weights.
+    """Return the folder of downloaded weights.
 
     It is `weights` in the folder that the environment variable `DILAX_CACHE` names, or
-    else in `dilax` in the user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`).
+    else in dilax's own cache (see `user_cache`).
     """
     root = os.environ.get(CACHE_VARIABLE)
-    if root:
-        return Path(root).expanduser() / "weights"
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "dilax" / "weights"
+    return Path(root).expanduser() / "weights" if root else user_cache("weights")
 
 
 def weights_path(source: str | Path) -> Path:
-    """The path of a file, or where the file that has this name in `PUBLISHED` is kept.
+    """Return the path of a file, or the cached path of published weights.
 
-    Nothing is downloaded. A file that has the name of a published one is `./vgg16`.
+    Nothing is downloaded. For a file of your own with a published name, give `./vgg16`.
 
     Example:
         >>> weights_path("vgg16").name
@@ -99,19 +97,19 @@ def weights_path(source: str | Path) -> Path:
 
 
 def fetch_weights(name: str) -> Path:
-    """The file of published weights, from the cache folder or downloaded into it.
+    """Return the file of published weights; download it unless it is in the cache.
 
-    An interrupted download goes on where it ended. The checksum of a file that is
-    already there is verified as well, whoever put it there.
+    An interrupted download resumes. The checksum is also verified if the file was in
+    the cache already.
 
     Args:
         name: of `PUBLISHED`.
 
     Raises:
-        ValueError: if no weights have this name, the server does not give the file, it
-            is not the published one, or another process is downloading it.
-        OSError: if the server cannot be reached or the disk is full. Messages name the
-            address, and the place to put the file by hand.
+        ValueError: if no weights have this name, the file is not the published one, or
+            another process is downloading it.
+        OSError: if the server refuses the file or cannot be reached, or the disk is
+            full. Messages name the address, and where to save the file by hand.
 
     Example:
         >>> fetch_weights("vgg17")
@@ -136,12 +134,12 @@ def fetch_weights(name: str) -> Path:
 
 
 def _verify(file: Path, published: Published) -> None:
-    """Compares a file with the published checksum, or with what is known of it."""
+    """Compare a file with the published checksum, or with its first digits."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, published.algorithm).hexdigest()
     if not found.startswith(published.digest):
         raise ValueError(
-            f"{file}: is not the file that {published.url} is known to be: its "
+            f"{file}: is not the file that {published.url} should be: its "
             f"{published.algorithm} is {found}, and {published.digest} is published. "
             "Delete it and start again to download it. A path instead of a name, "
             "--config.init=FILE, loads a file without this check"
@@ -149,9 +147,9 @@ def _verify(file: Path, published: Published) -> None:
 
 
 def _by_hand(name: str) -> str:
-    """How to go without a connection."""
+    """Explain how to do without a connection."""
     return (
         f"Without a connection, download {PUBLISHED[name].url} on another machine and "
         f"save it as {weights_path(name)} ({CACHE_VARIABLE} names another cache "
-        "folder), or give a file that is there, --config.init=FILE"
+        "folder), or give a file that you have, --config.init=FILE"
     )
