@@ -233,3 +233,15 @@ def test_a_step_takes_the_rate_of_its_batch():
     ]
     for ours, theirs in zip(*map(jax.tree.leaves, moves), strict=True):
         np.testing.assert_allclose(ours, 2 * theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_layers_with_rate_zero_take_no_gradient():
+    rates = dataclasses.replace(SGD, lr_multipliers=(("front_end/", 0.0),))
+    stage = dataclasses.replace(_stage(), optimizer=rates)
+    before, after, metrics = _step(stage, NO_DROPOUT)
+    changed = {name for name in before if not _equal(before[name], after[name])}
+    assert changed == {"context"}
+    _, _, context = _step(_stage(trains="context"), NO_DROPOUT)
+    np.testing.assert_allclose(
+        metrics["gradient_norm"], context["gradient_norm"], rtol=1e-5
+    )

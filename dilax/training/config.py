@@ -32,7 +32,8 @@ class OptimizerConfig:
         lr_multipliers: (layer, multiplier) pairs: the learning rate of layers relative
             to the others, such as `(("final", 10.0),)` for a layer that does not start
             from trained weights. A layer is the beginning of a name, or a glob; a
-            parameter that several pairs name is multiplied by all of them.
+            parameter that several pairs name is multiplied by all of them. Layers with
+            multiplier 0 are frozen, and no gradient is computed for them.
         schedule: `"step"` multiplies by the factors at `milestones`; `"poly"` goes to
             zero with power 0.9; `"cosine"` goes to zero along a half cosine.
         milestones: (step, factor) pairs of `"step"`.

@@ -94,6 +94,22 @@ def build_optimizer(
     return optax.chain(clip, rule, optax.scale(-1.0))
 
 
+def detach_frozen(config: OptimizerConfig, params: Any) -> Any:
+    """Return the parameters; those whose learning rate is zero pass on no gradient.
+
+    The backward pass then ends above the first layers, if it is they that are frozen.
+    """
+    for layer, multiplier in config.lr_multipliers:
+        if multiplier == 0:
+            frozen = _where(functools.partial(matches_layer, layer))(params)
+            params = jax.tree.map(
+                lambda leaf, stop: jax.lax.stop_gradient(leaf) if stop else leaf,
+                params,
+                frozen,
+            )
+    return params
+
+
 def _where(test: Callable[[str], bool]) -> Callable[[Any], Any]:
     """Return a mask for optax: parameters whose name, `module/layer/leaf`, passes."""
 

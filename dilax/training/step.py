@@ -14,7 +14,12 @@ from dilax.runtime import jit
 from dilax.runtime.row_shards import row_shards
 from dilax.training.config import StageConfig
 from dilax.training.losses import loss_sum
-from dilax.training.optimizer import build_optimizer, build_schedule, scale_to_batch
+from dilax.training.optimizer import (
+    build_optimizer,
+    build_schedule,
+    detach_frozen,
+    scale_to_batch,
+)
 from dilax.training.sharding import Placement
 from dilax.training.stage_crf import Params, rnn_logits
 
@@ -171,6 +176,7 @@ def _part_loss(
     """
 
     def loss(trained, frozen, part, key, class_weights):
+        trained = detach_frozen(stage.optimizer, trained)
         params, images, labels = {**frozen, **trained}, part["image"], part["label"]
         shards, inputs = None, images
         if placement and (shards := placement.shards()):
