@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilax.data import DATASETS, colour_map
+from dilax.data import DATASETS, colour_map, distinct_colours
 
 ROAD_SCENE = {
     "Building": (128, 0, 0),
@@ -100,3 +100,14 @@ def test_real_voc_masks_have_our_palette(real_data):
     masks = real_data / "VOCdevkit/VOC2012/SegmentationClass"
     with Image.open(next(masks.iterdir())) as file:
         assert file.getpalette() == list(np.ravel(colour_map(256)))
+
+
+def test_distinct_colours_are_further_apart_than_a_data_set_s():
+    def nearest(colours):
+        a = np.array(colours, float)
+        away = np.linalg.norm(a[:, None] - a[None], axis=-1)
+        return (away + 1e9 * np.eye(len(a))).min()
+
+    ours = distinct_colours(11)
+    assert len(set(ours)) == 11 and ours == distinct_colours(30)[:11]
+    assert nearest(ours) > 100 > nearest(DATASETS["camvid"].palette)

@@ -100,7 +100,7 @@ def test_a_folder_is_predicted_but_for_the_image_that_is_broken(tmp_path, colour
     (source / "b.jpg").write_text("not a picture")
     [message] = predict_files(colours, source, output)
     assert str(source / "b.jpg") in message
-    written = ["a.png", "a_overlay.png", "c.png", "c_overlay.png"]
+    written = ["a.png", "a_overlay.png", "c.png", "c_overlay.png", "legend.png"]
     assert sorted(p.name for p in output.iterdir()) == written
     np.testing.assert_array_equal(_read(output / "a.png"), np.full((4, 6), 2))
     np.testing.assert_array_equal(_read(output / "c.png"), np.full((3, 70), 1))
@@ -129,7 +129,7 @@ def test_no_prediction_overwrites_another(tmp_path, colours, names):
     _save(tmp_path / names[0], _fill(RED))
     _save(tmp_path / names[1], _fill(GREEN))
     assert predict_files(colours, tmp_path, tmp_path / "out") == []
-    assert len({p.name.casefold() for p in (tmp_path / "out").iterdir()}) == 4
+    assert len({p.name.casefold() for p in (tmp_path / "out").iterdir()}) == 5
     for name, label in zip(names, (2, 1), strict=True):
         assert (_read(tmp_path / "out" / f"{name}.png") == label).all()
 

@@ -1,5 +1,6 @@
 """Whole folders: outputs, resuming, and what goes wrong on the way."""
 
+import dataclasses
 import threading
 import time
 
@@ -10,7 +11,7 @@ from PIL import Image
 from telling import largest_channel
 
 from dilax.data import colour_map
-from dilax.inference import OUTPUTS, Outcome, jobs, predict_photos
+from dilax.inference import OUTPUTS, Predictor, jobs, predict_photos
 from dilax.inference.jobs import is_whole, progress
 from dilax.inference.photos import save_bands
 from dilax.inference.workers import Memory, Task, ahead, run_tasks
@@ -33,7 +34,8 @@ def _read(path):
 
 
 def _below(folder):
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return files - {"legend.png"}
 
 
 @pytest.fixture
@@ -46,9 +48,43 @@ def photos(tmp_path):
     return unpacked(tmp_path / "in", files)
 
 
+def test_a_legend_names_the_colours_of_pictures(tmp_path, predictor):
+    images = unpacked(tmp_path / "in", {"legend.png": encoded(_fill(RED))})
+    out = tmp_path / "out"
+    assert predict_photos(predictor, images, out).pixels == {2: 24}
+    assert _read(out / "legend.png").shape == (4, 6)  # the prediction
+    rows = _read(out / "legend_of_classes.png")
+    for i, colour in enumerate(colour_map(3)):
+        assert (rows[4 + 24 * i + 12, 20] == colour).all()
+    predict_photos(predictor, images, tmp_path / "ids", outputs=["labels"])
+    assert [p.name for p in (tmp_path / "ids").iterdir()] == ["legend.png"]
+
+
+def test_large_photographs_are_reduced_to_the_training_images_size(
+    tmp_path, predictor, capfd
+):
+    """Stripes of one pixel vanish, as they would in the images of the data set."""
+    spec = dataclasses.replace(predictor.spec, image_size=(10, 15))
+    image = np.concatenate([_fill(GREEN, (40, 30)), _fill(RED, (40, 30))], 1)
+    image[::8] = BLUE
+    images = unpacked(tmp_path / "in", {"a.png": encoded(image)})
+    found = {}
+    for resize in (True, False):
+        own = Predictor(predictor.model, predictor.params, spec, resize=resize)
+        assert own.reduction(image.shape) == (0.25 if resize else 1)
+        assert own.reduction((12, 19, 3)) == 1  # about as large: left alone
+        predict_photos(own, images, tmp_path / f"{resize}")
+        found[resize] = _read(tmp_path / f"{resize}" / "a.png")
+        told = "60x40 pixels are reduced to 15x10" in capfd.readouterr().err
+        assert told is resize
+    assert found[True].shape == found[False].shape == (40, 60)
+    assert (found[False][::8] == 0).all() and (found[True] > 0).all()
+    assert (found[True][:, 40:] == 2).all() and (found[True][:, :20] == 1).all()
+
+
 def test_sub_folders_are_kept(tmp_path, photos, predictor):
     outcome = predict_photos(predictor, photos, tmp_path / "out")
-    assert outcome == Outcome(3, 0, [])
+    assert outcome[:3] == (3, 0, [])
     assert _below(tmp_path / "out") == {
         f"{name}{end}"
         for name in ("a", "x/a", "x/y/ü ß")
@@ -117,10 +153,10 @@ def test_what_is_there_whole_is_skipped_and_the_rest_made(tmp_path, photos, pred
     content = half.read_bytes()
     half.write_bytes(content[:-7])
     (output / "x/y/ü ß_overlay.png").unlink()
-    assert predict_photos(predictor, photos, output) == Outcome(2, 1, [])
+    assert predict_photos(predictor, photos, output)[:3] == (2, 1, [])
     assert (_read(whole) == 9).all()
     assert half.read_bytes() == content
-    assert predict_photos(predictor, photos, output) == Outcome(0, 3, [])
+    assert predict_photos(predictor, photos, output)[:3] == (0, 3, [])
     assert predict_photos(predictor, photos, output, overwrite=True).written == 3
     assert (_read(whole) == 2).all()
 
@@ -186,7 +222,7 @@ def test_a_full_disk_stops_the_job_and_leaves_what_was_written(
     assert _below(output) == {"a.png", "a_overlay.png"}
     assert (_read(output / "a.png") == 2).all()
     monkeypatch.setattr(jobs, "save_image", real)
-    assert predict_photos(predictor, photos, output) == Outcome(2, 1, [])
+    assert predict_photos(predictor, photos, output)[:3] == (2, 1, [])
 
 
 def test_an_interruption_leaves_whole_files_alone(
@@ -266,7 +302,7 @@ def test_images_are_read_while_others_are_written(predictor):
         order.append((i, int(labels[0, 0])))
 
     outcome = run_tasks(predictor, tasks(), Memory(), progress(3))
-    assert outcome == Outcome(3, 0, [])
+    assert outcome[:3] == (3, 0, [])
     assert order == [(0, 2), (1, 1), (2, 1)]
 
 

@@ -22,7 +22,7 @@ RADIUS = 4
 def _cells(predictor, image):
     """The joined probabilities at the network's own resolution."""
     seen = predictor._cell_bands(
-        [image], View(1.0), predictor._run_tiles, predictor._plan
+        [image], [View(1.0)], predictor._run_tiles, predictor._plan
     )
     return np.concatenate(list(next(seen)))
 

@@ -10,7 +10,7 @@ from PIL import Image
 from telling import largest_channel
 
 from dilax.data import colour_map
-from dilax.inference import Outcome, predict_video
+from dilax.inference import predict_video
 from dilax.inference.video import Source
 
 av = pytest.importorskip("av", reason="reads and writes videos")
@@ -57,7 +57,7 @@ def _frames(path, form):
 
 def test_label_videos_hold_the_ids_at_the_source_s_times(tmp_path, video, predictor):
     outcome = predict_video(predictor, video, tmp_path / "out", outputs=["labels"])
-    assert outcome == Outcome(5, 0, [])
+    assert outcome[:3] == (5, 0, [])
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["drive é_labels.mkv"]
     frames = _frames(tmp_path / "out" / "drive é_labels.mkv", "gray")
     assert [time for time, _ in frames] == [t / 10 for t in TIMES]
@@ -83,7 +83,7 @@ def test_frames_become_pictures_and_a_stopped_job_goes_on(tmp_path, video, predi
     outputs = ["labels", "probabilities"]
     options = {"outputs": outputs, "frames": True}
     outcome = predict_video(predictor, video, tmp_path, **options)
-    assert outcome == Outcome(5, 0, [])
+    assert outcome[:3] == (5, 0, [])
     folder = tmp_path / "drive é"
     assert len(list(folder.iterdir())) == 10
     for index in range(5):
@@ -93,7 +93,7 @@ def test_frames_become_pictures_and_a_stopped_job_goes_on(tmp_path, video, predi
         assert (archive["probabilities"].argmax(-1) == _labels(4)).all()
     (folder / "000002.png").unlink()
     (folder / "000004_probabilities.npz").write_bytes(b"half")
-    assert predict_video(predictor, video, tmp_path, **options) == Outcome(2, 3, [])
+    assert predict_video(predictor, video, tmp_path, **options)[:3] == (2, 3, [])
 
 
 def test_a_video_that_is_there_is_skipped(tmp_path, video, predictor):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from dilax.data import DatasetSpec
+from dilax.data import DatasetSpec, distinct_colours
 from dilax.evaluation import Scores, boundary_table, evaluate, stage_table
 from dilax.inference import (
     Predictor,
@@ -238,13 +238,21 @@ def _predict(values: Any) -> None:
         "max_pixels": values.max_pixels,
     }
     source = Path(values.input).expanduser()
-    predictor = predictor_of(values, 1)
+    predictor = predictor_of(values, 1, resize=values.resize)
+    if values.palette == "distinct":
+        spec = predictor.spec
+        palette = distinct_colours(spec.num_classes)
+        predictor.spec = dataclasses.replace(spec, palette=palette)
     if is_video(source):
         options["frames"] = values.frames
         done = predict_video(predictor, source, output, **options)
     else:
         done = predict_photos(predictor, values.input, output, **options)
     print(f"{done.written} predicted: {output}")
+    if total := sum(done.pixels.values()):
+        largest = sorted(done.pixels.items(), key=lambda item: -item[1])
+        shares = (f"{predictor.spec.classes[i]} {n / total:.1%}" for i, n in largest)
+        print(f"pixels: {', '.join(shares)}")
     if done.skipped:
         print(f"{done.skipped} were there already; --overwrite predicts them anew")
     if done.problems:
@@ -314,7 +322,7 @@ def output_of(values: Any, name: str) -> Path:
     return Path(values.output or folder / name).expanduser()
 
 
-def predictor_of(values: Any, batch_size: int) -> Predictor:
+def predictor_of(values: Any, batch_size: int, **options: Any) -> Predictor:
     try:
         scales = tuple(map(float, values.scales))
     except ValueError as error:
@@ -328,6 +336,7 @@ def predictor_of(values: Any, batch_size: int) -> Predictor:
         scales=scales,
         mirror=values.mirror,
         rows=values.rows,
+        **options,
     )
 
 

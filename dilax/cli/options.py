@@ -157,6 +157,20 @@ OPTIONS = {
         "one device cannot hold.",
         least=1,
     ),
+    "resize": Option(
+        flags.DEFINE_bool,
+        True,
+        ("predict",),
+        "Reduce photographs that are much larger than the data set's images to their "
+        "size before predicting; the label maps have the photographs' size.",
+    ),
+    "palette": Option(
+        flags.DEFINE_enum,
+        "own",
+        ("predict",),
+        "own: the data set's colours. distinct: colours as different as possible.",
+        choices=("own", "distinct"),
+    ),
     "competition": Option(
         flags.DEFINE_enum,
         "comp6",

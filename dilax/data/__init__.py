@@ -4,7 +4,7 @@ from dilax.data.pipeline import Reading, in_order, training_batches
 from dilax.data.pixels import read_pixels
 from dilax.data.scenes import Scenes
 from dilax.data.source import Chosen, evenly_spread, open_source
-from dilax.data.spec import DATASETS, DatasetSpec, colour_map
+from dilax.data.spec import DATASETS, DatasetSpec, colour_map, distinct_colours
 from dilax.data.survey import survey_folder
 from dilax.data.transforms import (
     Augmentation,
@@ -26,6 +26,7 @@ __all__ = [
     "Reading",
     "Scenes",
     "colour_map",
+    "distinct_colours",
     "evenly_spread",
     "in_order",
     "open_source",

@@ -37,6 +37,8 @@ class DatasetSpec:
         void_colours: colours of unlabelled pixels in masks that are colour images; all
             other colours of a mask are in the palette.
         colour_masks: whether the masks of a folder are colour images.
+        image_size: (height, width) of typical images of the data set, if it consists of
+            photographs; `Predictor` reduces much larger ones to this size.
 
     Example:
         >>> voc = DATASETS["voc"]
@@ -58,6 +60,7 @@ class DatasetSpec:
     context_layers: int = 0
     void_colours: tuple[RGB, ...] = ()
     colour_masks: bool = False
+    image_size: tuple[int, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -120,6 +123,29 @@ def colour_map(count: int) -> tuple[RGB, ...]:
     return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
 
 
+def distinct_colours(count: int) -> tuple[RGB, ...]:
+    """The first `count` of a series of colours, each as unlike the earlier as can be.
+
+    Example:
+        >>> distinct_colours(2)
+        ((255, 0, 0), (0, 255, 255))
+    """
+    levels = np.linspace(0, 255, 6)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1)
+    colours = colours.reshape(-1, 3)
+    lightness = colours @ [0.3, 0.6, 0.1]  # neither black nor white, as in photographs
+    colours = colours[(lightness > 50) & (lightness < 215)]
+    chosen = [colours.tolist().index([255, 0, 0])]
+    distance = np.full(len(colours), np.inf)
+    for _ in range(count - 1):
+        red = (colours[:, 0] + colours[chosen[-1], 0]) / 512  # the "redmean" distance
+        weights = np.stack([2 + red, np.full_like(red, 4), 3 - red], -1)
+        away = (weights * (colours - colours[chosen[-1]]) ** 2).sum(-1)
+        distance = np.minimum(distance, away)
+        chosen.append(int(distance.argmax()))
+    return tuple((int(r), int(g), int(b)) for r, g, b in colours[chosen[:count]])
+
+
 def ids_of_colours(image: np.ndarray, ids: Mapping[RGB, int], name: str) -> np.ndarray:
     """(h, w, 3) uint8 colours → (h, w) uint8 ids.
 
@@ -160,6 +186,7 @@ VOC = DatasetSpec(
         *(("train_aug", 10582), ("test", 1456)),
     ),
     context_layers=8,
+    image_size=(375, 500),
 )
 
 # COCO's images with VOC's classes, so that networks can be trained on both (§5).
@@ -189,6 +216,7 @@ CAMVID = DatasetSpec(
     label_map=(*((disk, i) for i, (_, _, disk) in enumerate(_ROAD_SCENE)), (11, 255)),
     splits=(("train", 367), ("val", 101), ("test", 233)),
     context_layers=8,
+    image_size=(480, 640),
 )
 
 KITTI = dataclasses.replace(
@@ -199,6 +227,7 @@ KITTI = dataclasses.replace(
     label_map=(),
     splits=(("train", 100), ("test", 46)),
     context_layers=7,
+    image_size=(375, 1242),
     void_colours=((0, 0, 0),),
 )
 
@@ -242,6 +271,7 @@ CITYSCAPES = DatasetSpec(
     ),
     splits=(("train", 2975), ("val", 500), ("test", 1525)),
     context_layers=10,
+    image_size=(1024, 2048),
 )
 
 SCENES = DatasetSpec(

@@ -83,13 +83,17 @@ def check_image(image: np.ndarray, channels: int) -> None:
 
 
 def cell_bands(
-    images: Sequence[np.ndarray], view: View, plan: Plan, run: Any, batch_size: int
+    images: Sequence[np.ndarray],
+    views: Sequence[View],
+    plan: Plan,
+    run: Any,
+    batch_size: int,
 ) -> Iterator[Iterator[np.ndarray]]:
     """Bands of cells (rows, columns, k) of each image, from top to bottom.
 
     Args:
         images: of any sizes; their tiles share batches.
-        view: of them.
+        views: one of each.
         plan: size of what the network sees → grid of its tiles.
         run: tiles (b, h, w, c) → outputs (b, h', w', k).
         batch_size: tiles that run together.
@@ -97,9 +101,13 @@ def cell_bands(
     Yields:
         An iterator for each image, to be used up before the next one's.
     """
-    grids = [plan(scaled_size(image.shape, view.scale)) for image in images]
+    grids = [
+        plan(scaled_size(image.shape, view.scale))
+        for image, view in zip(images, views, strict=True)
+    ]
     tiles = itertools.chain.from_iterable(
-        grid.cut(view.of(image)) for image, grid in zip(images, grids, strict=True)
+        grid.cut(view.of(image))
+        for image, view, grid in zip(images, views, grids, strict=True)
     )
     fill = len({g.tile for g in grids}) == 1 == len({i.dtype for i in images})
     outputs = in_batches(run, tiles, batch_size, fill)

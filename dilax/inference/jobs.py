@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from dilax.inference.photos import (
     any_size,
     colour_bands,
     count_pixels,
+    legend,
     overlay_bands,
     palette_image,
     read_photo,
@@ -34,7 +35,7 @@ from dilax.inference.photos import (
 )
 from dilax.inference.predictor import Predictor
 from dilax.inference.workers import Memory, Outcome, Task, run_tasks
-from dilax.runtime.processes import own_share
+from dilax.runtime.processes import is_writer, own_share
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
@@ -176,7 +177,8 @@ def predict_photos(
         source: see `find_photos`.
         output: folder to write to; it is created.
         outputs: some of `"labels"` (palette PNG of class ids), `"overlay"`, `"colour"`
-            and `"probabilities"` (`.npz`, (h, w, k) float32).
+            and `"probabilities"` (`.npz`, (h, w, k) float32). A `legend.png` comes with
+            pictures in class colours.
         overwrite: predict images again whose files are complete.
         max_pixels: larger images are not read, but reported.
 
@@ -197,7 +199,7 @@ def predict_photos(
         ...     Image.new("RGB", (9, 7)).save(f"{folder}/cat.jpg")
         ...     outcome = predict_photos(predictor, folder, Path(folder, "labels"))
         ...     sorted(path.name for path in Path(folder, "labels").iterdir())
-        ['cat.png', 'cat_overlay.png']
+        ['cat.png', 'cat_overlay.png', 'legend.png']
     """
     check_outputs(outputs, list(OUTPUTS))
     jobs = own_share(plan_jobs(find_photos(source, output), output, outputs))
@@ -208,7 +210,30 @@ def predict_photos(
     tasks = _tasks(missing, predictor.spec, memory, max_pixels)
     with any_size(), progress(len(jobs), skipped) as bar:
         outcome = run_tasks(predictor, tasks, memory, bar)
+    files = {_key(f) for job in jobs for f in (*job.files.values(), job.photo.file)}
+    write_legend(predictor.spec, output, outputs, files)
     return outcome._replace(skipped=skipped)
+
+
+def write_legend(
+    spec: DatasetSpec,
+    output: Path,
+    outputs: Sequence[str],
+    files: Collection[str] = (),
+) -> None:
+    """Write `legend.png` (or `legend_of_classes.png`) beside pictures in class colours.
+
+    Args:
+        spec: classes and palette.
+        output: the folder.
+        outputs: what was written of each image.
+        files: paths, lower case, that are taken.
+    """
+    if is_writer() and {"overlay", "colour"} & set(outputs):
+        path = output / "legend.png"
+        if _key(path) in files:
+            path = output / "legend_of_classes.png"
+        save_image(legend(spec), path)
 
 
 def _tasks(
@@ -331,5 +356,5 @@ def named(place: Path, outputs: Sequence[str]) -> dict[str, Path]:
     return {o: place.with_name(place.name + OUTPUTS[o]) for o in outputs}
 
 
-def _key(path: Path) -> str:
-    return str(path.resolve()).casefold()
+def _key(path: Path | bytes) -> str:
+    return "" if isinstance(path, bytes) else str(path.resolve()).casefold()

@@ -10,6 +10,7 @@ one compressed stream may be divided among any number of them (ISO/IEC 15948, §
 
 import contextlib
 import io
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dilax.data import DatasetSpec, read_pixels
 from dilax.data.pixels import as_uint8
@@ -254,6 +255,27 @@ def overlay(
     """
     bands = overlay_bands(image, labels, spec, opacity)
     return Image.fromarray(np.concatenate(list(bands)))
+
+
+def legend(spec: DatasetSpec) -> Image.Image:
+    """Return a picture of the classes' colours and names, one per row.
+
+    Example:
+        >>> from dilax.data import DATASETS
+        >>> picture = legend(DATASETS["camvid"])
+        >>> picture.height, picture.getpixel((12, 12))
+        (272, (128, 0, 0))
+    """
+    font, row = ImageFont.load_default(16), 24
+    wide = max(font.getlength(name) for name in spec.classes)
+    size = (math.ceil(wide) + 52, row * spec.num_classes + 8)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for i, name in enumerate(spec.classes):
+        y = 4 + i * row
+        draw.rectangle((8, y + 3, 36, y + row - 4), spec.palette[i], outline="grey")
+        draw.text((44, y + row / 2), name, "black", font, anchor="lm")
+    return picture
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

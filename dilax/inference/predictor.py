@@ -7,6 +7,7 @@ constant per pixel, to which its softmax is invariant.
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -115,6 +116,9 @@ class Predictor:
             images in every mode.
         rows: devices over which the rows of each tile's maps are divided, for tiles (or
             with `"whole"`, images) that do not fit on one device.
+        resize: reduce images that are more than 1.3 times as large as
+            `spec.image_size` to its area first, as networks know objects at the size
+            that they have in the images of the data set; see `reduction`.
 
     Raises:
         ValueError: if an argument is not among what is allowed or a tile is not larger
@@ -147,12 +151,14 @@ class Predictor:
         overlap: float = 0.25,
         crf: CRF | None = None,
         rows: int = 1,
+        resize: bool = True,
     ):
         _check_arguments(mode, scales)
         self.model, self.spec = model, spec
         self._mesh = row_mesh(rows) if rows != 1 else None
         self.params = self._placed(params)
         self.batch_size, self.mode, self.overlap = batch_size, mode, overlap
+        self.resize = resize
         sides = (False, True) if mirror else (False,)
         self.views = [View(spec.scale * s, m) for s in scales for m in sides]
         # Blending uses the cells before the network's own upsampling, 64 times fewer;
@@ -230,8 +236,8 @@ class Predictor:
             full_tiles: yield the cells of whole tiles; those of the image are at the
                 upper left, the others see its reflection.
         """
-        view = View(self.spec.scale)
-        every = self._cell_bands(images, view, self._run_maps, self._plan_protocol)
+        views = [View(self.spec.scale)] * len(images)
+        every = self._cell_bands(images, views, self._run_maps, self._plan_protocol)
         for image, bands in zip(images, every, strict=True):
             rows, columns = self.map_size(image.shape, full_tiles)
             yield np.concatenate(list(bands))[:rows, :columns]
@@ -246,6 +252,24 @@ class Predictor:
         grid = self._plan_protocol(size)
         inner = [(t - 2 * grid.margin) // stride for t in grid.tile]
         return grid.rows * inner[0], grid.columns * inner[1]
+
+    def reduction(self, shape: tuple[int, ...]) -> float:
+        """Return the factor by which an image (h, w, …) is reduced first; else 1.
+
+        Example:
+            >>> import dilax
+            >>> predictor = dilax.Predictor(*dilax.pretrained("camvid"))
+            >>> predictor.reduction((720, 960, 3)), predictor.reduction((360, 480, 3))
+            (0.5, 1.0)
+        """
+        if not self.resize or self.spec.image_size is None:
+            return 1.0
+        usual, pixels = math.prod(self.spec.image_size), math.prod(shape[:2])
+        factor = math.sqrt(usual / max(1, pixels))
+        return factor if factor < 1 / 1.3 else 1.0
+
+    def _view_of(self, view: View, image: np.ndarray) -> View:
+        return view._replace(scale=view.scale * self.reduction(image.shape))
 
     def _plan_protocol(self, size: tuple[int, int]) -> TileGrid:
         tile = None if self.mode == "whole" else self.spec.tile
@@ -281,20 +305,24 @@ class Predictor:
         self, images: Sequence[np.ndarray], read: Any
     ) -> Iterator[Iterator[np.ndarray]]:
         run, plan = self._run_tiles, self._plan
-        seen = [self._cell_bands(images, view, run, plan) for view in self.views]
-        for image, *cells in zip(images, *seen, strict=True):
+        views = [[self._view_of(view, i) for i in images] for view in self.views]
+        seen = [self._cell_bands(images, each, run, plan) for each in views]
+        views_of_images = zip(*views, strict=True)
+        for image, own, *cells in zip(images, views_of_images, *seen, strict=True):
             placings = [
                 place(image.shape, v.scale, self._stride, self._logits, v.mirrored)
-                for v in self.views
+                for v in own
             ]
             rows = map(CellRows, cells)
             yield pixel_bands(list(zip(rows, placings, strict=True)), read)
 
-    def _cell_bands(self, images: Sequence[np.ndarray], view: View, network, plan):
+    def _cell_bands(
+        self, images: Sequence[np.ndarray], views: Sequence[View], network, plan
+    ):
         for image in images:
             check_image(image, len(self.spec.mean))
         run = functools.partial(network, self.params)
-        return cell_bands(images, view, plan, run, self.batch_size)
+        return cell_bands(images, views, plan, run, self.batch_size)
 
     def _tile_cells(self, params, tiles):
         x = subtract_mean(tiles, self.spec.mean)

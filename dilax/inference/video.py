@@ -24,6 +24,7 @@ from dilax.inference.jobs import (
     picture_bands,
     progress,
     save_pictures,
+    write_legend,
 )
 from dilax.inference.photos import MAX_PIXELS
 from dilax.inference.predictor import Predictor
@@ -237,8 +238,8 @@ def predict_video(
         ...         stream = video.add_stream("ffv1", 10, width=16, height=16)
         ...         video.mux(stream.encode(black.reformat(format="bgr0")))
         ...         video.mux(stream.encode())
-        ...     predict_video(predictor, Path(folder, "drive.mkv"), Path(folder))
-        Outcome(written=1, skipped=0, problems=[])
+        ...     predict_video(predictor, Path(folder, "drive.mkv"), Path(folder))[:3]
+        (1, 0, [])
     """
     check_outputs(outputs, list(OUTPUTS if frames else VIDEO_OUTPUTS))
     if len(predictor.spec.mean) != 3:
@@ -247,7 +248,9 @@ def predict_video(
         check_writable(output)
         write = _pictures if frames else _videos
         place = output / source.stem
-        return write(predictor, video, place, outputs, overwrite)
+        outcome = write(predictor, video, place, outputs, overwrite)
+    write_legend(predictor.spec, output, outputs)
+    return outcome
 
 
 def _pictures(

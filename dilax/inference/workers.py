@@ -5,6 +5,8 @@ of any size share a limited amount of memory; a very large one has it alone.
 """
 
 import contextlib
+import math
+import sys
 import threading
 import zipfile
 from collections import deque
@@ -16,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from dilax.data import scaled_size
 from dilax.inference.predictor import Predictor
 from dilax.runtime.files import whole_or_not_at_all
 
@@ -31,6 +34,7 @@ class Outcome(NamedTuple):
         written: number of predicted images.
         skipped: number of images whose files already existed.
         problems: one message per image that could not be read.
+        pixels: class → the number of its pixels in the written predictions.
 
     Example:
         >>> Outcome(written=2, skipped=1, problems=[]).written
@@ -40,6 +44,7 @@ class Outcome(NamedTuple):
     written: int
     skipped: int
     problems: list[str]
+    pixels: dict[int, int] = {}
 
 
 class Task(NamedTuple):
@@ -125,18 +130,33 @@ def run_tasks(
         OSError: if something cannot be written; files that were written before stay.
     """
     written, skipped, problems = 0, 0, []
+    pixels, reduced = np.zeros(256, np.int64), False
     with contextlib.closing(ahead(tasks)) as coming, memory, _Writer(memory) as writer:
         for task in coming:
             if isinstance(task.image, np.ndarray):
+                if not reduced and predictor.reduction(task.image.shape) < 1:
+                    reduced = True
+                    bar.write(_about_reduction(predictor, task.image), sys.stderr)
                 labels = predict_labels(predictor, task.image, task.archive, bar)
                 writer.submit(task, labels)
+                pixels += np.bincount(labels.ravel(), minlength=256)
                 written += 1
                 continue
             memory.leave(task.pixels)
             bar.update()
             skipped += task.image is None
             problems += [] if task.image is None else [str(task.image)]
-    return Outcome(written, skipped, problems)
+    counts = {int(i): int(pixels[i]) for i in pixels.nonzero()[0]}
+    return Outcome(written, skipped, problems, counts)
+
+
+def _about_reduction(predictor: Predictor, image: np.ndarray) -> str:
+    height, width = scaled_size(image.shape, predictor.reduction(image.shape))
+    return (
+        f"images of {image.shape[1]}x{image.shape[0]} pixels are reduced to "
+        f"{width}x{height}, about the size of {predictor.spec.name}'s; --resize=false "
+        "predicts them as they are"
+    )
 
 
 class _Writer:
@@ -197,7 +217,8 @@ def predict_labels(
             labels[y : y + len(part)] = part
             y += len(part)
             if bar is not None:
-                bar.update(len(part) / len(labels))
+                left = (bar.total or math.inf) - bar.n
+                bar.update(min(len(part) / len(labels), left))
     return labels
 
 

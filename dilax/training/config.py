@@ -332,6 +332,8 @@ def build_spec(config: Config) -> DatasetSpec:
         ).spec
     else:
         spec = DATASETS[data.dataset]
+    if data.dataset == "camvid" and data.variant != "original":
+        spec = dataclasses.replace(spec, image_size=(360, 480))
     pads = config.model.padding != "valid" or config.model.network != "front_end"
     own = None if pads else spec.tile
     return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)

@@ -65,7 +65,9 @@ def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
     """Refuses to mix the images or classes of two data sets in one run."""
     before = json.loads((workdir / "data.json").read_text("utf-8"))
     now = json.loads(json.dumps(fingerprint(sources)))
-    if from_json(DatasetSpec, workdir / "spec.json") != spec or before != now:
+    stored = from_json(DatasetSpec, workdir / "spec.json")
+    stored = dataclasses.replace(stored, image_size=spec.image_size)
+    if stored != spec or before != now:
         raise ValueError(
             f"{workdir}: this run began on other images or classes ({before} there, "
             f"{now} here); give the --data_dir of then, or another --workdir"
