@@ -197,12 +197,14 @@ def test_the_command_describes_rates(capsys, tmp_path):
 
 def test_the_command_describes_networks(capsys):
     text = _output(capsys, "--network=dilation8_camvid")
-    assert "front end: 380 x 380, stride 8, cell 0 is centred on 3.5" in text
-    assert "in cells: 67 x 67, stride 1, cell 0 is centred on 0" in text
-    assert f"network: {380 + 66 * 8} x" in text
-    assert "stride 8, cell 0 is centred on 0" in _output(
-        capsys, "--network=resnet101_duc"
+    assert (
+        "front end: 380 x 380 pixels, a score every 8, the first centred on pixel 3.5"
+        in text
     )
+    assert "context module: 67 x 67 scores of the front end" in text
+    assert f"network: {380 + 66 * 8} x" in text
+    resnet = _output(capsys, "--network=resnet101_duc")
+    assert "a score every 8, the first centred on pixel 0" in resnet
 
 
 @pytest.mark.slow
@@ -212,7 +214,7 @@ def test_the_command_measures_a_run(capsys, tmp_path):
     dilax.train(config, tmp_path / "run")
     heat = tmp_path / "heat.png"
     text = _output(capsys, "--run", tmp_path / "run", "--picture", heat)
-    assert "front end: 4 x 4, stride 2" in text
+    assert "front end: 4 x 4 pixels, a score every 2" in text
     share, side = re.search(r"(\d+)% within (\d+) x", text).groups()
     assert (share, int(side) <= 5) == ("95", True)
     assert heat.exists()

@@ -5,8 +5,6 @@ page's style sheet, so that a chart follows its light or dark theme. Text stays 
 """
 
 import io
-import itertools
-import math
 import re
 from collections.abc import Callable, Sequence
 from html import escape
@@ -39,7 +37,7 @@ _STYLE: Any = {
 
 
 class Line(NamedTuple):
-    """A labelled series of values over steps; a final score is a single point."""
+    """The values of a stage over the steps; `final` is its score after training."""
 
     label: str
     steps: list[int]
@@ -62,79 +60,75 @@ class Chart(NamedTuple):
 
 
 def run_charts(runs: Sequence[RunFolder]) -> list[Chart]:
-    """Draw loss, mean IoU and learning rate over the steps, as far as logged.
+    """Draw what was logged over the steps: loss, mean IoU and learning rate.
+
+    Scores on stored maps are at the stride of the network, where small objects and
+    boundaries hardly count. They have a chart of their own, so that nobody reads the
+    step from them to the scores at full resolution as a drop.
 
     Args:
-        runs: a single run, drawn with one line per stage, or several, with one line
-            per run.
+        runs: a single run, drawn in one colour per stage, or several, in one colour per
+            run.
     """
+    logged = {name for run in runs for entry in run.metrics for name in entry}
+    on_maps = sorted(n for n in logged if n.startswith("val_mean_iou_stride_"))
     loss = _lines(runs, ["loss"])
-    values = [v for line in loss for v in line.values if not math.isnan(v)]
-    wide_range = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+    losses = [v for line in loss for v in line.values if v > 0]
+    wide = bool(losses) and max(losses) > 20 * min(losses)
+    iou = _lines(runs, ["val_mean_iou"], 100.0)
+    for run in runs:
+        for name, scores in run.stages.items():
+            score, (_, end) = 100 * scores["mean_iou"], run.spans()[name]
+            iou.append(Line(_label(runs, run, name), [end], [score], True))
     charts = (
-        ("loss", "Training loss", loss, "log" if wide_range else "linear"),
-        ("iou", "Mean IoU, %", _iou_lines(runs), "linear"),
+        ("loss", "Training loss", loss, "log" if wide else "linear"),
+        ("iou", "Mean IoU at full resolution, %", iou, "linear"),
+        ("maps", "Mean IoU on stored maps, %", _lines(runs, on_maps, 100.0), "linear"),
         ("rate", "Learning rate", _lines(runs, ["learning_rate"]), "log"),
     )
-    return [
-        _chart(name, title, lines, runs, scale)
-        for name, title, lines, scale in charts
-        if lines
-    ]
+    stages = [(run, stage.name) for run in runs for stage in run.config.stages]
+    labels = [*dict.fromkeys(_label(runs, *stage) for stage in stages)]
+    starts = {run.spans()[stage][0] for run, stage in stages} - {0}
+    steps = {step for chart in charts for line in chart[2] for step in line.steps}
+    return [_chart(*chart, labels, starts, max(steps)) for chart in charts if chart[2]]
+
+
+def _label(runs: Sequence[RunFolder], run: RunFolder, stage: str) -> str:
+    return stage.replace("_", " ") if len(runs) == 1 else run.title
 
 
 def _lines(
     runs: Sequence[RunFolder], names: Sequence[str], factor: float = 1.0
 ) -> list[Line]:
-    """One line per stage of a single run; of several runs, one line per run."""
-    lines = []
-    for run, name in itertools.product(runs, names):
-        series = run.series(name)
-        if len(runs) == 1:
-            for stage, (steps, values) in series.items():
-                scaled = [factor * value for value in values]
-                lines.append(Line(stage.replace("_", " "), steps, scaled))
-        elif series:
-            all_steps, all_values = [], []
-            for steps, values in series.values():
-                all_steps += [*steps, steps[-1]]
-                all_values += [*(factor * v for v in values), math.nan]  # a gap
-            lines.append(Line(run.title, all_steps[:-1], all_values[:-1]))
-    return lines
-
-
-def _iou_lines(runs: Sequence[RunFolder]) -> list[Line]:
-    """Mean IoU during training as lines, and final scores as single points."""
-    names = sorted({name for run in runs for entry in run.metrics for name in entry})
-    lines = _lines(runs, [n for n in names if n.startswith("val_mean_iou")], 100.0)
-    for run in runs:
-        offsets = run.offsets()
-        ends = {s.name: offsets[s.name] + run.steps(s) for s in run.config.stages}
-        for name, scores in run.stages.items():
-            label = name.replace("_", " ") if len(runs) == 1 else run.title
-            lines.append(Line(label, [ends[name]], [100 * scores["mean_iou"]], True))
-    return lines
+    return [
+        Line(_label(runs, run, stage), steps, [factor * value for value in values])
+        for run in runs
+        for name in names
+        for stage, (steps, values) in run.series(name).items()
+    ]
 
 
 def _chart(
-    name: str, title: str, lines: list[Line], runs: Sequence[RunFolder], scale: str
+    name: str,
+    title: str,
+    lines: list[Line],
+    scale: str,
+    labels: list[str],
+    starts: set[int],
+    last: int,
 ) -> Chart:
-    labels = [run.title for run in runs]
-    if len(runs) == 1:
-        labels = [stage.name.replace("_", " ") for stage in runs[0].config.stages]
-    starts = {start for run in runs for start in run.offsets().values()} - {0}
-
     def draw(axes: Any) -> None:
         for line in lines:
             number = labels.index(line.label)
-            dash = _DASHES[number // SERIES % len(_DASHES)]
-            style = {"marker": "D", "markersize": 5} if line.final else {"ls": dash}
+            style: dict[str, Any] = {"marker": "D", "markersize": 5}
+            if not line.final:  # dots at its ends show a line of a few steps, too
+                dash = _DASHES[number // SERIES % len(_DASHES)]
+                style = {"ls": dash, "marker": ".", "markevery": [0, -1]}
             color = _marker(number % SERIES)
             axes.plot(line.steps, line.values, color=color, label=line.label, **style)
-        for start in starts:
+        for start in starts:  # those of stages to come are outside
             axes.axvline(start, color=_INK, lw=1, ls=(0, (1, 3)), zorder=0)
-        axes.set_yscale(scale)
-        axes.set_xlabel("step")
+        axes.set(yscale=scale, xlabel="step", xlim=(-0.03 * last, 1.03 * last))
         _legend(axes)
 
     description = f"{title}: {'; '.join(map(_describe, lines))}."
@@ -142,9 +136,9 @@ def _chart(
 
 
 def _describe(line: Line) -> str:
-    label, steps, values, final = line
-    if final:
-        return f"{label} ends at {values[0]:.3g}"
+    label, steps, values, _ = line
+    if len(values) == 1:
+        return f"{label} is {values[0]:.3g} at step {steps[0]}"
     return (
         f"{label} goes from {values[0]:.3g} to {values[-1]:.3g} over steps "
         f"{steps[0]} to {steps[-1]}"

@@ -78,9 +78,7 @@ def stack_picture(
     panels = []
     for stack in found:
         counts = np.zeros(whole)
-        start = (
-            whole - stack.size
-        ) // 2  # even kernels leave one more pixel on the right
+        start = (whole - stack.size) // 2  # even kernels: one more pixel on the right
         counts[start : start + stack.size] = stack.counts
         picture = _coloured(_shares(np.outer(counts, counts)))
         panel = np.kron(picture, np.ones((pixel, pixel, 1), np.uint8))
@@ -138,21 +136,24 @@ _FILE = "receptive_field"
 def describe_network(model: DilatedNet) -> list[str]:
     """Describe the size, stride and centre of the fields of a network and its parts.
 
+    Raises:
+        ValueError: if the network has no receptive field, as FCN-8s and SegNet.
+
     Example:
         >>> from dilax.models import dilation8_camvid
         >>> describe_network(dilation8_camvid())[1]
-        'context module, in cells: 67 x 67, stride 1, cell 0 is centred on 0'
+        'context module: 67 x 67 scores of the front end'
     """
-    parts = {"front end": model.front_end.receptive_field}
-    if model.context is not None:
-        parts["context module, in cells"] = receptive_field(model.context.rows)
-    parts["network"] = model.receptive_field
-    margins = {"front end": model.margin, "network": model.margin}
-    return [
-        f"{name}: {field.size} x {field.size}, stride {field.stride}, cell 0 is "
-        f"centred on {field.centre - margins.get(name, 0):g}"
-        for name, field in parts.items()
+    whole, front_end = model.receptive_field, model.front_end.receptive_field
+    parts = [
+        f"{name}: {field.size} x {field.size} pixels, a score every {field.stride}, "
+        f"the first centred on pixel {field.centre - model.margin:g}"
+        for name, field in (("front end", front_end), ("network", whole))
     ]
+    if model.context is not None:
+        size = receptive_field(model.context.rows).size
+        parts.insert(1, f"context module: {size} x {size} scores of the front end")
+    return parts
 
 
 def measure_effective_field(
@@ -244,10 +245,14 @@ def summarize_field(run: RunFolder) -> FieldSummary:
     """Summarize the field of a run's last stage, and the effective one if measured."""
     stage = run.config.stages[-1]
     model = build_model(run.config, stage, run.spec.num_classes)
-    lines, stack, heat = describe_network(model), "", ""
+    stack = heat = ""
+    try:
+        lines = describe_network(model)
+    except ValueError as error:
+        lines = [str(error)]
     if model.context is not None:
         rows = [(row[0], row[1]) for row in model.context.rows]
-        stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=3)))
+        stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=2)))
     if has_field(run.path, stage.name):
         record = _record(run.path)
         lines.append(record.get("summary") or record["told"])  # dilax 0.1 wrote "told"

@@ -1,5 +1,6 @@
 """The tables of a run's page: IoU, confusion, configuration, speed and memory."""
 
+import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from dilax.data import DatasetSpec
 from dilax.models import param_shapes
 from dilax.report.paper import PaperColumn
 from dilax.report.runs import RunFolder, stage_title
+from dilax.training import StageConfig
 from dilax.training.config import build_model
 
 
@@ -28,7 +30,7 @@ class Row(NamedTuple):
         cells: one text per column.
         number: train id of the row's class, or None.
         colour: CSS colour of that class.
-        best: index of our best result, if there are several.
+        best: indices of our best results, if there are worse ones.
         strong: whether a line separates it from the rows above.
     """
 
@@ -36,7 +38,7 @@ class Row(NamedTuple):
     cells: list[str]
     number: int | None = None
     colour: str = ""
-    best: int | None = None
+    best: frozenset[int] = frozenset()
     strong: bool = False
 
 
@@ -85,7 +87,7 @@ def iou_grid(
     rows = [
         row._replace(
             cells=[row.cells[i] for i in order],
-            best=None if row.best is None else order.index(row.best),
+            best=frozenset(map(order.index, row.best)),
         )
         for row in rows
     ]
@@ -112,10 +114,11 @@ def _row(
     name: str, ours: Sequence, theirs: Sequence, number: int | None = None, colour=""
 ) -> Row:
     cells = [percent(value) for value in (*ours, *theirs)]
-    known = [value for value in ours if value is not None]
-    several = len(ours) > 1 and known
-    best = list(ours).index(max(known)) if several else None
-    return Row(name, cells, number, colour, best)
+    most = max((value for value in ours if value is not None), default=0)
+    best = {i for i in range(len(ours)) if cells[i] == percent(most)}
+    return Row(
+        name, cells, number, colour, frozenset(best if len(best) < len(ours) else ())
+    )
 
 
 def percent(value: float | None) -> str:
@@ -176,6 +179,46 @@ def _confusion_rows(
         ]
         rows.append((name, cells))
     return rows
+
+
+def stage_notes(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Stage of any of the runs → what it does, in a few sentences."""
+    notes: dict[str, str] = {}
+    for run in runs:
+        for stage in run.config.stages:
+            notes.setdefault(stage.name.replace("_", " "), _stage_note(run, stage))
+    return notes
+
+
+def _stage_note(run: RunFolder, stage: StageConfig) -> str:
+    network = (stage.model or run.config.model).network
+    front_end = "the front end" + f" ({network})" * (network != "front_end")
+    start = f"“{stage.start.replace('_', ' ')}”"
+    rates = [row[1] for row in stage.context]
+    if stage.crf and stage.crf.kind == "dense":
+        how = "were searched on validation images" if stage.crf.search else "are given"
+        return f"Refines {start} by a dense CRF, whose parameters {how}."
+    if stage.crf:
+        note = f"Refines {start} by a CRF-RNN, which is a CRF with trained weights."
+    elif stage.trains == "context" and {*rates} == {1}:
+        note = (
+            f"Trains a context module without dilation on the scores of {start}: a "
+            "control that shows what dilation contributes."
+        )
+    elif stage.trains == "context":
+        note = (
+            f"Trains a context module, which refines the scores of {start} by layers "
+            f"with dilations {', '.join(map(str, rates))}. The front end is frozen."
+        )
+    elif rates:
+        note = f"Trains {front_end} and the context module of {start} together."
+    else:
+        note = f"Trains {front_end}, which turns an image into class scores."
+    model = build_model(run.config, stage, run.spec.num_classes)
+    with contextlib.suppress(ValueError):  # SegNet's scores do not all see the same
+        side = model.receptive_field.size
+        note += f" Each score depends on {side} × {side} pixels."
+    return note
 
 
 def summary_grid(runs: Sequence[RunFolder]) -> Grid:

@@ -24,6 +24,7 @@ from dilax.report.grids import (
     mean_iou_grid,
     percent,
     speed_grid,
+    stage_notes,
     summary_grid,
 )
 from dilax.report.paper import paper_columns
@@ -147,6 +148,7 @@ def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
         "written": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "version": versions(())["dilax"],
         "tiles": _tiles(runs),
+        "notes": stage_notes(runs),
         "charts": run_charts(runs),
         "mean_iou": mean_iou_grid(runs),
         "iou": iou_grid(scores, papers, first.spec),
@@ -165,6 +167,7 @@ def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
 
 
 _SECTIONS = {
+    "stages": ("notes", "Stages"),
     "curves": ("charts", "Curves"),
     "iou": ("iou", "IoU"),
     "images": ("gallery", "Images"),

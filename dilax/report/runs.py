@@ -6,6 +6,7 @@ identified by its network, context module and CRF.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -58,22 +59,22 @@ class RunFolder:
         """Optimizer steps of a stage; 0 for a dense CRF, which is not trained."""
         return 0 if stage.crf_kind == "dense" else stage.steps
 
-    def offsets(self) -> dict[str, int]:
-        """Stage name → total steps of the stages before it."""
-        found, total = {}, 0
-        for stage in self.config.stages:
-            found[stage.name] = total
-            total += self.steps(stage)
-        return found
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """Stage name → (first, last) step, counted since the run began."""
+        stages = self.config.stages
+        ends = itertools.accumulate(map(self.steps, stages))
+        return {
+            s.name: (e - self.steps(s), e) for s, e in zip(stages, ends, strict=True)
+        }
 
     def series(self, name: str) -> dict[str, tuple[list[int], list[float]]]:
         """Stage name → (steps since the run began, values) of a logged scalar."""
         found: dict[str, tuple[list[int], list[float]]] = {}
-        offsets = self.offsets()
+        spans = self.spans()
         for line in self.metrics:
-            if line.get(name) is not None and line["stage"] in offsets:
+            if line.get(name) is not None and line["stage"] in spans:
                 steps, values = found.setdefault(line["stage"], ([], []))
-                steps.append(offsets[line["stage"]] + line["step"])
+                steps.append(spans[line["stage"]][0] + line["step"])
                 values.append(float(line[name]))
         return found
 
@@ -93,9 +94,15 @@ def read_runs(workdirs: Sequence[str | Path]) -> list[RunFolder]:
     runs = [_read(path, title) for path, title in zip(paths, titles, strict=True)]
     for run in runs:
         if run.spec.classes != runs[0].spec.classes:
+            pairs = itertools.zip_longest(runs[0].spec.classes, run.spec.classes)
+            differing = [
+                (i, *pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]
+            ]
+            number, one, other = differing[0]
             raise ValueError(
-                f"{run.path}: has other classes than {runs[0].path}; compare runs of "
-                "one data set"
+                f"{run.path}: has other classes than {runs[0].path}: class {number} is "
+                f"{other!r}, not {one!r}, and {len(differing) - 1} more differ; "
+                "compare runs of one data set"
             )
     return runs
 
