@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from PIL import Image
 from tiny_run import write_images
 
 from dilax.cli import modes, overridden
+from dilax.training import with_network_of_init
+from dilax.training.initial import locate_init
 from experiments import table3, voc
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +95,9 @@ def test_a_stage_s_field_is_that_stage_s_alone():
     ("override", "message"),
     [
         ("--config.sede=3", "no 'sede'; did you mean seed"),
+        ("--config.lr=3", r"stages\.NAME\.optimizer\.learning_rate.*--lr_factor"),
+        ("--config.stages.joint.lr=3", r"stages\.NAME\.optimizer\.learning_rate"),
+        ("--config.batch_size=3", r"did you mean --config\.stages\.NAME\.batch_size"),
         ("--config.stages[7].steps=1", "no '7'"),
         ("--config.stages.join.steps=1", "did you mean joint"),
         ("--config.stages[0].crop[0]=9", "give the whole tuple"),
@@ -155,10 +161,29 @@ def trained(tmp_path_factory):
     """A run in a relative folder with spaces and letters beyond ASCII."""
     root = tmp_path_factory.mktemp("drive é")
     data = write_images(root / "my images ü")
-    flags = ["--workdir=my run ö", f"--data_dir={data}", "--profile", *TINY]
-    done = _run(*flags, cwd=root)
+    flags = ["--workdir=my run ö", f"--data_dir={data}", "--profile", "--lr_factor=2"]
+    done = _run(*flags, *TINY, cwd=root)
     assert done.returncode == 0, done.stderr
     return root, done.stdout
+
+
+def test_one_flag_multiplies_all_learning_rates(trained):
+    config = json.loads((trained[0] / "my run ö" / "config.json").read_text("utf-8"))
+    rates = [stage["optimizer"]["learning_rate"] for stage in config["stages"]]
+    recipe = [stage.optimizer.learning_rate for stage in voc.quickstart().stages]
+    assert rates == [2 * rate for rate in recipe]
+
+
+def test_a_run_to_start_from_brings_its_network():
+    config = overridden(voc.small(), ["--config.init=camvid"])
+    found = with_network_of_init(config)
+    assert found.model.network == "drn_d_22" and found.stages == config.stages
+    assert Path(locate_init("camvid", fetch=True)).parts[-2:] == (
+        "pretrained",
+        "camvid",
+    )
+    file = dataclasses.replace(config, init="vgg16")
+    assert with_network_of_init(file) is file
 
 
 @pytest.mark.slow

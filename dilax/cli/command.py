@@ -30,6 +30,7 @@ from dilax.training import (
     pretrained_folder,
     set_field,
     validated,
+    with_network_of_init,
 )
 
 Configurations = Mapping[str, Callable[[], Config]]
@@ -84,9 +85,16 @@ def run(
         config = configurations[values.config]()
         config.data.data_dir = values.data_dir
         config = overridden(config, overrides)  # wrong fields are refused at once
+        recipe, config = config, with_network_of_init(config)
+        if config.model != recipe.model:
+            print(f"network: that of --config.init={config.init}")
         if adapt:
             adapt(config, values)
             config = overridden(config, overrides)
+        if not values.lr_factor > 0:
+            raise ValueError(f"--lr_factor={values.lr_factor}: must be positive")
+        for stage in config.stages:
+            stage.optimizer.learning_rate *= values.lr_factor
         return train_runs(values, config, summarize)
 
     argv = [arg for arg in sys.argv if arg not in overrides]

@@ -185,6 +185,12 @@ OPTIONS = {
         "The network that the file of weights holds.",
         choices=(*RELEASED,),
     ),
+    "lr_factor": Option(
+        flags.DEFINE_float,
+        1.0,
+        ("train",),
+        "Multiply the learning rates of all stages.",
+    ),
     "estimate": Option(
         flags.DEFINE_bool,
         True,

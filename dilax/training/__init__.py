@@ -10,7 +10,7 @@ from dilax.training.config import (
     build_spec,
 )
 from dilax.training.estimate import Cost, estimate, profile
-from dilax.training.initial import import_weights
+from dilax.training.initial import import_weights, with_network_of_init
 from dilax.training.loading import (
     Trained,
     load_checkpoint,
@@ -87,5 +87,6 @@ __all__ = [
     "validated",
     "versions",
     "with_crfs",
+    "with_network_of_init",
     "write_text",
 ]

@@ -21,10 +21,14 @@ from dilax.training.config import (
     build_model,
     build_spec,
 )
-from dilax.training.loading import load_checkpoint
+from dilax.training.loading import (
+    included_networks,
+    load_checkpoint,
+    pretrained_folder,
+)
 from dilax.training.network import ModelConfig
 from dilax.training.records import write_text
-from dilax.training.serialization import to_json
+from dilax.training.serialization import from_json, to_json
 from dilax.training.stage_crf import Params
 from dilax.training.step import TrainState
 from dilax.training.validation import check_config
@@ -75,11 +79,32 @@ def check_init(config: Config) -> None:
         raise ValueError(f"--config.reinit={config.reinit}: give --config.init, too")
 
 
+def with_network_of_init(config: Config) -> Config:
+    """Return the configuration, with the network of the run that it starts from.
+
+    Where `config.init` is a file, or nothing, the configuration is returned as it is.
+
+    Raises:
+        ValueError: naming the file, if the run's configuration cannot be read.
+
+    Example:
+        >>> from dilax.training import quickstart
+        >>> config = dataclasses.replace(quickstart(), init="camvid")
+        >>> with_network_of_init(config).model.network
+        'drn_d_22'
+    """
+    path = Path(locate_init(config.init or "", fetch=False)) / "config.json"
+    if not config.init or not path.exists():
+        return config
+    theirs = from_json(Config, path)
+    return dataclasses.replace(config, model=theirs.stages[-1].model or theirs.model)
+
+
 def locate_init(init: str, fetch: bool) -> str:
     """Return the absolute path of the file or folder that a run starts from.
 
     Args:
-        init: a path, or a name of `PUBLISHED`.
+        init: a path, a name of `PUBLISHED`, or of a network that comes with dilax.
         fetch: whether to download the file of a name if it is missing.
 
     Raises:
@@ -87,7 +112,9 @@ def locate_init(init: str, fetch: bool) -> str:
     """
     if fetch and init in PUBLISHED:
         return str(fetch_weights(init).resolve())
-    return str(weights_path(init).resolve())
+    included = init in included_networks()
+    path = pretrained_folder(init) if included else weights_path(init)
+    return str(path.resolve())
 
 
 def params_from_init(

@@ -204,6 +204,11 @@ def pretrained(name: str) -> Trained:
     return load_checkpoint(pretrained_folder(name))
 
 
+def included_networks() -> list[str]:
+    """Return the names that `pretrained` takes."""
+    return sorted(path.parent.name for path in NETWORKS.glob(f"*/{PACKED}"))
+
+
 def pretrained_folder(name: str) -> Path:
     """Return the folder of the included network of this name.
 
@@ -214,7 +219,7 @@ def pretrained_folder(name: str) -> Path:
         >>> pretrained_folder("camvid").name
         'camvid'
     """
-    there = sorted(path.parent.name for path in NETWORKS.glob(f"*/{PACKED}"))
+    there = included_networks()
     if name not in there:
         found = ", ".join(there) or "no networks"
         raise ValueError(f"pretrained {name!r}: {NETWORKS} has {found}")

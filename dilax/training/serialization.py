@@ -12,7 +12,7 @@ from absl import logging
 
 from dilax.crf.search import CRFGrid
 from dilax.data import DatasetSpec
-from dilax.training.config import Config, CRFConfig
+from dilax.training.config import Config, CRFConfig, StageConfig
 
 # Fields of version 0.1 under their names of today.
 _RENAMED = {
@@ -168,12 +168,12 @@ def set_field(config: Config, path: str, text: str) -> None:
     *parents, last = re.findall(r"[^.\[\]]+", path)
     owners: list[Any] = [config]
     for name in parents:
-        owners.append(_child(owners[-1], name, path))
+        owners.append(_child(owners[-1], name, path, config))
     owner = owners[-1]
     if not dataclasses.is_dataclass(owner):
         raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
     value = _literal(text)
-    if isinstance(_child(owner, last, path), tuple) and isinstance(value, str):
+    if isinstance(_child(owner, last, path, config), tuple) and isinstance(value, str):
         value = tuple(word.strip() for word in text.split(","))
     if isinstance(owner, CRFGrid):  # cannot be changed, only replaced
         setattr(owners[-2], parents[-1], dataclasses.replace(owner, **{last: value}))
@@ -181,19 +181,39 @@ def set_field(config: Config, path: str, text: str) -> None:
         setattr(owner, last, value)
 
 
-def _child(owner: Any, name: str, path: str) -> Any:
-    if isinstance(owner, tuple):
-        known = {str(i): child for i, child in enumerate(owner)}
-        known |= {c.name: c for c in owner if dataclasses.is_dataclass(c)}  # type: ignore
-    else:
-        known = vars(owner) if dataclasses.is_dataclass(owner) else {}
+def _child(owner: Any, name: str, path: str, config: Config) -> Any:
+    known = _children(owner)
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
-        f"--config.{path}: no {name!r}; {hint}There are {', '.join(known)}"
+        f"--config.{path}: no {name!r}; {_hint(name, known, config)}"
+        f"There are {', '.join(known)}"
     )
+
+
+def _children(owner: Any) -> dict[str, Any]:
+    """Return the fields of a part of the configuration, or its entries, by name."""
+    if isinstance(owner, tuple):
+        numbered = {str(i): child for i, child in enumerate(owner)}
+        named = {c.name: c for c in owner if isinstance(c, StageConfig)}
+        return numbered | named
+    return vars(owner) if dataclasses.is_dataclass(owner) else {}
+
+
+def _hint(name: str, known: dict[str, Any], config: Config) -> str:
+    """Return where a field of this name is, or the most similar one here."""
+    wanted = {"lr": "learning_rate", "batch": "batch_size"}.get(name, name)
+    parts = {f"{part}.": getattr(config, part) for part in ("data", "model", "reading")}
+    parts["stages.NAME."] = config.stages[0]
+    parts["stages.NAME.optimizer."] = config.stages[0].optimizer
+    for place, part in parts.items():
+        if wanted in vars(part):
+            stages = ", ".join(stage.name for stage in config.stages)
+            names = f" (NAME: {stages})" if "NAME" in place else ""
+            every = "; --lr_factor for all" if wanted == "learning_rate" else ""
+            return f"did you mean --config.{place}{wanted}{names}{every}? "
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _literal(text: str) -> Any:
