@@ -36,6 +36,9 @@ class DilatedNet(nn.Module):
             training on full-resolution labels. Otherwise the predictor upsamples the
             probabilities, top-left aligned.
 
+    Raises:
+        TypeError: if `front_end` is not a `Backbone`.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dilax.models.context import BASIC
@@ -53,6 +56,14 @@ class DilatedNet(nn.Module):
     front_end: Backbone
     context: ContextModule | None = None
     upsample: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.front_end, Backbone):
+            raise TypeError(
+                f"front_end: {type(self.front_end).__name__} is not a dilax.Backbone; "
+                "derive it from that class in place of flax.linen.Module"
+            )
+        super().__post_init__()
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,7 @@
 """The network of a run as plain data, and the network that the data describes."""
 
 import dataclasses
+import importlib
 from typing import Any, Literal
 
 from jax.typing import DTypeLike
@@ -33,6 +34,10 @@ class ModelConfig:
             `padding` and `stem`.
         blocks: a table of these makes the front end a `ResNet`, which ignores `layers`
             and `head_channels`.
+        backbone: `"module:Class"`, a `Backbone` of your own in place of `network` and
+            the tables. The module must be importable wherever the run is read. The
+            class gets `num_classes`, and `width_multiplier`, `duc`, `remat` and `dtype`
+            if it has such fields.
         batch_norm: in the stages that train the front end, of networks that have any.
 
     Example:
@@ -47,6 +52,7 @@ class ModelConfig:
     final_name: str = "final"
     padding: Literal["valid", "same", "reflect"] = "valid"
     blocks: tuple[Block, ...] = ()
+    backbone: str = ""
     stem: tuple[tuple[int, int, int], ...] = DEEP_STEM
     batch_norm: Literal["running", "frozen"] = "running"
     final_rates: tuple[int, ...] = ()
@@ -88,7 +94,9 @@ def build_network(
         "final_rates": model.final_rates,
     }
     front_end: Backbone
-    if model.network != "front_end":
+    if model.backbone:
+        front_end = _own_backbone(model.backbone, num_classes, options)
+    elif model.network != "front_end":
         front_end = named_network(
             model.network, num_classes, model.head_channels, norm, **options
         )
@@ -120,3 +128,19 @@ def build_network(
         dtype=dtype,
     )
     return DilatedNet(front_end, module if context else None, model.upsample)
+
+
+def _own_backbone(path: str, num_classes: int, options: dict[str, Any]) -> Backbone:
+    flag, (module, _, name) = f"--config.model.backbone={path}", path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{flag}: not found ({error}); write module:Class, and put the module's "
+            "folder on PYTHONPATH"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Backbone)):
+        raise ValueError(f"{flag}: is not a subclass of dilax.Backbone")
+    fields = {field.name for field in dataclasses.fields(found)}
+    own = {name: value for name, value in options.items() if name in fields}
+    return found(num_classes=num_classes, **own)
