@@ -143,4 +143,5 @@ def _own_backbone(path: str, num_classes: int, options: dict[str, Any]) -> Backb
         raise ValueError(f"{flag}: is not a subclass of dilax.Backbone")
     fields = {field.name for field in dataclasses.fields(found)}
     own = {name: value for name, value in options.items() if name in fields}
-    return found(num_classes=num_classes, **own)
+    make: Any = found
+    return make(num_classes=num_classes, **own)
