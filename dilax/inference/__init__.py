@@ -6,6 +6,7 @@ from dilax.inference.jobs import OUTPUTS, is_video, predict_files, predict_photo
 from dilax.inference.photos import (
     MAX_PIXELS,
     as_rgb,
+    legend,
     overlay,
     palette_image,
     read_photo,
@@ -29,6 +30,7 @@ __all__ = [
     "export_onnx",
     "is_video",
     "join_tiles",
+    "legend",
     "overlay",
     "palette_image",
     "plan_tiles",
