@@ -1,0 +1,98 @@
+"""The documentation agrees with the code: reference, messages, commands, examples."""
+
+import ast
+import importlib
+import inspect
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dilax.__main__ import MODES, TOOLS
+from dilax.cli import overridden
+from dilax.cli.options import OPTIONS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_reference_has_all_public_names():
+    reference = runpy.run_path(str(ROOT / "docs" / "api" / "reference.py"))
+    text = (ROOT / "docs" / "api" / "index.md").read_text("utf-8")
+    assert text == reference["page"](), "run python docs/api/reference.py"
+
+
+def _texts():
+    """The fixed parts of every text in the code: an f-string has several."""
+    for path in [*ROOT.glob("dilax/**/*.py"), *ROOT.glob("experiments/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr | ast.Constant):
+                parts = [
+                    getattr(p, "value", 0) for p in getattr(node, "values", [node])
+                ]
+                yield [part for part in parts if isinstance(part, str)]
+
+
+def _agreement(message, text):
+    """Characters of the parts that the message, which may be cut short, repeats."""
+    at = 0
+    for part in text:
+        found = message.find(part, at)
+        if found < 0:
+            cut = (n for n in range(len(part), 0, -1) if message.endswith(part[:n]))
+            return sum(map(len, text[: text.index(part)])) + next(cut, -999)
+        at = found + len(part)
+    return sum(map(len, text))
+
+
+def test_the_messages_that_are_explained_are_those_of_the_code():
+    page = (ROOT / "docs" / "faq.md").read_text("utf-8")
+    messages = re.findall(r"^> `(.*)`$", page, re.MULTILINE)
+    texts = [text for text in _texts() if text]
+    best = {m: max(_agreement(m, text) for text in texts) for m in messages}
+    assert len(best) > 20
+    assert not {message for message, count in best.items() if count < 15}
+
+
+def _commands():
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for words in map(shlex.split, line.partition(" #")[0].split("&&")):
+                    if words[:1] == ["dilax"] or "experiments/" in " ".join(words[:2]):
+                        yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("words", [*_commands()])
+def test_commands_of_the_documentation_exist(words):
+    program, command, *rest = words
+    flags = [word.lstrip("-").partition("=") for word in rest if word[:2] == "--"]
+    if program == "dilax" and command != "train":
+        assert command in {*MODES, *TOOLS}
+        if command in MODES:
+            mode = command.replace("-", "_")
+            assert all(mode in OPTIONS[name].modes for name, _, _ in flags)
+        return
+    name = rest[0] if program == "dilax" else Path(command).stem
+    experiment = importlib.import_module(f"experiments.{name}")
+    source = Path(experiment.__file__).read_text("utf-8")
+    fields = [f"--{'='.join(flag[::2])}" for flag in flags if "." in flag[0]]
+    values = {name: value for name, _, value in flags if "." not in name}
+    for flag in values:
+        assert flag in {"mode", "config", *OPTIONS} or f'{flag}"' in source
+    make = getattr(experiment, values.get("config", ""), None)
+    if inspect.isfunction(make):
+        assert overridden(make(), fields)
+
+
+@pytest.mark.slow
+def test_examples_of_coming_from_pytorch_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "coming_from.md").read_text("utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found = {}
+    exec(code, found)
+    assert found["predicted"].shape == (64, 96) and found["value"] > 0
+    assert (tmp_path / "mine.safetensors").exists()
