@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt64
-from scipy.ndimage import distance_transform_edt
 
 from dilax.evaluation.confusion import Scores
 from dilax.runtime.processes import gathered
@@ -154,6 +153,8 @@ def boundary_pixels(labels: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w
 
 def boundary_distance(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """Euclidean distance to the nearest boundary pixel; infinity if there is none."""
+    from scipy.ndimage import distance_transform_edt  # takes a third of a second
+
     found = boundary_pixels(labels)
     if not found.any():
         return np.full(labels.shape, np.inf)
