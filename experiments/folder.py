@@ -37,7 +37,7 @@ import numpy as np
 from absl import flags
 
 from dilax.cli import run
-from dilax.data import Augmentation, survey_folder
+from dilax.data import Augmentation
 from dilax.models import VGG16_SLIM_HEAD
 from dilax.training import (
     Config,
@@ -48,6 +48,7 @@ from dilax.training import (
     from_json,
     from_scratch,
 )
+from dilax.training.config import survey
 from dilax.weights import PUBLISHED
 
 # The shorter side of the network's input, and the longest of a crop, in pixels.
@@ -113,9 +114,7 @@ def fit(config: Config, values: Any) -> None:
     data.images = values.images or data.images
     data.labels = values.labels or data.labels
     data.classes = values.classes or data.classes
-    found = survey_folder(
-        data.data_dir, data.images, data.labels, data.classes, data.skip_unreadable
-    )
+    found = survey(data)
     print("\n".join([f"{data.data_dir}:", *(f"  {note}" for note in found.notes)]))
     if config.init in PUBLISHED and (channels := len(found.spec.mean)) != 3:
         raise ValueError(

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from dilax.data import DatasetSpec, colour_map, evenly_spread
-from dilax.data.folder import read_lines
+from dilax.data.lists import read_lines
 from dilax.data.pairing import Pair
 from dilax.data.source import ImageLabelFiles
 

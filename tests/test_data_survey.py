@@ -136,7 +136,7 @@ IDS = {
     "from 0": ([0, 1, 2, 255], ["id 0", "id 1", "id 2"], [0, 1, 2, 255]),
     "sparse": ([3, 7, 40], ["id 3", "id 7", "id 40"], [0, 1, 2]),
     "0 and 255": ([0, 255], ["id 0", "id 255"], [0, 1]),
-    "three levels": ([0, 128, 255], ["id 0", "id 128"], [0, 1, 255]),
+    "sparse and 255": ([0, 9, 31, 255], ["id 0", "id 9", "id 31"], [0, 1, 2, 255]),
     "16 bits": ([0, 999, 65535], ["id 0", "id 999"], [0, 1, 255]),
     "many": (range(255), [f"id {i}" for i in range(255)], range(255)),
 }
@@ -311,7 +311,11 @@ def test_smoothed_edges_show_as_rare_colours(tmp_path):
 # Wrong masks and lists.
 
 WRONG_MASKS = {
-    "JPEG": ([_ids(i, [0, 255]) for i in range(3)], "jpg", r"0\.jpg: JPEG"),
+    "JPEG": (
+        [_ids(i, [0, 255]) for i in range(3)],
+        "jpg",
+        r"0\.jpg: JPEG .*threshold=128",
+    ),
     "ignored": ([_ids(i, [255]) for i in range(3)], "png", "all pixels are ignored"),
     "many ids": (
         [np.arange(48, dtype=np.uint16).reshape(6, 8) + 48 * i for i in range(6)],
@@ -401,7 +405,7 @@ def test_files_are_read_once_unless_they_change(tmp_path):
 def test_what_was_found_can_be_saved(tmp_path):
     classes = "void 0 0 0," + LISTED.strip().replace("\n", ",")
     for spec in (
-        survey_folder(_of_ids(tmp_path / "a", [3, 70, 255])).spec,
+        survey_folder(_of_ids(tmp_path / "a", [3, 17, 255])).spec,
         survey_folder(_of_colours(tmp_path / "b"), classes=classes).spec,
     ):
         (tmp_path / "spec.json").write_text(to_json(spec))

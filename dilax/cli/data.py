@@ -1,8 +1,9 @@
-"""`dilax data`: list, prepare, and show data sets.
+"""`dilax data`: list, prepare, and show data sets; clean masks.
 
 dilax data list
 dilax data prepare voc --from ~/downloads/voc
 dilax data show voc --split train
+dilax data clean masks --to clean_masks
 """
 
 import argparse
@@ -19,6 +20,9 @@ from tqdm import tqdm
 
 from dilax.data import in_order
 from dilax.data.builders.builder import Variant
+from dilax.data.classes import MaskReading
+from dilax.data.clean import clean_masks, main_colours
+from dilax.data.pairing import IMAGE_SUFFIXES
 from dilax.data.prepared import (
     NAMES,
     builder_class,
@@ -27,7 +31,7 @@ from dilax.data.prepared import (
     prepared_dir,
 )
 from dilax.data.source import Chosen, evenly_spread, open_source
-from dilax.data.spec import DATASETS, DatasetSpec
+from dilax.data.spec import DATASETS, RGB, DatasetSpec
 from dilax.data.survey import Statistics, survey_folder
 from dilax.inference import save_image
 from dilax.report import contact_sheet
@@ -97,6 +101,17 @@ def _parser() -> argparse.ArgumentParser:
     command("--unverified", action="store_true", help=text)
     text = "prepare again what is already prepared"
     command("--overwrite", action="store_true", help=text)
+    text = "write masks without the values that JPEG or smooth edges leave"
+    clean = commands.add_parser("clean", help=text, description=text)
+    clean.set_defaults(command=_clean)
+    clean.add_argument("masks", type=Path, help="folder of masks")
+    text = "folder to write to: PNG of the same names"
+    clean.add_argument("--to", type=Path, required=True, help=text)
+    text = (
+        "the values to keep, such as 0,255 or #000000,#ff0000 [those that the masks "
+        "gather at, which are printed]"
+    )
+    clean.add_argument("--values", default="", help=text)
     text = "draw images with their labels; count classes and the mean pixel"
     command = add("show", _show, text).add_argument
     command("name", choices=(*NAMES, "scenes", "folder"))
@@ -107,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "number of images to count, evenly spread [all of the split]"
     command("--limit", type=int, help=text)
     command("--output", type=Path, help="picture to write [NAME_SPLIT.png here]")
+    text = "folder: of the masks, or a pattern of their names [looked for]"
+    command("--labels", default="", help=text)
+    text = "folder: names of the classes, or a file of them [what masks hold]"
+    command("--classes", default="", help=text)
+    for name in ("masks", "threshold", "void", "orientation"):
+        command(f"--{name}", default="", help=f"folder: see --config.data.{name}")
     return parser
 
 
@@ -154,11 +175,40 @@ def _prepare(values: argparse.Namespace) -> None:
     print(f"{_state(variants[folder.parent.name], folder)}: {folder}")
 
 
+def _clean(values: argparse.Namespace) -> None:
+    files = sorted(values.masks.iterdir()) if values.masks.is_dir() else []
+    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise ValueError(f"{values.masks}: is no folder of images")
+    if values.masks.resolve() == values.to.resolve():
+        raise ValueError(f"--to={values.to}: holds the masks; give another folder")
+    shares = main_colours(paths)
+    for (r, g, b), share in shares.items():
+        print(f"{r if r == g == b else f'#{r:02x}{g:02x}{b:02x}'}: {share:.1%}")
+    kept = list(map(_value, values.values.split(","))) if values.values else [*shares]
+    clean_masks(paths, values.to, kept)
+    print(f"{len(paths)} masks of {len(kept)} values: {values.to}")
+
+
+def _value(text: str) -> RGB:
+    """The colour that a grey value or #rrggbb means."""
+    try:
+        r, g, b = bytes.fromhex(text[1:]) if text[0] == "#" else 3 * bytes([int(text)])
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"--values: {text!r} is not 0 to 255 or #rrggbb") from error
+    return r, g, b
+
+
 def _show(values: argparse.Namespace) -> None:
     name, split = values.name, values.split
     spec = _spec(values)
     source = open_source(
-        name, spec, str(values.data_dir), split, variant=values.variant
+        name,
+        spec,
+        str(values.data_dir),
+        split,
+        variant=values.variant,
+        labels=values.labels,
     )
     count = len(source)
     chosen = evenly_spread(count, values.limit or count)
@@ -178,6 +228,13 @@ def _show(values: argparse.Namespace) -> None:
 def _spec(values: argparse.Namespace) -> DatasetSpec:
     if values.name != "folder":
         return DATASETS[values.name]
-    survey = survey_folder(values.data_dir)
+    reading = MaskReading(values.masks, float(values.threshold or 0), values.void)
+    survey = survey_folder(
+        values.data_dir,
+        labels=values.labels,
+        classes=values.classes,
+        reading=reading,
+        orientation=values.orientation,
+    )
     print("\n".join(survey.notes))
     return survey.spec

@@ -1,97 +1,56 @@
-"""The classes of masks: the ids or colours that they hold, and their names."""
+"""The classes of masks: which values they hold, and what these mean.
+
+Masks hold ids, colours or transparency. Which of them, and which values are unlabelled
+pixels, is decided here and reported; where two readings are plausible, it stops.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from dilax.data.folder import read_lines
-from dilax.data.pixels import MaskValues
+from dilax.data.class_lists import MAX_CLASSES, ClassLine, ClassList
+from dilax.data.pixels import MaskKind, MaskValues
 from dilax.data.spec import RGB, DatasetSpec, colour_map
 
 Masks = Sequence[tuple[Path, MaskValues]]
 
-_VOID = {"void", "ignore", "ignored", "unlabelled", "unlabeled"}
-_VOID_IDS = {255, 65535}
 _IGNORED = 255
-_MAX_CLASSES, _SHOWN = 255, 20
+_VOID_IDS = (255, 65535)
+_SHOWN = 20
 _RARE = 1e-4
-_COLOUR = r"(?P<r>\d+)[\s,;]+(?P<g>\d+)[\s,;]+(?P<b>\d+)"
-_NAME_FIRST = re.compile(rf"(?P<name>.*\S)[\s,;]+{_COLOUR}")
-_COLOUR_FIRST = re.compile(rf"{_COLOUR}[\s,;]+(?P<name>\S.*)")
+_SMALL = {255: 32, 65535: 1 << 14}  # ids up to here leave no doubt that it is void
+_BLACK: RGB = (0, 0, 0)
+_CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values alone"
 
 
-class ClassLine(NamedTuple):
-    """A line of a list of classes."""
-
-    name: str
-    colour: RGB | None = None
-
-    @property
-    def void(self) -> bool:
-        """Whether pixels of this name are ignored."""
-        return self.name.lower() in _VOID
-
-    @classmethod
-    def parse(cls, text: str, source: str) -> "ClassLine":
-        """Reads a name, with a colour before or after it, or without."""
-        match = _NAME_FIRST.fullmatch(text) or _COLOUR_FIRST.fullmatch(text)
-        if not match:
-            return cls(text)
-        colour = (int(match["r"]), int(match["g"]), int(match["b"]))
-        if max(colour) > 255:
-            raise ValueError(f"{source}: {text!r}: a colour is three numbers 0 to 255")
-        return cls(match["name"], colour)
-
-
-class ClassList(NamedTuple):
-    """Classes as the user names them.
+class MaskReading(NamedTuple):
+    """What the user says about masks.
 
     Attributes:
-        source: where they come from, for messages.
-        lines: names, with colours where they are given; void ones are among them.
+        kind: what they hold; "" finds it out.
+        threshold: values from here on are 1, others 0; 0 keeps the values.
+        void: ids that are ignored, `"255"` or `"0,11"`; `"none"` ignores none; ""
+            ignores 255, or 65535, where the other ids leave no doubt.
     """
 
-    source: str
-    lines: list[ClassLine]
+    kind: MaskKind | Literal[""] = ""
+    threshold: float = 0.0
+    void: str = ""
 
+    def void_ids(self, found: Iterable[int]) -> tuple[set[int], bool]:
+        """Those of the ids that are ignored, and whether the user decides on 255.
 
-def read_classes(root: Path, classes: str) -> ClassList | None:
-    """The classes that the user names; None if there are none.
-
-    Args:
-        root: the folder of the data; `classes.txt` in it is read if `classes` is "".
-        classes: `"sky,tree"`, or a file with one name per line, optionally with a
-            colour before or after it: `sky 70 130 180`.
-
-    Raises:
-        ValueError: naming the file or flag, if it cannot be read, or names a class or
-            colour twice.
-    """
-    if "," in classes:
-        source, texts = "--classes", [text.strip() for text in classes.split(",")]
-    else:
-        given = Path(classes or "classes.txt").expanduser()
-        places = [given, root / given] if classes else [root / given]
-        path = next((path for path in places if path.is_file()), None)
-        if path is None and classes:
-            raise ValueError(
-                f"--classes={classes}: no such file; separate names by commas, a,b"
-            )
-        if path is None:
-            return None
-        source, texts = str(path), read_lines(path)
-    lines = [ClassLine.parse(text, source) for text in texts]
-    if lines[1:] and not lines[0].colour and all(line.colour for line in lines[1:]):
-        del lines[0]  # the header of a table
-    names = [line.name for line in lines if not line.void]
-    for kind in (names, [line.colour for line in lines if line.colour]):
-        if twice := [str(key) for key, n in Counter(kind).items() if n > 1]:
-            raise ValueError(f"{source}: names {', '.join(twice)} more than once")
-    if not 0 < len(names) <= _MAX_CLASSES:
-        raise ValueError(f"{source}: {len(names)} classes are not 1 to {_MAX_CLASSES}")
-    return ClassList(source, lines)
+        Raises:
+            ValueError: naming the flag, if `void` is not as said above.
+        """
+        words = re.findall(r"[^\s,()]+", self.void.lower())
+        if not all(word.isdigit() or word == "none" for word in words):
+            raise ValueError(f"--config.data.void={self.void}: is not ids or none")
+        void = {int(word) for word in words if word != "none"}
+        decided = "none" in words or not void.isdisjoint(_VOID_IDS)
+        return void | (set() if decided else {*_VOID_IDS} & {*found}), decided
 
 
 class _Found(NamedTuple):
@@ -102,44 +61,53 @@ class _Found(NamedTuple):
 
 
 def describe_classes(
-    name: str, mean: tuple[float, ...], masks: Masks, given: ClassList | None
+    name: str,
+    mean: tuple[float, ...],
+    masks: Masks,
+    given: ClassList | None,
+    reading: MaskReading = MaskReading(),  # noqa: B008
 ) -> tuple[DatasetSpec, list[str]]:
     """The data set whose classes are the values of its masks.
-
-    Masks hold colours if one has colours that are not grey, if palettes give an id
-    several colours, or if all their colours are in the list; else ids.
 
     Args:
         name: of the data set.
         mean: its mean pixel.
         masks: the values of each mask.
         given: classes that the user names.
+        reading: what else the user says about masks.
 
     Returns:
         The data set, and what was found and decided, one sentence each.
 
     Raises:
         ValueError: naming a file and its value, if masks hold what is not in the list,
-            values of both kinds, or too many for classes.
+            values of several kinds, or too many for classes; or if it is in doubt what
+            they mean.
     """
-    notes = []
-    colours = any(values.ids is None for _, values in masks)
-    if not colours and (two := _differing_palettes(masks)):
-        colours = True
-        notes.append(f"palettes differ ({two[0]}, {two[1]}): colours count, not ids")
-    listed = {line.colour for line in given.lines} if given else set()
-    colours |= all(v.colours and {*v.colours} <= listed for _, v in masks)
-    kind = "colours" if colours else "ids"
+    kind, notes = _kind(masks, given, reading)
     found: dict[Any, _Found] = {}
     for path, values in masks:
-        own = values.colours if colours else values.ids
-        if own is None:
+        every: dict[str, Any] = {"ids": values.ids, "colours": values.colours}
+        own = every.get(kind, values.alpha)
+        if not own:
             raise ValueError(f"{path}: holds no {kind}, unlike other masks")
         for value, pixels in own.items():
             before = found.get(value, _Found(0, path))
             found[value] = _Found(before.pixels + pixels, before.path)
     found = dict(sorted(found.items()))
-    lines, line_of, remark = (_of_colours if colours else _of_ids)(found, given)
+    colours = kind == "colours"
+    jpeg = next((path for path, values in masks if values.jpeg), None)
+    whole = given if colours else reading.threshold or [*found] in ([0], [0, 255])
+    if jpeg and not whole:
+        help = "" if colours else _level_help(found)
+        raise ValueError(
+            f"{jpeg}: JPEG changes the values of masks: save them as PNG{help}"
+        )
+    line_of: Mapping[Any, int]
+    if colours:
+        lines, line_of, remarks = _of_colours(found, given)
+    else:
+        lines, line_of, remarks = _of_ids(found, masks, given, reading, notes)
     order = [k for k, line in enumerate(lines) if not line.void]
     train: dict[Any, int] = {
         v: order.index(k) if k in order else _IGNORED for v, k in line_of.items()
@@ -155,8 +123,66 @@ def describe_classes(
         label_map=() if plain else tuple(sorted(train.items())),
         void_colours=tuple(v for v in train if train[v] == _IGNORED) if colours else (),
         colour_masks=colours,
+        alpha_masks=kind == "alpha",
+        threshold=reading.threshold,
     )
-    return spec, [*notes, *_shares(kind, spec, found, train), *remark]
+    return spec, [*notes, *_shares(kind, spec, found, train), *remarks]
+
+
+def _kind(
+    masks: Masks, given: ClassList | None, reading: MaskReading
+) -> tuple[str, list[str]]:
+    """What masks hold, and notes.
+
+    They hold colours if one has colours that are not grey, if palettes give an id
+    several colours, or if all their colours are in the list; transparency if all have
+    one colour, which differs in nothing else; else ids.
+    """
+    notes = []
+    if inverted := [path for path, values in masks if values.inverted]:
+        notes.append(
+            f"TIFF masks that viewers show inverted: {len(inverted)}, such as "
+            f"{inverted[0]}; ids are the stored values"
+        )
+    if reading.kind:
+        return reading.kind, notes
+    clear = {colour for _, values in masks for colour in values.clear}
+    seen = {colour for _, values in masks for colour in values.opaque}
+    if len({level for _, values in masks for level in values.alpha}) > 1:
+        if len(clear | seen) == 1 and all(values.alpha for _, values in masks):
+            notes.append("masks have one colour, so their transparency is the mask")
+            return "alpha", notes
+        if both := clear & seen:
+            path = next(path for path, values in masks if both & values.clear)
+            raise ValueError(
+                f"{path}: has the colour {min(both)} in transparent pixels, and other "
+                "pixels have it, too; --config.data.masks=alpha takes the transparency "
+                "for the mask, =colours or =ids ignores it"
+            )
+    if reading.threshold:
+        return "ids", notes
+    colourful = [path for path, values in masks if values.ids is None]
+    listed = {line.colour for line in given.lines} if given else set()
+    if colourful:
+        known = {c for _, v in masks if v.ids is None for c in v.colours or ()}
+        for path, values in masks:
+            numbers = {*(values.colours or ())} - known - listed - {_BLACK}
+            grey = all(r == g == b for r, g, b in numbers)
+            if numbers and grey and not values.colourful:
+                ids = _few([*(values.ids or ())])
+                raise ValueError(
+                    f"{path}: holds ids, {ids}, and "
+                    f"{colourful[0]} holds colours; choose masks of one kind with "
+                    "--labels='PATTERN', or read all as one with "
+                    "--config.data.masks=colours"
+                )
+        return "colours", notes
+    if all(v.colours and {*v.colours} <= listed for _, v in masks):
+        return "colours", notes
+    if two := _differing_palettes(masks):
+        notes.append(f"palettes differ ({two[0]}, {two[1]}): colours count, not ids")
+        return "colours", notes
+    return "ids", notes
 
 
 def _differing_palettes(masks: Masks) -> tuple[Path, Path] | None:
@@ -171,38 +197,192 @@ def _differing_palettes(masks: Masks) -> tuple[Path, Path] | None:
 
 
 def _of_ids(
-    found: Mapping[int, _Found], given: ClassList | None
+    found: Mapping[int, _Found],
+    masks: Masks,
+    given: ClassList | None,
+    reading: MaskReading,
+    notes: list[str],
 ) -> tuple[list[ClassLine], dict[int, int], list[str]]:
-    """The classes of masks of ids: lines, the line of each id, and a remark."""
-    binary = [*found] == [0, 255]
-    real = [i for i in found if i not in _VOID_IDS]
-    if not given:
-        ids = [*found] if binary else real
-        _check_values(ids, found, "ids")
-        lines = [ClassLine(f"id {i}") for i in ids]
-        line_of = {i: k for k, i in enumerate(ids)}
-    else:
-        # Ids count from 0, or there are as many ids as names, in the same order.
-        lines, count = given.lines, len(given.lines)
-        same = [ids for ids in ([*found], real) if len(ids) == count]
-        if max(real, default=0) < count and not (binary and count == 2):
-            line_of = {i: i for i in range(count)}
-        elif same:
-            line_of = {i: k for k, i in enumerate(same[0])}
-        else:
-            wrong = max(real)
+    """The classes of masks of ids: lines, the line of each id, and remarks."""
+    void, decided = reading.void_ids(found)
+    real = [i for i in found if i not in void]
+    if not real:
+        raise ValueError(f"{next(iter(found.values())).path}: all pixels are ignored")
+    if given:
+        return _of_listed_ids(found, real, given, void, decided)
+    doubt = "" if reading.threshold else _doubt(found, masks, void, decided)
+    if doubt:
+        raise ValueError(doubt)
+    remarks = []
+    binary = [*found] in ([0, 255], [0, 65535]) and not decided
+    negative = any(values.negative for _, values in masks)
+    if binary and not negative:
+        real = [*found]
+        remarks.append(
+            f"masks hold only 0 and {real[1]}, so {real[1]} is a class and not ignored"
+        )
+    elif not decided and max(found) in void:
+        one = "-1" if negative else max(found)
+        notes.append(f"{one} is ignored; --config.data.void=none makes it a class")
+    _check_values(real, found, "ids")
+    total = sum(seen.pixels for seen in found.values())
+    if rare := [i for i in real if found[i].pixels < _RARE * total]:
+        remarks.append(
+            f"rare ids: {len(rare)}, such as {rare[0]} in {found[rare[0]].path}; if "
+            f"they are mistakes, --config.data.void={rare[0]} ignores them, or {_CLEAN}"
+        )
+    if len(real) > 2 and len(real) == len(found):
+        remarks.append(
+            f"id {real[-1]}, {found[real[-1]].pixels / total:.1%}: if these are "
+            f"unlabelled pixels, --classes=…,void or --config.data.void={real[-1]}"
+        )
+    lines = [ClassLine(f"id {i}") for i in real]
+    return lines, {i: k for k, i in enumerate(real)}, remarks
+
+
+def _of_listed_ids(
+    found: Mapping[int, _Found],
+    real: list[int],
+    given: ClassList,
+    void: set[int],
+    decided: bool,
+) -> tuple[list[ClassLine], dict[int, int], list[str]]:
+    """As `_of_ids`, where the user names the classes.
+
+    Ids are those of the list, or count from 0, or there are as many as names, in the
+    same order.
+    """
+    lines, count = given.lines, len(given.lines)
+    binary = [*found] in ([0, 255], [0, 65535])
+    same = [ids for ids in ([*found], real) if len(ids) == count]
+    largest = max(count, *(line.id or 0 for line in lines))
+    if given.has_ids:
+        line_of = {line.id or 0: k for k, line in enumerate(lines)}
+        others = [i for i in found if i not in line_of]
+        missing = [i for i in others if i in real or (len(real) < 2 and not decided)]
+        if missing:
             raise ValueError(
-                f"{found[wrong].path}: holds id {wrong}; {given.source} names {count}, "
-                f"0 to {count - 1}. Write one line for each of the {len(real)} ids in "
-                f"masks, {_few(real)}, in their order; a class called void is ignored"
+                f"{found[missing[0]].path}: holds id {missing[0]}, which "
+                f"{given.source} does not name: it names {_few([*line_of])}"
+                f"{_level_help(found)}"
             )
-    if binary and 255 in line_of and not lines[line_of[255]].void:
-        remark = "masks hold only 0 and 255, so 255 is a class and not ignored"
-        return lines, line_of, [remark]
-    if given and any(i != k for i, k in line_of.items()):
+    elif max(real) < count and not (binary and count == 2):
+        line_of = {i: i for i in range(count)}
+        if len(found) == count and len(real) < count and not decided:
+            raise ValueError(
+                f"{found[max(found)].path}: holds {max(found)}, and {given.source} has "
+                f"as many names as masks have values, {_few([*found])}: "
+                f"--config.data.void={max(found)} ignores it, =none makes it a class"
+            )
+        surplus = [line.name for line in lines[len(real) :] if not line.void]
+        if surplus and real == [*range(len(real))]:
+            names, ids = _few([line.name for line in lines]), _few([*found])
+            raise ValueError(
+                f"{given.source}: names {count} classes, {names}, and masks hold the "
+                f"ids {ids}, as in {found[real[-1]].path}. Remove "
+                "names that are no classes (such as a header), or write the id before "
+                f"each name, '0 {lines[0].name}', where classes do not occur"
+            )
+    elif same:
+        line_of = {i: k for k, i in enumerate(same[0])}
+    else:
+        wrong = max(real)
+        raise ValueError(
+            f"{found[wrong].path}: holds id {wrong}; {given.source} names {count}, "
+            f"0 to {largest - 1}. Write one line for each of the {len(real)} ids in "
+            f"masks, {_few(real)}, in their order; a class called void is ignored"
+            f"{_level_help(found)}"
+        )
+    if decided:
+        line_of = {i: k for i, k in line_of.items() if i not in void}
+    if binary and found.keys() <= line_of.keys() and not given.has_ids:
+        top = max(found)
+        if not lines[line_of[top]].void:
+            remark = f"masks hold only 0 and {top}, so {top} is a class and not ignored"
+            return lines, line_of, [remark]
+    unused = "no mask holds the colours of the list; " * bool(lines[0].colour)
+    if not given.has_ids and (unused or any(i != k for i, k in line_of.items())):
         pairs = ", ".join(f"{i} is {lines[k].name}" for i, k in line_of.items())
-        return lines, line_of, [f"names belong to the ids in order: {pairs}"]
+        return lines, line_of, [f"{unused}names belong to the ids in order: {pairs}"]
     return lines, line_of, []
+
+
+def _doubt(
+    found: Mapping[int, _Found], masks: Masks, void: set[int], decided: bool
+) -> str:
+    """Why it is in doubt what the ids mean, and how to decide it; "" if it is not."""
+    top, path = max(found), found[max(found)].path
+    palettes = {entry for _, values in masks for entry in values.palette.items()}
+    if any(colour != (i, i, i) for i, colour in palettes):
+        return ""  # ids are numbers of colours
+    levels = _levels(found)
+    if levels:
+        return (
+            f"{path}: the values gather at {_few(levels)}, as JPEG or smooth edges "
+            f"leave them{_level_help(found)}"
+        )
+    if decided or top not in _VOID_IDS:
+        return ""
+    rest = [i for i in found if i not in void]
+    if any(values.negative for _, values in masks) or rest == [0]:
+        return ""
+    steps = rest == [*range(rest[0], rest[-1] + 1)] and rest[0] <= 1
+    dense = 2 * len(rest) > rest[-1]
+    in_doubt = len(rest) < 2 or not (steps or dense or rest[-1] <= _SMALL[top])
+    if rest == [0, 1]:
+        # Two-level masks may be of two kinds, or hold traces of noise.
+        kinds = [{*(values.ids or ())} - {0} for _, values in masks]
+        apart = {1} in kinds and {top} in kinds and {1, top} not in kinds
+        in_doubt |= apart or found[1].pixels < 0.05 * found[top].pixels
+    if not in_doubt:
+        return ""
+    return (
+        f"{path}: holds {top} beside {_few(rest)}, and it may be a class or unlabelled"
+        f" pixels: --config.data.void={top} ignores it, =none makes it a class"
+        + _level_help(found)
+    )
+
+
+def _levels(found: Mapping[int, _Found]) -> list[int]:
+    """The values at which a histogram gathers, with thin tails beside; [] if not.
+
+    JPEG and interpolation leave values near those of a clean mask, or between them. The
+    ids of classes are rarely just below 255 or another high one, and seldom all rare.
+    """
+    if max(found) > 255:
+        return []
+    total = sum(seen.pixels for seen in found.values())
+    share = [found[v].pixels / total if v in found else 0.0 for v in range(256)]
+    near = 16
+    peaks = [
+        v
+        for v in found
+        if share[v] > 0.02 and share[v] == max(share[max(0, v - near) : v + near + 1])
+    ]
+    tail = [v for v in found if v not in peaks]
+    beside = [v for v in tail for p in peaks if p >= 64 and abs(p - v) <= near]
+    extremes = len(peaks) == 2 and peaks[0] < 8 and peaks[1] > 247
+    if not 2 <= len(peaks) <= 8 or not beside:
+        return []
+    thin = sum(share[v] for v in tail) < (0.6 if extremes else 0.35)
+    return peaks if thin and max(share[v] for v in tail) < 0.1 else []
+
+
+def _level_help(found: Mapping[int, _Found]) -> str:
+    """The histogram and the flags that decide, if values are levels of brightness."""
+    if max(found) < 64:
+        return ""
+    total = sum(seen.pixels for seen in found.values())
+    most = sorted(found, key=lambda v: -found[v].pixels)
+    shown = ", ".join(f"{v} {found[v].pixels / total:.1%}" for v in most[:8])
+    others = sum(found[v].pixels for v in most[8:]) / total
+    more = f", {len(most) - 8} others {others:.1%}" if most[8:] else ""
+    middle = max(found) // 2 + 1
+    return (
+        f". Values: {shown}{more}. --config.data.threshold={middle} makes two classes, "
+        f"below and from {middle} on; {_CLEAN}; or name each value with --classes, "
+        "'0 background', and void what is ignored"
+    )
 
 
 def _of_colours(
@@ -218,7 +398,7 @@ def _of_colours(
             remark.append(
                 f"rare colours: {len(rare)}, such as {rare[0]} in "
                 f"{found[rare[0]].path}; if edges are smoothed, save masks "
-                "without, or choose with --classes"
+                f"without, or choose with --classes; {_CLEAN}"
             )
     else:
         lines = given.lines
@@ -235,19 +415,24 @@ def _of_colours(
                 f"{found[first].path}: {first} is the colour of {found[first].pixels} "
                 f"pixels and of no class in {given.source}; a line "
                 f"'void {' '.join(map(str, first))}' ignores it (are edges smoothed? "
-                f"Save masks without). Colours of no class: {_few(missing)}"
+                f"{_CLEAN}). Colours of no class: {_few(missing)}"
             )
     return lines, {line.colour: k for k, line in enumerate(lines)}, remark
 
 
 def _check_values(values: Sequence, found: Mapping[Any, _Found], kind: str) -> None:
-    if not values:
-        raise ValueError(f"{next(iter(found.values())).path}: all pixels are ignored")
-    if len(values) > _MAX_CLASSES:
+    if len(values) == 1:
+        path = next(iter(found.values())).path
+        raise ValueError(
+            f"{path}: all masks hold {values[0]} alone, so that there is nothing to "
+            "learn; are these the masks? Choose with --labels, or name the classes "
+            "with --classes"
+        )
+    if len(values) > MAX_CLASSES:
         raise ValueError(
             f"{found[values[-1]].path}: masks hold {len(values)} {kind}, more than "
-            f"{_MAX_CLASSES} classes; do they separate objects, or are edges smoothed? "
-            "Save class ids as PNG"
+            f"{MAX_CLASSES} classes; do they separate objects, or are edges smoothed? "
+            f"Save class ids as PNG, or {_CLEAN}"
         )
 
 

@@ -6,18 +6,21 @@ belongs to the image of the same name, up to endings such as `_mask`; among seve
 one whose folders have the most words in common with the image's.
 """
 
+import glob
 import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dilax.data.lists import LIST_SUFFIXES, find_lists
 from dilax.data.pairing import (
     HINT,
     IMAGE_SUFFIXES,
     SPLITS,
+    UNREAD_SUFFIXES,
     NamedFiles,
     Pair,
     Pairing,
@@ -25,7 +28,6 @@ from dilax.data.pairing import (
     is_mask_name,
     normalized,
     split_of,
-    split_of_list,
 )
 
 
@@ -107,7 +109,7 @@ def _walk(folder: Path, seen: dict[Path, int]) -> list[Path]:
             continue
         below[:] = [name for name in below if not name.startswith(".")]
         files = [Path(name, file) for file in names if not file.startswith(".")]
-        lists = [path for path in files if path.suffix.lower() == ".txt"]
+        lists = [path for path in files if path.suffix.lower() in LIST_SUFFIXES]
         seen |= {path: _modified(path) for path in (Path(name), *lists)}
         found += files
     return sorted(found)
@@ -119,7 +121,7 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
     roles = _images_and_masks(root, files, images, labels, seen)
     top = Path(os.path.commonpath([path.parent for role in roles for path in role]))
     pairing = Pairing(*(NamedFiles(role, top) for role in roles))
-    lists = _lists(root, files)
+    lists = find_lists(root, files)
     found = _split(root, pairing, lists)
     masks = pairing.masks.words
     example = next((pair for pair in found["train"] if pair.label in masks), None)
@@ -133,6 +135,12 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
     notes = ["{} has the mask {}".format(*shown)]
     if left := len(pairing.images.words) - sum(map(len, found.values())):
         notes.append(f"images in no split: {left}")
+    if others := _left_out(files):
+        kinds = sorted({path.suffix.lower() for path in others})
+        notes.append(
+            f"not read: {len(others)} files of the kinds {', '.join(kinds)}, such as "
+            f"{others[0]}; convert them if they are images"
+        )
     if not lists and (unused := pairing.unused()):
         notes.append(f"masks without an image: {len(unused)}, such as {unused[0]}")
     if "val" not in found:
@@ -156,7 +164,8 @@ def _images_and_masks(
         if folder.is_dir():
             found = _pictures(_walk(folder, seen))
         else:
-            found = [path for path in every if path.relative_to(root).match(flag)]
+            pattern = literal_parts(flag, root)
+            found = [path for path in every if path.relative_to(root).match(pattern)]
         if not found:
             raise ValueError(f"{folder}: no such folder or files; {HINT}")
         return found
@@ -177,18 +186,74 @@ def _images_and_masks(
         )
     if not images:
         free = _without(free, masks)
-        photos = [path for path in free if not kinds[path]] or free
+        beside = {path.parent for path in masks}
+        photos = [path for path in free if not kinds[path]] or [
+            path for path in free if kinds[path] == "mask" and path.parent in beside
+        ]
     if photos and masks:
         return photos, masks
-    folders = sorted({str(path.parent.relative_to(root)) for path in every})
-    missing = "masks" if photos else "images"
     raise ValueError(
-        f"{root}: no {missing} found; there are pictures in {folders[:10]}; {HINT}"
+        _nothing_found(root, files, kinds, "masks" if photos else "images")
     )
+
+
+def _nothing_found(
+    root: Path, files: Sequence[Path], kinds: Mapping[Path, str], missing: str
+) -> str:
+    """Where there are pictures instead, and what to do."""
+    what = {
+        "": "there are pictures",
+        "mask": "found masks",
+        "instances": "masks of instances",
+        "preview": "previews of masks",
+    }
+    places: dict[str, list[str]] = {}
+    for kind, words in what.items():
+        folders = {
+            str(p.parent.relative_to(root)) for p, k in kinds.items() if k == kind
+        }
+        if folders:
+            places[words] = sorted(folders)[:10]
+    found = ", ".join(f"{words} in {folders}" for words, folders in places.items())
+    remedy = HINT
+    if missing == "images":
+        remedy += "; images may be in another place, --images=FOLDER"
+    elif polygons := [p for p in files if p.suffix.lower() in (".json", ".xml")]:
+        remedy += (
+            f". Annotations such as {polygons[0]} are no masks: export masks from the "
+            "program that drew them"
+        )
+    return (
+        f"{root}: no {missing} found; {found or 'there are pictures in []'}; {remedy}"
+    )
+
+
+def literal_parts(pattern: str, root: Path) -> str:
+    """A pattern whose first parts count as they are, where such a file is there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "set [v1]").mkdir()
+        ...     literal_parts("set [v1]/*.jpg", Path(folder))
+        'set [[]v1]/*.jpg'
+    """
+    place, parts = root, list(Path(pattern).parts)
+    for i, part in enumerate(parts):
+        place /= part
+        if not place.exists():
+            break
+        parts[i] = glob.escape(part)
+    return os.path.join(*parts)
 
 
 def _pictures(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _left_out(files: Sequence[Path]) -> list[Path]:
+    """Files that may be images, though of kinds that are not read."""
+    return [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
 
 
 def _without(paths: list[Path], others: list[Path]) -> list[Path]:
@@ -196,35 +261,13 @@ def _without(paths: list[Path], others: list[Path]) -> list[Path]:
     return [path for path in paths if path not in known]
 
 
-def _lists(root: Path, files: Sequence[Path]) -> dict[str, Path]:
-    """The list of each split that has one.
-
-    Of several, it is the outermost, or that in a folder such as ImageSets/Segmentation.
-    """
-    found = defaultdict(list)
-    for path in files:
-        if path.suffix.lower() == ".txt" and (split := split_of_list(path.stem)):
-            found[split].append(path)
-    for split, paths in found.items():
-        depth = min(len(path.parts) for path in paths)
-        outer = [path for path in paths if len(path.parts) == depth]
-        kinds = [folder_kind(path.relative_to(root).parts[:-1]) for path in outer]
-        chosen = [p for p, kind in zip(outer, kinds, strict=True) if kind] or outer
-        if len(chosen) > 1:
-            raise ValueError(
-                f"{chosen[0]}, {chosen[1]}: either could list {split}; rename one"
-            )
-        found[split] = chosen
-    return {split: path for split, [path] in found.items()}
-
-
 def _split(
-    root: Path, pairing: Pairing, lists: dict[str, Path]
+    root: Path, pairing: Pairing, lists: dict[str, tuple[Path, list[str]]]
 ) -> dict[str, list[Pair]]:
     """The splits by lists, else by folders; what is in neither is for training."""
     found = {}
-    for split, path in lists.items():
-        pairs = {n: pairing.from_line(n, split, path) for n in read_lines(path)}
+    for split, (path, lines) in lists.items():
+        pairs = {line: pairing.from_line(line, split, path) for line in lines}
         if missing := [line for line, pair in pairs.items() if not pair]:
             raise ValueError(
                 f"{path}: names {len(missing)} files that do not exist, such as "
@@ -261,21 +304,3 @@ def _hold_out(pairs: list[Pair], top: Path) -> tuple[list[Pair], list[Pair]]:
         )
     held_out = {*sorted(pairs, key=order)[: max(1, len(pairs) // 5)]}
     return [p for p in pairs if p not in held_out], [p for p in pairs if p in held_out]
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, stripped.
-
-    Raises:
-        ValueError: naming the file, if it cannot be read or has none.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text ({error})") from error
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ValueError(f"{path}: is empty")
-    return lines

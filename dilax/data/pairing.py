@@ -14,8 +14,15 @@ from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"),
-    *(".gif", ".webp", ".ppm", ".pgm"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".tif", ".tiff"),
+    *(".bmp", ".dib", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
+UNREAD_SUFFIXES = (  # of pictures and arrays that Pillow does not read, or not as such
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".jxl", ".mat", ".nef"),
+    *(".nii", ".npy", ".npz", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"),
+    *(".dcm", ".h5", ".hdf5", ".img", ".nrrd", ".pfm", ".qoi", ".xcf"),
 )
 SPLITS = ("train", "val", "test")
 HINT = "choose with --images and --labels: folders, or patterns like '*_mask.png'"
@@ -27,13 +34,14 @@ _MASK = (
     r"|semantic|targets?|ground[ _-]?truth|(?<![a-z])(?:gt|gts|gtfine|segs?)(?![a-z])"
 )
 _IMAGE = r"images?|imgs?|photos?|pictures?|jpe?gs?|rgb|frames?|leftimg8bit"
+_SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _ENDING = re.compile(
     rf"(?:^|[ _.-]+)(?:{_MASK}|{_IMAGE}|colou?r|ome|l)$|^(?:{_MASK}|{_IMAGE})[ _.-]+"
+    rf"|\.(?:{_SUFFIXES})$"  # Supervisely's a.jpg has the mask a.jpg.png
 )
 _MASK_NAME = re.compile(rf"(?:^|[ _.-])(?:{_MASK}|l)$|^(?:{_MASK})[ _.-]")
 _SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?[ _-]?(?:set)?\d*")
 _LIST = re.compile(r"[ _.-]+(?:list|files|pairs|ids|split)$|^(?:list|files)[ _.-]+")
-_SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _TWO_FILES = re.compile(
     rf"(.+?\.(?:{_SUFFIXES}))[\s,;]+(\S.*\.(?:{_SUFFIXES}))", re.IGNORECASE
 )
@@ -70,7 +78,12 @@ def is_mask_name(stem: str) -> bool:
     return bool(_MASK_NAME.search(normalized(stem).casefold()))
 
 
-def folder_kind(folders: Sequence[str]) -> Literal["", "mask", "instances"]:
+_PREVIEW = re.compile(r"visuali[sz]|preview|overlay|masks?[ _-]human")
+
+
+def folder_kind(
+    folders: Sequence[str],
+) -> Literal["", "mask", "instances", "preview"]:
     """What the innermost folder that tells says about its files; "" for images.
 
     Example:
@@ -80,6 +93,8 @@ def folder_kind(folders: Sequence[str]) -> Literal["", "mask", "instances"]:
         'instances'
     """
     for name in map(str.casefold, reversed(folders)):
+        if _PREVIEW.search(name):
+            return "preview"
         if re.search(_MASK, name):
             objects = re.search("object|instance|panoptic", name)
             return "instances" if objects else "mask"

@@ -4,18 +4,24 @@ Source: the formats are those of Pillow, and TIFF as tifffile reads it.
 """
 
 import contextlib
+import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dilax.data.spec import RGB
 
+MaskKind = Literal["ids", "colours", "alpha"]
+
 _MAX_COLOURS = 256
+_MAX_WITH_ALPHA = 1 << 16
 _PER_LEVEL = 257  # 65535 / 255: 16-bit values per 8-bit value
+_PALETTE, _MIN_IS_WHITE = 3, 0  # of TIFF's PhotometricInterpretation
+_CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values alone"
 
 
 class _UnsuitableError(ValueError):
@@ -26,14 +32,16 @@ class Header(NamedTuple):
     """What an image file contains.
 
     Attributes:
-        size: (height, width) in pixels.
+        size: (height, width) in pixels, upright.
         channels: as `read_pixels` returns them.
         bits: of each channel, 8 or 16.
+        orientation: of EXIF or TIFF, 1 to 8; 1 is stored upright.
     """
 
     size: tuple[int, int]
     channels: int
     bits: int
+    orientation: int = 1
 
 
 class MaskValues(NamedTuple):
@@ -43,11 +51,25 @@ class MaskValues(NamedTuple):
         ids: pixels of each class id; None if the mask can only hold colours.
         colours: pixels of each colour; None if the mask can only hold ids.
         palette: the colours of the ids in a palette image, {} in others.
+        alpha: pixels of each opacity, {} without transparency.
+        clear: colours of pixels that are wholly transparent.
+        opaque: colours of other pixels, where there is transparency.
+        colourful: whether the file is of colours, though they may be grey.
+        jpeg: whether the file is a JPEG.
+        inverted: whether viewers show the value 0 of a TIFF as white.
+        negative: whether some ids are −1, which count as 65535.
     """
 
     ids: dict[int, int] | None
     colours: dict[RGB, int] | None
-    palette: dict[int, RGB]
+    palette: dict[int, RGB] = {}
+    alpha: dict[int, int] = {}
+    clear: frozenset[RGB] = frozenset()
+    opaque: frozenset[RGB] = frozenset()
+    colourful: bool = False
+    jpeg: bool = False
+    inverted: bool = False
+    negative: bool = False
 
 
 @contextlib.contextmanager
@@ -64,29 +86,131 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
 
 
+def open_image(file: Path | bytes) -> Image.Image:
+    """Opens an image file or its content, also HEIC if pillow-heif is installed.
+
+    Raises:
+        ValueError: if it is HEIC, and pillow-heif is missing.
+        UnidentifiedImageError: if it is not an image.
+    """
+    try:
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError:
+        start = file if isinstance(file, bytes) else _start_of(file)
+        if start[4:8] != b"ftyp" or start[8:12] not in (b"heic", b"heix", b"mif1"):
+            raise
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        message = "HEIC is read by pillow-heif: pip install 'dilax[heif]'"
+        raise _UnsuitableError(message) from error
+    register_heif_opener()
+    return open_image(file)
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(12)
+
+
+def orientation_of(file: Image.Image) -> int:
+    """How an open image is stored: its EXIF orientation, 1 to 8.
+
+    What is missing, broken or out of range counts as 1, upright.
+    """
+    try:
+        opened: Any = file
+        if file.format == "PNG" and isinstance(opened.fp, io.BufferedReader):
+            # Pillow would decode the pixels first, as EXIF may come after them.
+            exif = Image.Image.getexif(file)
+            if not exif:
+                exif.load(_late_exif(Path(opened.filename)))
+        else:
+            exif = file.getexif()
+        found = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF raises errors of many kinds
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _late_exif(path: Path) -> bytes:
+    """The EXIF that a PNG may have after its pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf":
+                return file.read(length)
+            file.seek(length + 4, io.SEEK_CUR)  # a checksum follows
+    return b""
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels (h, w, …) as viewers show them.
+
+    Example:
+        >>> turned(np.array([[1, 2]]), 6).tolist()
+        [[1], [2]]
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    # Each is a transposition, or not, and then flips of rows and of columns.
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::rows, ::columns]
+
+
 def read_header(path: Path) -> Header:
     """Reads the header of an image file, and no pixels.
 
     Raises:
         ValueError: naming the file, if it is not an image of 8 or 16 bits per channel.
     """
+    size, orientation = read_size(path)
     with _naming(path):
         if not _is_tiff(path):
-            with Image.open(path) as file:
+            with open_image(path) as file:
                 channels, bits = {"L": (1, 8), "I;16": (1, 16)}.get(_mode(file), (3, 8))
-                return Header((file.height, file.width), channels, bits)
+                return Header(size, channels, bits, orientation)
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
             axis = _channel_axis(series)
-            size = [n for i, n in enumerate(series.shape) if i != axis]
+            height, width = (n for i, n in enumerate(series.shape) if i != axis)
             channels = 1 if axis is None else series.shape[axis]
-            return Header((size[0], size[1]), channels, 8 * series.dtype.itemsize)
+            bits = 8 * series.dtype.itemsize
+            size = (width, height) if orientation >= 5 else (height, width)
+            return Header(size, channels, bits, orientation)
+
+
+def read_size(path: Path) -> tuple[tuple[int, int], int]:
+    """((height, width) upright, orientation 1 to 8) of an image, from its header.
+
+    Raises:
+        ValueError: naming the file, if it is not an image.
+    """
+    with _naming(path):
+        if _is_tiff(path):
+            import tifffile
+
+            with tifffile.TiffFile(path) as tiff:
+                page: Any = tiff.pages.first
+                size, orientation = (page.imagelength, page.imagewidth), _tag(page)
+        else:
+            with open_image(path) as file:
+                size, orientation = (file.height, file.width), orientation_of(file)
+        return size[::-1] if orientation >= 5 else size, orientation
+
+
+def _tag(page: Any) -> int:
+    """The orientation of a page of a TIFF."""
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag and tag.value in range(1, 9) else 1
 
 
 def read_pixels(
-    path: Path, channels: int | None = None, upright: bool = False
+    path: Path, channels: int | None = None, upright: bool = True
 ) -> np.ndarray:
     """Reads an image as (h, w, c), uint8 or uint16, with the channels that it has.
 
@@ -96,7 +220,7 @@ def read_pixels(
     Args:
         path: the file.
         channels: number to return; 3 makes RGB of grey and transparent images.
-        upright: rotate the image by its EXIF orientation, as viewers do; not TIFF.
+        upright: turn the image by its orientation, as viewers do.
 
     Raises:
         ValueError: naming the file, if it is not an image or has other channels.
@@ -111,15 +235,17 @@ def read_pixels(
     """
     with _naming(path):
         if _is_tiff(path):
-            pixels = _tiff_pixels(path)
+            pixels, orientation = _tiff_pixels(path)
         else:
-            with Image.open(path) as file:
+            with open_image(path) as file:
                 mode = _mode(file)
-                turned = ImageOps.exif_transpose(file) if upright else file
+                orientation = orientation_of(file)
                 if mode == "I;16":
-                    pixels = np.asarray(turned).astype(np.uint16)[..., None]
+                    pixels = np.asarray(file).astype(np.uint16)[..., None]
                 else:
-                    pixels = np.atleast_3d(np.asarray(turned.convert(mode)))
+                    pixels = np.atleast_3d(np.asarray(file.convert(mode)))
+        if upright and orientation > 1:
+            pixels = np.ascontiguousarray(turned(pixels, orientation))
     found = pixels.shape[2]
     if channels in (None, found):
         return pixels
@@ -148,23 +274,37 @@ def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 
 
-def _tiff_pixels(path: Path) -> np.ndarray:
+def _tiff_pixels(path: Path) -> tuple[np.ndarray, int]:
+    """(h, w, c) as stored, and the orientation."""
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
+        series, orientation = tiff.series[0], _tag(tiff.pages.first)
         axis = _channel_axis(series)
         try:
             pixels = series.asarray()
         except ValueError as error:
-            # tifffile leaves most compressions to a package that may be missing.
-            if "imagecodecs" not in str(error):
-                raise
-            with Image.open(path) as file:
-                pixels = np.asarray(file)
+            pixels = _decoded_by_pillow(path, orientation, error)
             if (pixels.shape, pixels.dtype) != (series.shape, series.dtype):
                 raise _UnsuitableError(f"{error}: pip install imagecodecs") from error
-    return pixels[..., None] if axis is None else np.moveaxis(pixels, axis, -1)
+    shaped = pixels[..., None] if axis is None else np.moveaxis(pixels, axis, -1)
+    return shaped, orientation
+
+
+def _decoded_by_pillow(path: Path, orientation: int, error: ValueError) -> np.ndarray:
+    """The pixels of a TIFF as stored, where tifffile lacks their compression.
+
+    tifffile leaves most compressions to a package that may be missing.
+    """
+    if "imagecodecs" not in str(error):
+        raise error
+    with Image.open(path) as file:
+        return _as_stored(np.asarray(file), orientation)
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes `turned`: 6 and 8 undo each other, the others themselves."""
+    return turned(upright, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def _channel_axis(series: Any) -> int | None:
@@ -180,23 +320,94 @@ def _channel_axis(series: Any) -> int | None:
     return named[0] if named else int(np.argmin(shape))
 
 
-def read_mask_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a mask, from its header.
+class _Layers(NamedTuple):
+    """A mask as its file holds it: `values` or `colours`, and perhaps `alpha`.
 
-    Raises:
-        ValueError: naming the file, if it is not an image that Pillow reads.
+    Attributes:
+        values: (h, w) numbers.
+        colours: (h, w, 3) uint8.
+        alpha: (h, w) uint8.
+        palette: red, green, blue, red, … of the values.
+        orientation: of the file; the arrays are upright.
+        jpeg: whether it is a JPEG.
+        inverted: whether viewers show 0 as white.
     """
-    with _naming(path), Image.open(path) as file:
-        return file.height, file.width
+
+    values: np.ndarray | None
+    colours: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+    palette: list[int] | None = None
+    orientation: int = 1
+    jpeg: bool = False
+    inverted: bool = False
 
 
-def read_mask(path: Path, colour: bool = False) -> np.ndarray:
+def _layers(path: Path) -> _Layers:
+    """Decodes a mask, upright."""
+    numbers = _tiff_numbers(path) if _is_tiff(path) else None
+    if numbers:
+        return numbers
+    with open_image(path) as file:
+        mode, orientation = file.mode, orientation_of(file)
+        if _is_tiff(path):
+            orientation = 1  # Pillow turns it
+
+        def shown(image: Image.Image) -> np.ndarray:
+            return turned(np.asarray(image), orientation)
+
+        values = colours = alpha = palette = None
+        if mode in ("1", "L", "P") or mode[0] in "IF":
+            values = shown(file)
+        elif mode == "LA":
+            values = shown(file.getchannel("L"))
+        else:
+            colours = shown(file.convert("RGB"))
+        if "A" in file.getbands():
+            alpha = shown(file.getchannel("A"))
+        if mode == "P":
+            palette = (file.getpalette() or []) + 768 * [0]
+        jpeg = file.format in ("JPEG", "MPO")
+        return _Layers(values, colours, alpha, palette, orientation, jpeg)
+
+
+def _tiff_numbers(path: Path) -> _Layers | None:
+    """The numbers that a TIFF stores, of any type; None if they are colours.
+
+    Pillow does not read all types, and it inverts what viewers show inverted.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages.first
+        if page.photometric == _PALETTE or page.samplesperpixel > 1:
+            return None
+        orientation, inverted = _tag(page), page.photometric == _MIN_IS_WHITE
+        try:
+            values = page.asarray()
+        except ValueError as error:
+            values = _decoded_by_pillow(path, orientation, error)
+            if inverted:
+                values = ~values if values.dtype == bool else 255 - values
+    return _Layers(
+        turned(values, orientation), orientation=orientation, inverted=inverted
+    )
+
+
+def read_mask(
+    path: Path,
+    kind: MaskKind = "ids",
+    threshold: float = 0.0,
+    upright: bool = True,
+) -> np.ndarray:
     """Reads a mask.
 
     Args:
-        path: a file that Pillow reads.
-        colour: return colours, also of palette images; else ids, also of images whose
-            three channels are equal.
+        path: an image file.
+        kind: `"ids"`, also of images whose three channels are equal; `"colours"`, also
+            of palette images; or `"alpha"`, the opacities as ids.
+        threshold: ids from here on become 1, others 0, where it is above 0; colours
+            count by their brightness.
+        upright: turn the mask by its orientation, as viewers do.
 
     Returns:
         (h, w) uint16 ids, or (h, w, 3) uint8 colours.
@@ -204,75 +415,130 @@ def read_mask(path: Path, colour: bool = False) -> np.ndarray:
     Raises:
         ValueError: naming the file, if it is not an image, or not of that kind.
     """
-    with _naming(path), Image.open(path) as file:
-        if not colour:
-            return _ids(file)
-        if file.mode[0] in "IF":
-            raise _UnsuitableError(f"mode {file.mode} holds numbers, not colours")
-        return np.asarray(file.convert("RGB"))
+    with _naming(path):
+        layers = _layers(path)
+        if kind == "alpha":
+            if layers.alpha is None:
+                raise _UnsuitableError("has no transparency, unlike other masks")
+            layers = _Layers(layers.alpha, orientation=layers.orientation)
+        if threshold:
+            mask = (_brightness(layers) >= threshold).astype(np.uint16)
+        else:
+            mask = _colours(layers) if kind == "colours" else _ids(layers)
+        return mask if upright else _as_stored(mask, layers.orientation)
 
 
-def mask_values(path: Path) -> MaskValues:
+def mask_values(path: Path, threshold: float = 0.0) -> MaskValues:
     """Counts the ids and colours of a mask.
+
+    Args:
+        path: an image file.
+        threshold: see `read_mask`.
 
     Raises:
         ValueError: naming the file, if it is not an image, or holds too many colours
             for a mask.
     """
-    with _naming(path), Image.open(path) as file:
-        if file.format == "JPEG":
-            raise _UnsuitableError(
-                "JPEG changes the ids or colours of a mask; save it as PNG"
-            )
-        if _is_true_colour(file):
-            found = file.convert("RGB").getcolors(_MAX_COLOURS)
-            if found is None:
-                raise _UnsuitableError(
-                    f"holds more than {_MAX_COLOURS} colours, too many for a mask: is "
-                    "it a photograph, or are edges smoothed? Save masks as PNG without "
-                    "smoothing"
-                )
-            colours = {(r, g, b): n for n, (r, g, b) in found}  # type: ignore[misc]
+    with _naming(path):
+        layers = _layers(path)
+        seen: dict[str, Any] = {"jpeg": layers.jpeg, "inverted": layers.inverted}
+        if layers.alpha is not None:
+            seen |= _transparency(layers)
+        if threshold:
+            if layers.alpha is not None:
+                seen["alpha"] = _counted(np.asarray(layers.alpha >= threshold))
+            bright = _counted(_brightness(layers) >= threshold)
+            return MaskValues(bright, None, **seen)
+        if layers.values is None:
+            colours = _counted_colours(layers.colours)
             grey = all(r == g == b for r, g, b in colours)
-            ids = {r: n for (r, _, _), n in colours.items()} if grey else None
-            return MaskValues(ids, colours, {})
-        counts = np.bincount(_ids(file).ravel())
-        ids = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
-        if file.mode[0] == "I":
-            return MaskValues(ids, None, {})
-        if file.mode == "P":
-            levels = (file.getpalette() or []) + 768 * [0]
-        else:
-            white = 255 if file.mode == "1" else 1
-            levels = [white * level for level in range(256) for _ in range(3)]
-        palette = {
-            i: (levels[3 * i], levels[3 * i + 1], levels[3 * i + 2]) for i in ids
-        }
+            levels = {r: n for (r, _, _), n in colours.items()} if grey else None
+            return MaskValues(levels, colours, colourful=True, **seen)
+        ids = _counted(_ids(layers))
+        if layers.values.dtype not in (bool, np.uint8):
+            seen["negative"] = bool(layers.values.min() < 0)
+            return MaskValues(ids, None, **seen)
+        table = _table(layers)
+        palette = {i: table[i] for i in ids}
         counted = Counter[RGB]()
         for i, n in ids.items():
             counted[palette[i]] += n
-        return MaskValues(ids, dict(counted), palette if file.mode == "P" else {})
+        own = palette if layers.palette else {}
+        return MaskValues(ids, dict(counted), own, **seen)
 
 
-def _is_true_colour(file: Image.Image) -> bool:
-    return file.mode[0] not in "IF" and file.mode not in ("1", "L", "LA", "P")
+def _counted(values: np.ndarray) -> dict[int, int]:
+    counts = np.bincount(values.ravel())
+    return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
 
 
-def _ids(file: Image.Image) -> np.ndarray:
-    """(h, w) uint16 ids of a mask."""
-    if file.mode[0] == "F":
-        raise _UnsuitableError("holds fractions, not class ids")
-    if _is_true_colour(file):
-        colours = np.asarray(file.convert("RGB"))
+def _counted_colours(pixels: Any) -> dict[RGB, int]:
+    found = Image.fromarray(np.ascontiguousarray(pixels)).getcolors(_MAX_COLOURS)
+    if found is None:
+        raise _UnsuitableError(
+            f"holds more than {_MAX_COLOURS} colours, too many for a mask: is it a "
+            "photograph or a JPEG, or are edges smoothed? Save masks as PNG without "
+            f"smoothing; {_CLEAN}"
+        )
+    return {(r, g, b): n for n, (r, g, b) in found}  # type: ignore[misc]
+
+
+def _transparency(layers: _Layers) -> dict[str, Any]:
+    """What `MaskValues` says about transparency."""
+    every = np.dstack([_colours(layers), np.asarray(layers.alpha)])
+    found: Any = Image.fromarray(every).getcolors(_MAX_WITH_ALPHA) or []
+    return {
+        "alpha": _counted(np.asarray(layers.alpha)),
+        "clear": frozenset(c[:3] for _, c in found if c[3] == 0),
+        "opaque": frozenset(c[:3] for _, c in found if c[3] > 0),
+    }
+
+
+def _table(layers: _Layers) -> list[RGB]:
+    """The colour of each of 256 values."""
+    white = 255 if layers.values is not None and layers.values.dtype == bool else 1
+    levels = layers.palette or [white * i % 256 for i in range(256) for _ in range(3)]
+    return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, 768, 3)]
+
+
+def _colours(layers: _Layers) -> np.ndarray:
+    """(h, w, 3) uint8."""
+    if layers.colours is not None:
+        return layers.colours
+    values = np.asarray(layers.values)
+    if values.dtype not in (bool, np.uint8):
+        raise _UnsuitableError(f"holds numbers of {values.dtype}, not colours")
+    return np.array(_table(layers), np.uint8)[values.astype(np.uint8)]
+
+
+def _brightness(layers: _Layers) -> np.ndarray:
+    """(h, w) values, or those of the colours."""
+    if layers.values is not None and not layers.palette:
+        return layers.values
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(_colours(layers))).convert("L")
+    )
+
+
+def _ids(layers: _Layers) -> np.ndarray:
+    """(h, w) uint16 ids of a mask; −1 becomes 65535."""
+    ids = layers.values
+    if ids is None:
+        colours = np.asarray(layers.colours)
         if (colours != colours[..., :1]).any():
             raise _UnsuitableError("holds colours instead of class ids")
-        return colours[..., 0].astype(np.uint16)
-    ids = np.asarray(file.convert("L") if file.mode == "LA" else file)
-    if ids.min() < 0 or ids.max() > 65535:
+        ids = colours[..., 0]
+    if ids.dtype.kind == "f" and (ids != np.floor(ids)).any():
         raise _UnsuitableError(
-            f"holds ids from {ids.min()} to {ids.max()}, not 0 to 65535"
+            f"holds fractions from {ids.min():g} to {ids.max():g}, not class ids; if "
+            "they are probabilities of an object, --config.data.threshold=0.5"
         )
-    return ids.astype(np.uint16)
+    if ids.dtype != bool and (ids.min() < -1 or ids.max() > 65535):
+        raise _UnsuitableError(
+            f"holds ids from {ids.min():g} to {ids.max():g}, not 0 to 65535 (or -1, "
+            "which is ignored); save class ids as PNG"
+        )
+    return ids.astype(np.int64).astype(np.uint16)
 
 
 def as_float(image):

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dilax.data.builders.builder import SegmentationBuilder, decoded
+from dilax.data.pixels import orientation_of, turned
 from dilax.data.spec import DatasetSpec
 from dilax.runtime.download import WrongFile, download
 from dilax.runtime.files import alone
@@ -84,8 +85,12 @@ class PreparedSplit(Sequence):
             ) from error
         name = record["id"].decode()
         where = f"{self._where}: {name}"
-        image = np.asarray(decoded(record["image"], where).convert("RGB"))
         ids = np.asarray(decoded(record["label"], where))
+        file = decoded(record["image"], where)
+        image = np.asarray(file.convert("RGB"))
+        upright = turned(image, orientation_of(file))
+        if upright.shape[:2] == ids.shape:  # else labels are of the pixels as stored
+            image = upright
         label = self._spec.train_ids(ids, where)
         return {"image": image, "label": label, "id": name}
 

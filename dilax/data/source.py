@@ -5,6 +5,7 @@ are RGB and uint8 unless the data set says otherwise.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -12,11 +13,13 @@ from absl import logging
 from dilax.data.folder import read_folder
 from dilax.data.pairing import Pair
 from dilax.data.pixels import (
+    Header,
+    MaskKind,
     convertible,
     read_header,
     read_mask,
-    read_mask_size,
     read_pixels,
+    read_size,
 )
 from dilax.data.scenes import Scenes
 from dilax.data.spec import DATASETS, DatasetSpec
@@ -115,18 +118,27 @@ class ImageLabelFiles(Sequence):
     ):
         self._spec, self._skip = spec, skip_unreadable
         self._logged: set[Pair] = set()
-        self._pairs, problems = check_pairs(pairs, skip_unreadable, len(spec.mean))
-        for problem in problems:
+        checked = check_pairs(pairs, skip_unreadable, len(spec.mean), spec.as_stored)
+        self._pairs = [*checked.upright]
+        self._upright = checked.upright
+        for problem in checked.problems:
             logging.warning("Skipped: %s", problem)
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        pair, channels = self._pairs[index], len(self._spec.mean)
+        pair, channels, spec = self._pairs[index], len(self._spec.mean), self._spec
+        turn_image, turn_mask = self._upright[pair]
+        kind: MaskKind = "colours" if spec.colour_masks else "ids"
         try:
-            image = read_pixels(pair.image, channels)
-            mask = read_mask(pair.label, self._spec.colour_masks)
+            image = read_pixels(pair.image, channels, turn_image)
+            mask = read_mask(
+                pair.label,
+                "alpha" if spec.alpha_masks else kind,
+                spec.threshold,
+                turn_mask,
+            )
         except ValueError as error:
             if not self._skip:
                 raise ValueError(f"{error}; {_SKIP}") from error
@@ -134,66 +146,135 @@ class ImageLabelFiles(Sequence):
                 self._logged.add(pair)
                 logging.warning("Skipped: %s", error)
             header = read_header(pair.image)
-            kind = np.uint16 if header.bits == 16 else np.uint8
-            image = np.zeros((*header.size, channels), kind)
-            label = np.full(header.size, self._spec.ignore_label, np.uint8)
+            size = shown_size(header.size, header.orientation, turn_image)
+            bits = np.uint16 if header.bits == 16 else np.uint8
+            image = np.zeros((*size, channels), bits)
+            label = np.full(size, spec.ignore_label, np.uint8)
             return {"image": image, "label": label, "id": pair.id}
         try:
-            label = self._spec.train_ids(mask, str(pair.label))
+            label = spec.train_ids(mask, str(pair.label))
         except ValueError as error:
             raise ValueError(f"{error}; {_CLASSES}") from error
         return {"image": image, "label": label, "id": pair.id}
 
 
+class Checked(NamedTuple):
+    """Pairs whose headers are right.
+
+    Attributes:
+        upright: for each pair whether to turn its image, and its mask, upright.
+        headers: of the images.
+        problems: what is wrong with the other pairs.
+        notes: what was decided about the orientation.
+    """
+
+    upright: dict[Pair, tuple[bool, bool]]
+    headers: dict[Pair, Header]
+    problems: list[str]
+    notes: list[str]
+
+
 def check_pairs(
-    pairs: Sequence[Pair], skip_unreadable: bool = False, channels: int | None = None
-) -> tuple[list[Pair], list[str]]:
-    """Checks the headers of files.
+    pairs: Sequence[Pair],
+    skip_unreadable: bool = False,
+    channels: int | None = None,
+    as_stored: bool | None = None,
+) -> Checked:
+    """Checks the headers of files, and whether images and masks need to be turned.
+
+    Images and masks are read upright, as viewers show them, if their sizes then agree;
+    else as stored, if those do.
 
     Args:
         pairs: the files.
         skip_unreadable: skip the wrong ones instead of stopping.
         channels: of the images, if it is known.
-
-    Returns:
-        The pairs that are right, and what is wrong with the others.
+        as_stored: prefer images and masks as stored; None stops if some fit only so
+            and others both ways.
 
     Raises:
         ValueError: naming up to ten files, if a header is wrong and they are not
             skipped, or if nothing is left.
     """
-    problems = {pair: _header_problem(pair, channels) for pair in pairs}
-    right = [pair for pair, problem in problems.items() if not problem]
-    wrong = [problem for problem in problems.values() if problem]
-    if not right or (wrong and not skip_unreadable):
+    found = Checked({}, {}, [], [])
+    for pair in pairs:
+        try:
+            header, turn = _turning(pair, channels, bool(as_stored))
+        except ValueError as error:
+            found.problems.append(str(error))
+        else:
+            found.upright[pair], found.headers[pair] = turn, header
+    wrong = found.problems
+    if not found.upright or (wrong and not skip_unreadable):
         more = f"\n… and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         first = "\n".join(wrong[:10])
         raise ValueError(
             f"{len(wrong)} of {len(pairs)} images are unusable:\n{first}{more}\n{_SKIP}"
         )
-    return right, wrong
-
-
-def _header_problem(pair: Pair, channels: int | None) -> str | None:
-    if not pair.image.exists():
-        return f"{pair.image}: is missing"
-    if not pair.label.exists():
-        return f"{pair.image}: has no mask, such as {pair.label}"
-    try:
-        image, size = read_header(pair.image), read_mask_size(pair.label)
-    except ValueError as error:
-        return str(error)
-    if image.size != size:
-        turned = "; is it rotated by its EXIF orientation?"
-        return "{}: is {}x{}, its mask {}x{}{}".format(
-            pair.image,
-            *image.size[::-1],
-            *size[::-1],
-            turned if image.size == size[::-1] else "",
+    tagged = [pair for pair, header in found.headers.items() if header.orientation > 1]
+    stored = [pair for pair, (image, _) in found.upright.items() if not image]
+    stored = [pair for pair in stored if found.headers[pair].orientation > 1]
+    both = [pair for pair in tagged if pair not in {*stored}]
+    if stored and both and as_stored is None:
+        raise ValueError(
+            f"{both[0].image}: has an EXIF orientation, and its mask fits it turned "
+            f"upright; that of {stored[0].image} fits only the pixels as stored. "
+            "--config.data.orientation=stored reads all that fit so as stored, "
+            "=upright only those that must be"
         )
-    if channels and not convertible(image.channels, channels):
-        return f"{pair.image}: has {image.channels} channels, not {channels}"
-    return None
+    if len(tagged) > len(stored):
+        found.notes.append(
+            f"turned upright by their EXIF orientation: {len(tagged) - len(stored)} "
+            f"images, such as {both[0].image}"
+        )
+    if stored:
+        found.notes.append(
+            f"not turned by their EXIF orientation: {len(stored)} images, such as "
+            f"{stored[0].image}, because their masks fit the pixels as stored"
+        )
+    return found
+
+
+def _turning(
+    pair: Pair, channels: int | None, as_stored: bool
+) -> tuple[Header, tuple[bool, bool]]:
+    """The image's header, and whether to turn image and mask; ValueError if wrong."""
+    if not pair.image.exists():
+        raise ValueError(f"{pair.image}: is missing")
+    if not pair.label.exists():
+        raise ValueError(f"{pair.image}: has no mask, such as {pair.label}")
+    header, (size, orientation) = read_header(pair.image), read_size(pair.label)
+    if channels and not convertible(header.channels, channels):
+        found = f"has {header.channels} channels, not {channels}"
+        raise ValueError(f"{pair.image}: {found}")
+    ways = [(True, True), (True, False), (False, True), (False, False)]
+    for turn in reversed(ways) if as_stored else ways:
+        image_size = shown_size(header.size, header.orientation, turn[0])
+        if image_size == shown_size(size, orientation, turn[1]):
+            return header, turn
+    raise ValueError(
+        "{}: is {}x{}, its mask {}x{}{}".format(
+            pair.image,
+            *header.size[::-1],
+            *size[::-1],
+            "; no EXIF orientation tells which is turned"
+            if header.size == size[::-1]
+            else "",
+        )
+    )
+
+
+def shown_size(
+    size: tuple[int, int], orientation: int, upright: bool
+) -> tuple[int, int]:
+    """The (height, width) of an image that is upright or as stored.
+
+    Args:
+        size: upright.
+        orientation: as stored, 1 to 8.
+        upright: which of the two.
+    """
+    return size if upright or orientation < 5 else size[::-1]
 
 
 class Joined(Sequence):

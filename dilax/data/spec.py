@@ -39,6 +39,11 @@ class DatasetSpec:
         colour_masks: whether the masks of a folder are colour images.
         image_size: (height, width) of typical images of the data set, if it consists of
             photographs; `Predictor` reduces much larger ones to this size.
+        alpha_masks: whether they are the transparency of images.
+        threshold: values of masks from here on are class 1 on disk, others 0; 0 keeps
+            the values.
+        as_stored: read the images and masks of a folder without turning them by their
+            EXIF orientation, where both ways fit.
 
     Example:
         >>> voc = DATASETS["voc"]
@@ -61,6 +66,9 @@ class DatasetSpec:
     void_colours: tuple[RGB, ...] = ()
     colour_masks: bool = False
     image_size: tuple[int, int] | None = None
+    alpha_masks: bool = False
+    threshold: float = 0.0
+    as_stored: bool = False
 
     @property
     def num_classes(self) -> int:

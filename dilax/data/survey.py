@@ -1,28 +1,31 @@
 """What training on your own images needs to know: mean pixel, sizes, classes."""
 
+import dataclasses
 import functools
+import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from dilax.data.classes import describe_classes, read_classes
+from dilax.data.class_lists import SUFFIXES, read_classes
+from dilax.data.classes import MaskReading, describe_classes
 from dilax.data.folder import read_folder
-from dilax.data.pairing import SPLITS, Pair
+from dilax.data.pairing import SPLITS, Pair, split_of_list
 from dilax.data.pixels import (
     Header,
     MaskValues,
     channel_sums,
     convertible,
     mask_values,
-    read_header,
     read_pixels,
 )
-from dilax.data.source import check_pairs
+from dilax.data.source import Checked, check_pairs, shown_size
 from dilax.data.spec import DatasetSpec
 
 T = TypeVar("T")
@@ -50,6 +53,9 @@ def survey_folder(
     labels: str = "",
     classes: str = "",
     skip_unreadable: bool = False,
+    *,
+    reading: MaskReading = MaskReading(),  # noqa: B008
+    orientation: Literal["", "upright", "stored"] = "",
 ) -> Survey:
     """Measures what training on a folder needs to know.
 
@@ -65,9 +71,14 @@ def survey_folder(
             class called void (or ignore, unlabelled) is ignored. "" reads the file
             `classes.txt`, or else takes the values of the masks.
         skip_unreadable: leave out files that cannot be read.
+        reading: what masks hold, where that is in doubt.
+        orientation: how to read images with an EXIF orientation whose masks fit them
+            both turned upright and as stored; "" turns them, unless other masks fit
+            only images as stored.
 
     Raises:
-        ValueError: naming the file, if something cannot be read or does not fit.
+        ValueError: naming the file, if something cannot be read, does not fit, or is in
+            doubt.
 
     Example:
         >>> import tempfile
@@ -86,33 +97,60 @@ def survey_folder(
     groups = tuple(tuple(splits.get(name, ())) for name in SPLITS)
     files = [file for group in groups for p in group for file in (p.image, p.label)]
     stamps = tuple(f.stat().st_mtime_ns if f.exists() else 0 for f in files)
-    headers, mean, masks, left_out = _read(groups, stamps, skip_unreadable)
-    spec, more = describe_classes(root.name, mean, masks, given)
-    sizes = Counter(header.size for header in headers)
+    as_stored = orientation == "stored" if orientation else None
+    read = _read(groups, stamps, skip_unreadable, as_stored, reading.threshold)
+    checked, mean, masks, sizes = read
+    spec, more = describe_classes(root.name, mean, masks, given, reading)
     (height, width), count = sizes.most_common(1)[0]
     share = "all" if len(sizes) == 1 else f"{count} of {sizes.total()}"
+    bits = next(iter(checked.headers.values())).bits
     about = [
-        f"channels: {len(mean)} of {headers[0].bits} bits; {share} are "
-        f"{width}x{height}; mean pixel, channels reversed: {', '.join(map(str, mean))}"
+        f"channels: {len(mean)} of {bits} bits; {share} are "
+        f"{width}x{height}; mean pixel, channels reversed: {', '.join(map(str, mean))}",
+        *checked.notes,
     ]
-    if left_out:
+    if left_out := checked.problems:
         about.append(f"{len(left_out)} are left out, such as {left_out[0]}")
+    if not given and (lists := _possible_lists(root)):
+        shown = ", ".join(os.path.relpath(path, root) for path in lists[:5])
+        about.append(f"{shown} may name the classes: --classes=FILE reads one")
+    spec = dataclasses.replace(spec, as_stored=bool(as_stored))
     return Survey(spec, [*notes, *about, *more], dict(sizes))
+
+
+def _possible_lists(root: Path) -> list[Path]:
+    """Files that look like lists of classes by their names, in a folder or just below.
+
+    Which one is right is for the user to say: their order may differ.
+    """
+    files = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth))]
+    return [
+        path
+        for path in files
+        if path.suffix.lower() in SUFFIXES
+        and re.search("class|label|names|categories|^data$|^meta$", path.stem.lower())
+        and not split_of_list(path.stem)
+    ]
 
 
 @functools.lru_cache(maxsize=1)
 def _read(
-    groups: tuple[tuple[Pair, ...], ...], stamps: tuple[int, ...], skip: bool
-) -> tuple[list[Header], tuple[float, ...], list[tuple[Path, MaskValues]], list[str]]:
-    """Headers and mean pixel of the training images, all masks, what is left out.
+    groups: tuple[tuple[Pair, ...], ...],
+    stamps: tuple[int, ...],
+    skip: bool,
+    as_stored: bool | None,
+    threshold: float,
+) -> tuple[
+    Checked, tuple[float, ...], list[tuple[Path, MaskValues]], Counter[tuple[int, int]]
+]:
+    """The checked pairs, mean pixel and sizes of the training images, and all masks.
 
     `stamps`, when the files were modified, only tells changed files apart in the cache.
     """
     train, val, test = groups
-    pairs, left_out = check_pairs([*train, *val], skip)
-    headers = {pair.image: read_header(pair.image) for pair in pairs}
-    channels = _common_channels(headers)
-    own = [pair.image for pair in train if pair.image in headers]
+    checked = check_pairs([*train, *val], skip, None, as_stored)
+    channels = _common_channels(checked.headers)
+    own = [pair for pair in train if pair in checked.headers]
     if not own:
         raise ValueError(f"{train[0].image}: no readable training images are left")
 
@@ -121,24 +159,30 @@ def _read(
         pixels = read_pixels(path, channels)
         return np.append(channel_sums(pixels), pixels.size / channels)
 
-    some = own[:: -(-len(own) // _MEASURED)]
+    some = [pair.image for pair in own][:: -(-len(own) // _MEASURED)]
     *sums, pixels = np.sum([t for _, t in _each("mean pixel", total, some, skip)], 0)
     mean = tuple(round(float(value / pixels), 4) for value in reversed(sums))
-    labelled = [*pairs, *(pair for pair in test if pair.label.exists())]
-    masks = _each("classes", mask_values, [pair.label for pair in labelled], skip)
-    return [headers[path] for path in own], mean, masks, left_out
+    labelled = [*checked.headers, *(pair for pair in test if pair.label.exists())]
+    count = functools.partial(mask_values, threshold=threshold)
+    masks = _each("classes", count, [pair.label for pair in labelled], skip)
+    sizes = Counter(
+        shown_size(h.size, h.orientation, checked.upright[pair][0])
+        for pair, h in checked.headers.items()
+        if pair in {*own}
+    )
+    return checked, mean, masks, sizes
 
 
-def _common_channels(headers: dict[Path, Header]) -> int:
+def _common_channels(headers: dict[Pair, Header]) -> int:
     """The number of channels that all images can be read with."""
     counts = Counter(header.channels for header in headers.values())
     channels = 3 if 3 in counts else counts.most_common(1)[0][0]
     bits = Counter(header.bits for header in headers.values()).most_common(1)[0][0]
-    for path, header in headers.items():
+    for pair, header in headers.items():
         if header.bits != bits or not convertible(header.channels, channels):
             raise ValueError(
-                f"{path}: has {header.channels} x {header.bits} bits per pixel, others "
-                f"{channels} x {bits}; save all images in one format"
+                f"{pair.image}: has {header.channels} x {header.bits} bits per pixel, "
+                f"others {channels} x {bits}; save all images in one format"
             )
     return channels
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from dilax.data import DatasetSpec
-from dilax.data.folder import read_lines
+from dilax.data.folder import literal_parts
+from dilax.data.lists import read_lines
 from dilax.data.pairing import IMAGE_SUFFIXES
 from dilax.inference.photos import (
     MAX_PIXELS,
@@ -90,7 +92,8 @@ def find_photos(source: str | Path, output: Path) -> list[Photo]:
         return [Photo(Path(path.name), path)]
     if not glob.has_magic(str(path)):
         raise ValueError(f"{source}: no such file or folder")
-    found = sorted(map(Path, glob.iglob(str(path), recursive=True)))
+    pattern = literal_parts(str(path), Path())
+    found = sorted(map(Path, glob.iglob(pattern, recursive=True)))
     return _from_common_folder(_images(found, source))
 
 
@@ -108,10 +111,22 @@ def _in_folder(folder: Path, output: Path) -> list[Photo]:
 
 
 def _images(files: list[Path], source: str | Path) -> list[Path]:
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    def is_image(path: Path) -> bool:
+        return path.suffix.lower() in IMAGE_SUFFIXES
+
+    images = [path for path in files if is_image(path)]
     if not images:
         suffixes = " ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{source}: contains no images (suffixes: {suffixes})")
+    if others := [p for p in files if not is_image(p) and p.is_file()]:
+        kinds = ", ".join(sorted({p.suffix or "no suffix" for p in others}))
+        logging.warning(
+            "%s: %d files are no images and left out, such as %s (kinds: %s)",
+            source,
+            len(others),
+            others[0],
+            kinds,
+        )
     return images
 
 

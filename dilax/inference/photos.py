@@ -9,7 +9,6 @@ one compressed stream may be divided among any number of them (ISO/IEC 15948, §
 """
 
 import contextlib
-import io
 import math
 import struct
 import zlib
@@ -18,15 +17,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from dilax.data import DatasetSpec, read_pixels
-from dilax.data.pixels import as_uint8
+from dilax.data.pixels import as_uint8, open_image, orientation_of, turned
 from dilax.runtime.files import whole_or_not_at_all
 
 _ROWS = 256  # of a band
 MAX_PIXELS = 500_000_000  # 20,000 × 20,000 and some; 1.5 GB as RGB
-_ORIENTATION = 0x0112
 _RGB = 2  # of TIFF's PhotometricInterpretation
 _UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError),
@@ -70,7 +68,7 @@ def count_pixels(file: Path | bytes, name: str, max_pixels: int = MAX_PIXELS) ->
 
 def _size(file: Path | bytes) -> tuple[int, int]:
     try:
-        with _opened(file) as image:
+        with open_image(file) as image:
             return image.size
     except _UNREADABLE:
         if not _is_tiff(file):
@@ -112,11 +110,11 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
         return read_pixels(file, channels)
     with _named(name):
         if _is_tiff(file) and _is_deep_colour(file):
-            return _deep_colour(file)
-        with _opened(file) as image:
+            return _of_16_bits(read_pixels(file)[..., :3])
+        with open_image(file) as image:
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _pixels(image)
+            orientation = 1 if image.format == "TIFF" else orientation_of(image)
+            return np.ascontiguousarray(turned(_pixels(image), orientation))
 
 
 @contextlib.contextmanager
@@ -139,15 +137,6 @@ def _is_deep_colour(file: Path) -> bool:
             return page.photometric == _RGB and page.bitspersample == 16
     except _UNREADABLE:
         return False
-
-
-def _deep_colour(file: Path) -> np.ndarray:
-    with _tiff(file) as tiff:
-        tag = tiff.pages.first.tags.get("Orientation")
-    image = Image.fromarray(_of_16_bits(read_pixels(file)[..., :3]))
-    image.getexif()[_ORIENTATION] = tag.value if tag else 1
-    ImageOps.exif_transpose(image, in_place=True)
-    return np.asarray(image)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -177,10 +166,6 @@ def _of_16_bits(values: np.ndarray) -> np.ndarray:
             f"values from {values.min()} to {values.max()} are not 16 bits"
         )
     return as_uint8(values)
-
-
-def _opened(file: Path | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from dilax.crf.search import CRFGrid
 from dilax.data import DATASETS, Augmentation, DatasetSpec, Reading, survey_folder
+from dilax.data.classes import MaskReading
+from dilax.data.survey import Survey
 from dilax.models import ContextLayer, DilatedNet
 from dilax.training.losses import LossConfig
 from dilax.training.network import ModelConfig, build_network
@@ -194,6 +196,13 @@ class DataConfig:
         labels: folder: of the masks, below `data_dir`; `""` looks for it.
         classes: folder: names, `"sky,tree"`, or a file of them; `""` takes classes.txt,
             or what the masks hold.
+        masks: folder: what masks hold, where that is in doubt.
+        threshold: folder: values of masks from here on are one class, others another;
+            0 keeps the values.
+        void: folder: ids in masks that are ignored, such as `"0,255"`; `"none"` makes
+            255 a class; `""` ignores 255 where the other ids leave no doubt.
+        orientation: folder: whether images with an EXIF orientation, and their masks,
+            are turned upright or read as stored where both fit; `""` turns them.
         tile: (height, width) of prediction tiles; None takes the data set's own, or the
             whole image where the network pads inside and seams would show.
         scale: images are resized by this on their way into the network.
@@ -219,6 +228,10 @@ class DataConfig:
     images: str = ""
     labels: str = ""
     classes: str = ""
+    masks: Literal["", "ids", "colours", "alpha"] = ""
+    threshold: float = 0.0
+    void: str = ""
+    orientation: Literal["", "upright", "stored"] = ""
     tile: tuple[int, int] | None = None
     scale: float = 1.0
     class_weight_power: float = 0.0
@@ -313,6 +326,19 @@ class Config:
         return self.stages[names.index(name) if name else -1]
 
 
+def survey(data: DataConfig) -> Survey:
+    """What the folder of a configuration contains; see `survey_folder`."""
+    return survey_folder(
+        data.data_dir,
+        data.images,
+        data.labels,
+        data.classes,
+        data.skip_unreadable,
+        reading=MaskReading(data.masks, float(data.threshold), str(data.void)),
+        orientation=data.orientation,
+    )
+
+
 def build_spec(config: Config) -> DatasetSpec:
     """The data set's facts, with the configuration's tile and scale.
 
@@ -323,13 +349,7 @@ def build_spec(config: Config) -> DatasetSpec:
     """
     data = config.data
     if data.dataset == "folder":
-        spec = survey_folder(
-            data.data_dir,
-            data.images,
-            data.labels,
-            data.classes,
-            data.skip_unreadable,
-        ).spec
+        spec = survey(data).spec
     else:
         spec = DATASETS[data.dataset]
     if data.dataset == "camvid" and data.variant != "original":

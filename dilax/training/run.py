@@ -29,7 +29,8 @@ def check_same_config(old: Config, new: Config, path: Path) -> None:
     """Refuses to go on with another configuration than the folder's."""
     before, after = (json.loads(to_json(c)) for c in (old, new))
     for side in (before, after):
-        side["data"].pop("data_dir")  # data may move
+        for name in ("data_dir", "images", "labels", "classes"):
+            side["data"].pop(name)  # data may move; what is read is compared
         side.pop("reading")  # and be read in another way
         side.pop("mesh")  # on other devices
     changed = [k for k in after if before.get(k) != after[k]]
@@ -62,15 +63,21 @@ def check_same_everywhere(config: Config, sources: list) -> None:
 
 
 def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
-    """Refuses to mix the images or classes of two data sets in one run."""
-    before = json.loads((workdir / "data.json").read_text("utf-8"))
-    now = json.loads(json.dumps(fingerprint(sources)))
-    stored = from_json(DatasetSpec, workdir / "spec.json")
-    stored = dataclasses.replace(stored, image_size=spec.image_size)
-    if stored != spec or before != now:
+    """Refuses to mix the images or classes of two data sets in one run.
+
+    Their folder may have another name: what was read counts.
+    """
+    began = json.loads(to_json(from_json(DatasetSpec, workdir / "spec.json")))
+    images = json.loads((workdir / "data.json").read_text("utf-8"))
+    now = {"images": json.loads(json.dumps(fingerprint(sources)))}
+    now |= json.loads(to_json(spec))
+    same = {"name": spec.name, "image_size": now["image_size"]}  # not what is read
+    before = {"images": images} | began | same
+    if before != now:
         raise ValueError(
-            f"{workdir}: this run began on other images or classes ({before} there, "
-            f"{now} here); give the --data_dir of then, or another --workdir"
+            f"{workdir}: this run began on other images or classes "
+            f"({_difference(before, now)}); give the data and the flags of then, or "
+            "another --workdir"
         )
 
 

@@ -27,6 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dilax.data.builders.archives import Archive, Tree
+from dilax.data.pixels import orientation_of
 from dilax.data.spec import DatasetSpec
 
 SHARD_BYTES = 256 << 20
@@ -156,11 +157,15 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         content = self.image(tree, item)
         with decoded(content, item.image) as image:
             height, width = image.height, image.width
+            on_its_side = orientation_of(image) >= 5
         label = self.label(tree, item)
         if label is None:
-            label = np.full((height, width), self.SPEC.ignore_label, np.uint8)
+            size = (width, height) if on_its_side else (height, width)
+            label = np.full(size, self.SPEC.ignore_label, np.uint8)
         where = item.label or f"label of {item.id}"
-        if label.shape != (height, width):
+        if label.shape != (height, width) and not (
+            on_its_side and label.shape == (width, height)
+        ):
             raise ValueError(
                 f"{where}: is {label.shape[1]}x{label.shape[0]}, "
                 f"its image {item.image} {width}x{height}"

@@ -1,0 +1,98 @@
+"""Masks without the values that JPEG and smooth edges leave between the classes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+
+from dilax.data.pixels import read_mask
+from dilax.data.spec import RGB
+
+_NEAR = 24.0  # of 255: JPEG at usual qualities changes flat areas by less
+_SHARE = 0.005
+
+
+def main_colours(paths: Sequence[Path]) -> dict[RGB, float]:
+    """The colours that masks gather at, with the share of the pixels around each.
+
+    Around a colour are those that differ by less than 24 in all channels; colours with
+    less than 0.5 % of the pixels around them do not count.
+
+    Raises:
+        ValueError: naming the file, if it is not an image.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.png")
+        ...     Image.fromarray(np.array([[0, 1, 0, 255]], np.uint8)).save(path)
+        ...     main_colours([path])
+        {(0, 0, 0): 0.75, (255, 255, 255): 0.25}
+    """
+    counts = Counter[int]()
+    for path in paths:
+        found, number = np.unique(
+            _packed(read_mask(path, "colours")), return_counts=True
+        )
+        counts.update(dict(zip(found.tolist(), number.tolist(), strict=True)))
+    keys = np.array([*counts])
+    colours = _unpacked(keys)
+    left = np.array([*counts.values()], float)
+    total, shares = left.sum(), {}
+    while left.max() > 0:
+        colour = colours[left.argmax()]
+        near = np.abs(colours - colour).max(1) < _NEAR
+        share = left[near].sum() / total
+        left[near] = 0
+        if share >= _SHARE:
+            r, g, b = colour.tolist()
+            shares[r, g, b] = float(share)
+    return shares
+
+
+def cleaned(mask: np.ndarray, colours: Sequence[RGB]) -> np.ndarray:
+    """A mask (h, w, 3) of these colours alone.
+
+    What is near one of them becomes it; other pixels take the nearest pixel's, so that
+    the edge of two classes does not become a third one.
+    """
+    table = np.array(colours, np.uint8)
+    difference = np.abs(mask[:, :, None].astype(np.int16) - table).max(-1)
+    ids = difference.argmin(-1)
+    unclear = difference.min(-1) >= _NEAR
+    if unclear.any() and not unclear.all():
+        places = distance_transform_edt(
+            unclear, return_distances=False, return_indices=True
+        )
+        ids = ids[tuple(places)]
+    return table[ids]
+
+
+def clean_masks(paths: Sequence[Path], output: Path, colours: Sequence[RGB]) -> None:
+    """Writes masks of these colours alone, as PNG of the same names.
+
+    Masks are grey where all colours are, else RGB.
+
+    Raises:
+        ValueError: naming the file, if it is not an image, or two have one name.
+        OSError: if a file cannot be written.
+    """
+    if len({path.stem for path in paths}) < len(paths):
+        raise ValueError(f"{paths[0].parent}: some masks differ in their suffix alone")
+    output.mkdir(parents=True, exist_ok=True)
+    grey = all(r == g == b for r, g, b in colours)
+    for path in paths:
+        mask = cleaned(read_mask(path, "colours"), colours)
+        image = Image.fromarray(np.ascontiguousarray(mask[..., 0] if grey else mask))
+        image.save(output / f"{path.stem}.png")
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _unpacked(keys: np.ndarray) -> np.ndarray:
+    return np.stack([keys >> 16, keys >> 8 & 255, keys & 255], -1)
