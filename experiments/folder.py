@@ -28,6 +28,7 @@ pretrained  VGG-16 at full width from trained convolutions: the front end, then 
             of the convolutions (59 MB) once; --config.init=vgg16 or FILE uses others.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from absl import flags
 from dilax.cli import run
 from dilax.data import Augmentation
 from dilax.models import VGG16_SLIM_HEAD
+from dilax.runtime.files import printable
 from dilax.training import (
     Config,
     DataConfig,
@@ -103,19 +105,22 @@ def _pretrained(scale: float, crop: tuple[int, int], steps: int) -> Config:
     return config
 
 
-def fit(config: Config, values: Any) -> None:
-    """Chooses what the command line leaves open, as the run began, and says so.
+def fit(config: Config, values: Any) -> Config:
+    """Choose what the command line leaves open, as the run began, and print it.
 
     Args:
-        config: is completed.
+        config: with zeros for what is left open.
         values: of the flags.
     """
-    data = config.data
-    data.images = values.images or data.images
-    data.labels = values.labels or data.labels
-    data.classes = values.classes or data.classes
+    data = dataclasses.replace(
+        config.data,
+        images=values.images or config.data.images,
+        labels=values.labels or config.data.labels,
+        classes=values.classes or config.data.classes,
+    )
     found = survey(data)
-    print("\n".join([f"{data.data_dir}:", *(f"  {note}" for note in found.notes)]))
+    notes = "\n".join([f"{data.data_dir}:", *(f"  {note}" for note in found.notes)])
+    print(printable(notes))
     if config.init in PUBLISHED and (channels := len(found.spec.mean)) != 3:
         raise ValueError(
             f"--config.init={config.init}: takes images with 3 channels, and these "
@@ -130,14 +135,26 @@ def fit(config: Config, values: Any) -> None:
         chosen = choose(found.sizes, backend, data.scale, config.name)
         if len(found.spec.classes) > _MOST_FINE_CLASSES:
             chosen.model.duc = 1
-    data.scale = data.scale or chosen.data.scale
-    config.model.duc = config.model.duc or chosen.model.duc
+    data = dataclasses.replace(data, scale=data.scale or chosen.data.scale)
+    duc = config.model.duc or chosen.model.duc
+    stages = [
+        dataclasses.replace(
+            stage,
+            steps=stage.steps or choice.steps,
+            crop=stage.crop if any(stage.crop) else choice.crop,
+        )
+        for stage, choice in zip(config.stages, chosen.stages, strict=False)
+    ]
     print(f"images at {data.scale:g} of their size; steps and crops:")
-    for stage, choice in zip(config.stages, chosen.stages, strict=False):
-        stage.steps = stage.steps or choice.steps
-        stage.crop = stage.crop if any(stage.crop) else choice.crop
+    for stage in stages:
         height, width = stage.crop
         print(f"  {stage.name}: {stage.steps} of {stage.batch_size} {width}x{height}")
+    return dataclasses.replace(
+        config,
+        data=data,
+        model=dataclasses.replace(config.model, duc=duc),
+        stages=(*stages, *config.stages[len(stages) :]),
+    )
 
 
 def choose(

@@ -128,7 +128,7 @@ def _fitted(data, workdir, *overrides, recipe=folder.small, **flags):
     config.data.data_dir = str(data)
     config = overridden(config, list(overrides))
     unset = dict.fromkeys(("images", "labels", "classes"), "")
-    folder.fit(config, SimpleNamespace(workdir=str(workdir), **unset | flags))
+    config = folder.fit(config, SimpleNamespace(workdir=str(workdir), **unset | flags))
     check_config(config)
     return config
 

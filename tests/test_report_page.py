@@ -278,7 +278,7 @@ def test_the_modes_write_pages_and_name_a_missing_run(run, tmp_path, capsys):
 def test_a_watcher_rests_as_long_as_the_page_is_dear(monkeypatch, tmp_path):
     now, written = [0.0], []
 
-    def write(workdir):
+    def write(workdir, measure):
         written.append(now[0])
         now[0] += 2  # seconds, which the page takes
 

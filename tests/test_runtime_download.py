@@ -255,7 +255,7 @@ def test_addresses_without_a_server_are_named(url, file):
 
 def test_space_is_needed_only_for_what_is_missing(server, file, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 600_000))
-    with pytest.raises(OSError, match=rf"{server.url}: 0\.0 GB are missing") as full:
+    with pytest.raises(OSError, match=rf"{server.url}: 1\.05MB are missing") as full:
         download(server.url, file)
     assert full.value.errno == errno.ENOSPC
     assert left(file) == []

@@ -43,10 +43,10 @@ def _state(value: float):
 def test_saved_state_comes_back_whole(tmp_path):
     saved = _state(0.25).replace(step=jax.numpy.int32(7))
     checkpoints = Checkpoints(tmp_path, "s")
-    checkpoints.save(saved)
+    checkpoints.save(saved, losses=(0.1, 3.0))
     checkpoints.close()
-    restored = Checkpoints(tmp_path, "s").restore(_state(0.0))
-    assert int(restored.step) == 7
+    restored, losses = Checkpoints(tmp_path, "s").restore(_state(0.0))
+    assert (int(restored.step), losses) == (7, (0.1, 3.0))
     assert _equal(restored, saved)
     kinds = jax.tree.structure(restored.opt_state)
     assert kinds == jax.tree.structure(saved.opt_state)
@@ -63,22 +63,87 @@ def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, monkeypatch)
     assert caught.value.filename == str(tmp_path / "checkpoints" / "s")
 
 
-def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+def test_what_a_kill_left_half_written_or_half_deleted_is_cleared_away(tmp_path):
     Checkpoints(tmp_path, "s").close()
-    left = tmp_path / "checkpoints" / "s" / "3.orbax-checkpoint-tmp"
-    left.mkdir()
+    folder = tmp_path / "checkpoints" / "s"
+    for name in ("3.orbax-checkpoint-tmp", ".deleted/1/params"):
+        (folder / name).mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path, "s")
     assert checkpoints.latest is None
-    assert not left.exists()
+    assert not [*folder.iterdir()]
 
 
-def test_last_and_best_are_kept_and_no_others(tmp_path):
+def test_last_two_and_best_are_kept_and_no_others(tmp_path):
     checkpoints = Checkpoints(tmp_path, "s")
-    for step, score in enumerate((0.1, 0.9, 0.3, None), start=1):
+    for step, score in enumerate((0.1, 0.9, 0.3, 0.2, None), start=1):
         checkpoints.save(_state(step).replace(step=jax.numpy.int32(step)), score)
     checkpoints.close()
     folders = {p.name for p in (tmp_path / "checkpoints" / "s").iterdir()}
-    assert {name for name in folders if name.isdigit()} == {"2", "4"}
+    assert folders == {"2", "4", "5"}
+
+
+def _two_steps(workdir):
+    checkpoints = Checkpoints(workdir, "front_end")
+    for step in (2, 4):
+        filled = _state(step).replace(step=jax.numpy.int32(step))
+        checkpoints.save(filled, losses=(float(step),))
+    checkpoints.close()
+    return workdir / "checkpoints" / "front_end" / "4"
+
+
+FAULTS = {
+    "flipped bit": lambda path: path.write_bytes(
+        bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
+    ),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("place", ["params/d/*", "params/_METADATA", "checksums.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_restored(
+    place, fault, tmp_path, caplog
+):
+    last = _two_steps(tmp_path)
+    path = sorted(last.glob(place), key=lambda path: path.stat().st_size)[-1]
+    FAULTS[fault](path)
+    if (place, fault) == ("checksums.json", "missing"):
+        pytest.skip("as those that version 0.1 wrote")
+    with pytest.raises(ValueError, match=rf"{path}: is (damaged|missing)"):
+        stage_params(tmp_path, tiny_config("x"), "front_end", SPEC)
+    checkpoints = Checkpoints(tmp_path, "front_end")
+    state, losses = checkpoints.restore(_state(0.0))
+    assert str(path) in caplog.text
+    assert losses == (2.0,)
+    assert _equal(state, _state(2.0).replace(step=jax.numpy.int32(2)))
+    checkpoints.save(_state(9.0).replace(step=jax.numpy.int32(4)))  # trained again
+    checkpoints.close()
+    params = stage_params(tmp_path, tiny_config("x"), "front_end", SPEC)
+    assert {float(leaf.mean()) for leaf in jax.tree.leaves(params)} == {9.0}
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    last = _two_steps(tmp_path)
+    (last / "checksums.json").unlink()
+    shutil.rmtree(last / "losses")  # version 0.1 had neither
+    state, losses = Checkpoints(tmp_path, "front_end").restore(_state(0.0))
+    assert (int(state.step), losses) == (4, ())
+
+
+def test_a_stage_whose_start_is_damaged_trains_that_again(trained, tmp_path, caplog):
+    workdir, config, results = trained
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "joint")
+    (copy / "checkpoints" / "joint").mkdir()
+    [path] = (copy / "checkpoints" / "context" / "4" / "params" / "d").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert dilax.train(config, copy) == results
+    assert str(path) in caplog.text
+    again, first = (dilax.load_checkpoint(path).params for path in (copy, workdir))
+    assert _equal(again, first)
 
 
 def test_the_best_outlives_a_resume_and_is_the_one_that_loads(tmp_path):
@@ -88,7 +153,7 @@ def test_the_best_outlives_a_resume_and_is_the_one_that_loads(tmp_path):
         checkpoints.save(filled, score)
         checkpoints.close()
     folders = {p.name for p in (tmp_path / "checkpoints" / "front_end").iterdir()}
-    assert {name for name in folders if name.isdigit()} == {"2", "6"}
+    assert {name for name in folders if name.isdigit()} == {"2", "4", "6"}
     config = tiny_config("x")
     for which, value in (("best", 2), ("last", 6)):
         params = stage_params(tmp_path, config, "front_end", SPEC, which)

@@ -79,15 +79,34 @@ def test_what_is_there_is_kept_and_what_is_missing_is_computed(prepared):
     first = [s["image"] for s in store_maps(predictor, source, folder, "maps")]
     (folder / "000002.msgpack").unlink()
     (folder / "000005.msgpack").unlink()
-    (folder / ".000005.msgpack.partial").write_bytes(
-        b"cut off when the machine went down"
-    )
+    (folder / ".5eed.partial").write_bytes(b"cut off when the machine went down")
     zeros = jax.tree.map(np.zeros_like, predictor.params)
     second = store_maps(predictor.with_params(zeros), source, folder, "maps")
     for i, before in enumerate(first):
         now = second[i]["image"]
         assert np.array_equal(now, before) is (i not in (2, 5))
         assert i not in (2, 5) or not now.any()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda content: content[:200] + bytes(400) + content[600:],
+        lambda content: content[:-1],
+        lambda content: b"",
+    ],
+)
+def test_damaged_maps_are_named_and_computed_again(prepared, fault, caplog):
+    predictor, source, folder = prepared
+    stored = store_maps(predictor, source, folder, "maps")
+    first = stored[3]["image"]
+    path = folder / "000003.msgpack"
+    path.write_bytes(fault(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"{path}: is damaged"):
+        stored[3]
+    again = store_maps(predictor, source, folder, "maps")
+    assert str(path) in caplog.text
+    np.testing.assert_array_equal(again[3]["image"], first)
 
 
 def test_many_threads_read_maps_at_once(prepared):

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from dilax.training.records import MetricWriter, write_text
+from dilax.runtime.files import write_text
+from dilax.training.records import MetricWriter
 
 
 def _lines(path):
@@ -40,6 +41,14 @@ def test_values_that_json_lacks_become_null(tmp_path):
     writer.close()
     [entry] = _lines(tmp_path / "metrics.jsonl")
     assert entry == {"stage": "a", "step": 1, "x": None, "y": 2.0}
+
+
+def test_tensorboard_has_what_was_written_before_a_kill(tmp_path):
+    writer = MetricWriter(tmp_path, "a", 0)
+    writer.write(1, {"loss": 2.0})
+    [events] = (tmp_path / "tensorboard" / "a").iterdir()
+    assert b"loss" in events.read_bytes()
+    writer.close()
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):

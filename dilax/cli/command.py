@@ -10,7 +10,6 @@ modes read the configuration from the run's folder.
 
 import errno
 import inspect
-import os
 import re
 import signal
 import sys
@@ -23,7 +22,8 @@ from absl import app, flags, logging
 from dilax.cli.modes import MODES, Summarize, train_runs
 from dilax.cli.options import OPTIONS, define_flags
 from dilax.runtime import Interrupted, keep_compiled
-from dilax.runtime.processes import join_job
+from dilax.runtime.files import print_any_name, printable
+from dilax.runtime.processes import join_job, leave
 from dilax.training import (
     Config,
     NonFiniteLoss,
@@ -34,7 +34,7 @@ from dilax.training import (
 )
 
 Configurations = Mapping[str, Callable[[], Config]]
-Adapt = Callable[[Config, Any], None]
+Adapt = Callable[[Config, Any], Config]
 Modes = Mapping[str, Callable[[Any], None]]
 
 
@@ -54,8 +54,8 @@ def run(
         configurations: name → function that builds the configuration; the first is the
             default.
         document: the experiment's docstring, shown by `--help`.
-        adapt: changes a configuration by the flags and the data that they name, before
-            the command line's own fields are set.
+        adapt: returns the configuration that suits the flags and the data that they
+            name, to which the command line's own fields are applied.
         summarize: takes the results of every seed and the folder, and returns a text
             that is printed after the tables.
         modes: name → function of the flags: further modes of the experiment.
@@ -89,8 +89,7 @@ def run(
         if config.model != recipe.model:
             print(f"network: that of --config.init={config.init}")
         if adapt:
-            adapt(config, values)
-            config = overridden(config, overrides)
+            config = overridden(adapt(config, values), overrides)
         if not values.lr_factor > 0:
             raise ValueError(f"--lr_factor={values.lr_factor}: must be positive")
         for stage in config.stages:
@@ -118,6 +117,7 @@ def _start(
     argv: list[str], document: str, act: Callable[[Any], None], mode: str = ""
 ) -> None:
     sys.modules["__main__"].__doc__ = document
+    print_any_name()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     # What orbax logs it also raises, and errors end in one message here.
@@ -163,14 +163,8 @@ def overridden(config: Config, overrides: list[str]) -> Config:
 
 
 def _fail(message: str, code: int = 1) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
-
-
-def _leave(message: str) -> None:
-    """Fail without waiting for the other processes of the job."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 def _line(error: Exception) -> str:
@@ -207,7 +201,7 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
             if jax.process_count() == 1:
                 raise
             logging.debug("Traceback of the error below", exc_info=True)
-            _leave(
+            leave(
                 "another process of the job ended or cannot be reached; start all "
                 f"again: they resume from the last checkpoint ({_line(error)})"
             )

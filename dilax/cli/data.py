@@ -35,11 +35,13 @@ from dilax.data.spec import DATASETS, RGB, DatasetSpec
 from dilax.data.survey import Statistics, survey_folder
 from dilax.inference import save_image
 from dilax.report import contact_sheet
+from dilax.runtime.files import print_any_name, printable
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; what users can fix ends in one message and exit code 1."""
     values = _parser().parse_args(argv)
+    print_any_name()
     flags.FLAGS.mark_as_parsed()  # absl logs only then
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
@@ -61,7 +63,7 @@ def _stop(signum: int, frame: object) -> None:
 
 
 def _fail(message: str, code: int = 1) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -236,5 +238,5 @@ def _spec(values: argparse.Namespace) -> DatasetSpec:
         reading=reading,
         orientation=values.orientation,
     )
-    print("\n".join(survey.notes))
+    print(printable("\n".join(survey.notes)))
     return survey.spec

@@ -5,6 +5,7 @@ Their docstrings are the help of `dilax MODE`.
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from dilax.report import (
 from dilax.runtime.processes import is_writer, wait_for_all
 from dilax.training import (
     Config,
+    StageConfig,
     check_run,
     estimate,
     from_json,
@@ -49,8 +51,9 @@ from dilax.training import (
     validated,
     write_text,
 )
+from dilax.training.checkpoint import unfinished_step
 from dilax.training.records import record_stage
-from dilax.training.run import Run, SavedPredictions, read_results, write_results
+from dilax.training.run import Run, SavedPredictions, run_results, write_results
 
 Summarize = Callable[[Sequence[Mapping], Path], str]
 
@@ -97,7 +100,8 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
     alone = jax.process_count() == 1  # several read a checkpoint together or not at all
-    print(f"page: {write_page(workdir, measure=alone)}")
+    watcher(workdir, measure=alone)()
+    print(f"page: {workdir / 'report.html'}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
 
@@ -155,9 +159,13 @@ def _evaluate(values: Any) -> None:
     workdir = Path(values.workdir).expanduser()
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
-    name = values.stage or config.stages[-1].name
+    stage = config.stage(values.stage)
+    name, step = stage.name, unfinished_step(workdir, stage)
+    if step is not None:
+        name = f"{name} (step {step} of {stage.steps}, unfinished)"
     run = Run(config, workdir, spec, (), source)
-    record = _Record(run, name) if _as_trained(values) else None
+    keeps = _as_trained(values) and step is None and os.access(workdir, os.W_OK)
+    record = _Record(run, stage) if keeps else None
     keep = record.kept.add if record else None
     found = evaluate(predictor, source, "evaluate", keep, values.boundaries)
     if record:
@@ -184,9 +192,9 @@ def _as_trained(values: Any) -> bool:
 class _Record:
     """What an evaluation leaves in the run's folder: for its page, above all."""
 
-    def __init__(self, run: Run, stage: str):
+    def __init__(self, run: Run, stage: StageConfig):
         self._run, self._stage = run, stage
-        self.kept = SavedPredictions(run, run.config.stage(stage))
+        self.kept = SavedPredictions(run, stage)
         self._start = time.perf_counter()
 
     def finish(self, found: Scores) -> None:
@@ -195,11 +203,10 @@ class _Record:
         self.kept.finish()
         if not is_writer():
             return
-        results = read_results(self._run)
-        if self._stage not in results["stages"]:
-            results["stages"][self._stage] = found.as_dict()
-            write_results(self._run, results)
-        record_stage(folder, self._stage, evaluation_seconds=seconds)
+        results = run_results(self._run)
+        if self._stage.name not in results["stages"]:
+            write_results(self._run, results, self._stage, found)
+        record_stage(folder, self._stage.name, evaluation_seconds=seconds)
         page = write_page(folder, data_dir=self._run.config.data.data_dir)
         print(f"page: {page}")
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
+from dilax.runtime.files import printable
+
 _SUMMARY = (
     ("mean IoU", "mean_iou"),
     ("pixel accuracy", "pixel_accuracy"),
@@ -82,13 +84,21 @@ def figure_table(
 ) -> str:
     """A table of texts: names on the left under `head`, figures under `titles`."""
     titles = [*titles]
+    if style == "github":  # names of classes may be anything
+        plain = [[_markdown(name), *figures] for name, *figures in rows]
+    else:
+        plain = [[printable(name), *figures] for name, *figures in rows]
     return tabulate(
-        rows,
+        plain,
         headers=[head, *titles],
         tablefmt=style,
         colalign=("left", *("right" for _ in titles)),
         disable_numparse=True,
     )
+
+
+def _markdown(name: str) -> str:
+    return printable(name).replace("<", "&lt;").replace("|", "\\|")
 
 
 def _titles(stages: Mapping[str, Mapping]) -> list[str]:

@@ -144,6 +144,7 @@ OUTPUTS = {
     "colour": "_colour.png",
     "probabilities": "_probabilities.npz",
 }
+_LONGEST_NAME = 255  # bytes, on common file systems
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
 
 
@@ -257,6 +258,9 @@ def _tasks(
     for photo, files in jobs:
         pixels = 0
         try:
+            for file in files.values():
+                if len(os.fsencode(file.name)) > _LONGEST_NAME:
+                    raise ValueError(f"{photo}: is too long a name for {file.name}")
             pixels = count_pixels(photo.file, str(photo), max_pixels)
             memory.enter(pixels)
             image = read_photo(photo.file, str(photo), len(spec.mean))
@@ -327,7 +331,7 @@ def check_writable(folder: Path) -> None:
 
 def is_whole(path: Path) -> bool:
     """Whether a file exists and ends like a complete one of its kind."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false for names that are too long
         return False
     if path.suffix == ".npz":
         return zipfile.is_zipfile(path)

@@ -26,10 +26,6 @@ from dilax.runtime.files import whole_or_not_at_all
 _ROWS = 256  # of a band
 MAX_PIXELS = 500_000_000  # 20,000 × 20,000 and some; 1.5 GB as RGB
 _RGB = 2  # of TIFF's PhotometricInterpretation
-_UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, EOFError),
-    Image.DecompressionBombError,
-)
 
 
 @contextlib.contextmanager
@@ -70,7 +66,7 @@ def _size(file: Path | bytes) -> tuple[int, int]:
     try:
         with open_image(file) as image:
             return image.size
-    except _UNREADABLE:
+    except Exception:
         if not _is_tiff(file):
             raise
         with _tiff(file) as tiff:
@@ -117,16 +113,10 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
             return np.ascontiguousarray(turned(_pixels(image), orientation))
 
 
-@contextlib.contextmanager
-def _tiff(file: Path) -> Iterator[Any]:
-    """Open a `tifffile.TiffFile`; its errors become `ValueError`s."""
-    import tifffile
+def _tiff(file: Path) -> Any:
+    import tifffile  # here, as it takes long
 
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            yield tiff
-    except tifffile.TiffFileError as error:
-        raise ValueError(str(error)) from error
+    return tifffile.TiffFile(file)
 
 
 def _is_deep_colour(file: Path) -> bool:
@@ -135,7 +125,7 @@ def _is_deep_colour(file: Path) -> bool:
         with _tiff(file) as tiff:
             page = tiff.pages.first
             return page.photometric == _RGB and page.bitspersample == 16
-    except _UNREADABLE:
+    except Exception:
         return False
 
 
@@ -170,9 +160,10 @@ def _of_16_bits(values: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
+    """Name the file: broken ones make Pillow and tifffile raise errors of any kind."""
     try:
         yield
-    except _UNREADABLE as error:
+    except Exception as error:
         reason = f"{error.strerror or error}" if isinstance(error, OSError) else error
         message = f"{name}: cannot be read as an image ({reason})"
         raise ValueError(message) from error

@@ -26,6 +26,7 @@ from dilax.ops.receptive_fields import Gridding, as_layers, gridding
 from dilax.report.runs import RunFolder
 from dilax.training import load_checkpoint, open_evaluation, write_text
 from dilax.training.config import build_model
+from dilax.training.records import read_record
 
 _SHADES = "░▒▓█"
 _UNSEEN = (255, 255, 255)
@@ -255,7 +256,9 @@ def summarize_field(run: RunFolder) -> FieldSummary:
         stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=2)))
     if has_field(run.path, stage.name):
         record = _record(run.path)
-        lines.append(record.get("summary") or record["told"])  # dilax 0.1 wrote "told"
+        lines.append(
+            str(record.get("summary") or record.get("told"))
+        )  # 0.1 wrote "told"
         with Image.open(run.path / f"{_FILE}.png") as picture:
             heat = picture_uri(picture.convert("RGB"))
     return FieldSummary(tuple(lines), stack, heat)
@@ -275,4 +278,4 @@ def picture_uri(picture: Image.Image) -> str:
 
 def _record(workdir: Path) -> dict:
     path = workdir / f"{_FILE}.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return read_record(path, "delete it; `dilax report` measures the field again")

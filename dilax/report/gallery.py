@@ -6,7 +6,6 @@ page's script can colour them, compare them, and show a single class.
 
 import base64
 import io
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from dilax.evaluation import image_scores
 from dilax.inference import as_rgb
 from dilax.report.runs import RunFolder, stage_title
 from dilax.training import open_evaluation, predictions_folder
+from dilax.training.records import read_record
 
 SHOWN = 24
 _SIDE, _QUALITY = 448, 78
@@ -108,8 +108,12 @@ def _scores(
     there = {int(p.stem) for p in folder.glob("*.png") if p.stem.isdecimal()}
     path = folder / "scores.json"
     if path.exists():
-        scores = json.loads(path.read_text("utf-8"))
-        return {int(i): score for i, score in scores.items() if int(i) in there}
+        remedy = "delete it; `dilax eval` writes it again"
+        scores = read_record(path, remedy)
+        known = {str(i): i for i in there}
+        if {type(score) for score in scores.values()} - {float, int, type(None)}:
+            raise ValueError(f"{path}: is damaged; {remedy}")
+        return {known[name]: scores[name] for name in scores if name in known}
     found: dict[int, float | None] = {}
     stage = Predictions("", folder, {})
     for index in sorted(there & set(range(len(source)))):

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from dilax.report.charts import run_charts
 from dilax.report.fields import has_field, summarize_field, write_field
 from dilax.report.gallery import gallery
@@ -93,11 +91,15 @@ def write_comparison(
     return path
 
 
-def watcher(workdir: str | Path) -> Callable[[], None]:
+def watcher(workdir: str | Path, measure: bool = False) -> Callable[[], None]:
     """Return a callback for `train` that keeps the page of a run up to date.
 
     The page is written again only after 30 times as long as the last writing took.
     Errors are logged; training goes on.
+
+    Args:
+        workdir: the folder of the run.
+        measure: as for `write_page`.
 
     Example:
         >>> refresh = watcher("runs/a")  # for dilax.train(config, "runs/a", refresh)
@@ -109,7 +111,7 @@ def watcher(workdir: str | Path) -> Callable[[], None]:
         start = time.perf_counter()
         if start < after:
             return
-        _try(lambda: write_page(workdir), PAGE)
+        _try(lambda: write_page(workdir, measure=measure), PAGE)
         end = time.perf_counter()
         after = end + _REST * (end - start)
 
@@ -120,8 +122,9 @@ def _try(action: Callable[[], Any], what: str) -> None:
     """Run an optional step; log its errors instead of raising them."""
     try:
         action()
-    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-        logging.warning("%s: skipped (%s)", what, str(error).partition("\n")[0])
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        logging.warning("%s: skipped (%s)", what, reason)
 
 
 def _rendered(runs: Sequence[RunFolder], data_dir: str) -> str:

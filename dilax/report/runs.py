@@ -4,10 +4,8 @@ A run may still be training. For the paper's tables (Tables 2 to 8), each stage 
 identified by its network, context module and CRF.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from dilax.evaluation.tables import figure_table
 from dilax.models import BASIC, CITYSCAPES, KITTI, LARGE
 from dilax.report.paper import System
 from dilax.training import Config, StageConfig, from_json, read_machine
+from dilax.training.records import read_metrics, read_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +125,10 @@ def _titles(paths: Sequence[Path]) -> list[str]:
 def _read(path: Path, title: str) -> RunFolder:
     config = from_json(Config, path / "config.json")
     spec = from_json(DatasetSpec, path / "spec.json")
-    results = {"stages": {}, "images": None, "split": config.data.val}
-    found = path / "results.json"
-    if found.exists():
-        results = json.loads(found.read_text("utf-8"))
-    log = path / "metrics.jsonl"
-    lines = log.read_text("utf-8").splitlines() if log.exists() else []
-    metrics = []
-    for line in lines:
-        # The last line is cut off if the run is writing it, or was killed.
-        with contextlib.suppress(ValueError):
-            metrics.append(json.loads(line))
-    return RunFolder(path, title, config, spec, results, metrics, read_machine(path))
+    nothing = {"stages": {}, "images": None, "split": config.data.val}
+    results = {**nothing, **read_results(path, config)}
+    machine = read_machine(path)
+    return RunFolder(path, title, config, spec, results, read_metrics(path), machine)
 
 
 def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
@@ -256,8 +247,12 @@ def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
         ValueError: --runs=nowhere: has no results; give the --workdir of ...
     """
     paths = [path for folder in folders for path in run_folders(folder)]
-    results = [json.loads((p / "results.json").read_text("utf-8")) for p in paths]
-    kinds = {(r["data"], r["split"], r["images"]) for r in results}
+    configs = [from_json(Config, path / "config.json") for path in paths]
+    results = list(map(read_results, paths, configs))
+    kinds = {
+        (str(r.get("data")), str(r.get("split")), int(r.get("images", 0)))
+        for r in results
+    }
     if len(kinds) != 1:
         names = ", ".join(f"{data} {split}" for data, split, _ in sorted(kinds))
         raise ValueError(
@@ -265,8 +260,7 @@ def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
             "runs that were evaluated on the same images"
         )
     systems: dict[System, dict[int, SystemResult]] = {}
-    for path, result in zip(paths, results, strict=True):
-        config = from_json(Config, path / "config.json")
+    for path, config, result in zip(paths, configs, results, strict=True):
         for stage in config.stages:
             if stage.name not in result["stages"]:
                 continue

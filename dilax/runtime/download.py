@@ -58,6 +58,7 @@ def download(url: str, file: Path, digest: str = "", size: int = 0) -> Path:
     pooch.get_logger().setLevel("WARNING")
     algorithm = {32: "md5", 40: "sha1"}.get(len(digest), "sha256")
     file.parent.mkdir(parents=True, exist_ok=True)
+    new = not file.exists()
     refusal = f"{file}: another process is downloading it; wait until it has finished"
     with alone(file.with_name(f".{file.name}.lock"), refusal):
         try:
@@ -72,6 +73,11 @@ def download(url: str, file: Path, digest: str = "", size: int = 0) -> Path:
             raise  # some of these are ValueErrors
         except ValueError as error:
             raise WrongFile(f"{url}: {error}") from error
+    if new and not digest:
+        logging.warning(
+            "%s: cannot be verified, as no checksum is published; its SHA-256 is %s",
+            *(file, pooch.file_hash(str(file))),
+        )
     return file
 
 
@@ -130,8 +136,9 @@ def _attempt(url: str, partial: Path, size: int) -> None:
         if need > free:
             raise OSError(
                 errno.ENOSPC,
-                f"{url}: {need / 1e9:.1f} GB are missing and {free / 1e9:.1f} GB are "
-                f"free in {partial.parent}; free some space, then {_RESUME}",
+                f"{url}: {tqdm.format_sizeof(need, 'B')} are missing and "
+                f"{tqdm.format_sizeof(free, 'B')} are free in {partial.parent}; free "
+                f"some space, then {_RESUME}",
             )
         if not start:
             _remember_version(response, partial)

@@ -2,18 +2,26 @@
 
 import contextlib
 import errno
+import io
 import os
+import secrets
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+from dilax.runtime.processes import is_writer
 
 
 @contextlib.contextmanager
 def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside a file; rename it to the file on success.
 
-    The folder is made. A failure deletes what was written and leaves the old file.
+    The folder is made. A failure deletes what was written and leaves the old file. The
+    temporary name cannot be foreseen, so nobody can put a link there, and two processes
+    may write the same file.
 
     Args:
         path: the file.
@@ -31,9 +39,10 @@ def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
         ...     [p.name for p in path.parent.iterdir()]
         ['notes.txt']
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
         yield partial
         if durable:
             with partial.open("rb+") as file:
@@ -49,13 +58,31 @@ def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: under another name first, then renamed.
+
+    Of several processes only the first one writes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "notes.txt"), "whole or not at all")
+        ...     Path(folder, "notes.txt").read_text()
+        'whole or not at all'
+    """
+    if is_writer():
+        with whole_or_not_at_all(path, durable=True) as partial:
+            # File names that are not UTF-8 become escapes, which JSON reads back.
+            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
 @contextlib.contextmanager
 def alone(path: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file; the system releases it when the process ends, however it ends.
 
     Args:
         path: the lock file; it is made, and stays.
-        refusal: the message if another process holds it.
+        refusal: the message if another process holds it, which is named after it.
 
     Raises:
         ValueError: `refusal`.
@@ -65,11 +92,32 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise ValueError(refusal) from error
+        holder = path.read_text("utf-8", "replace").split()[:2]  # process and host
+        who = f" (process {' on '.join(holder)})" if holder else ""
+        raise ValueError(refusal + who) from error
     try:
+        if type(lock) is filelock.FileLock:  # others write this themselves
+            path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", "utf-8")
         yield
     finally:
         lock.release()
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal: control characters of names become escapes.
+
+    Example:
+        >>> printable("sky\\x1b[2J") == "sky" + chr(92) + "x1b[2J"
+        True
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def print_any_name() -> None:
+    """Let this process print file names that are not UTF-8, with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def user_cache(name: str) -> Path:

@@ -4,9 +4,11 @@ With a single process, the exchange costs nothing.
 """
 
 import hashlib
+import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -76,23 +78,40 @@ def join_job(values: Any) -> None:
 
     Raises:
         ValueError: naming a flag that is missing or wrong, or a coordinator that does
-            not answer. If other processes do not join, JAX ends this one.
+            not answer. If other processes do not join, this one ends with a message.
     """
     settings = job_settings(values, os.environ)
     if settings is None:
         return
+    seconds = values.join_timeout
     if settings.get("process_id"):
-        _wait_for_answer(settings["coordinator_address"], values.join_timeout)
+        _wait_for_answer(settings["coordinator_address"], seconds)
+    # JAX would abort with a trace of its C++ code.
+    timer = threading.Timer(
+        seconds,
+        lambda: leave(
+            f"--join_timeout={seconds}: not all processes of the job have joined "
+            "within so many seconds; start the others, or all again"
+        ),
+    )
+    timer.daemon = True
+    timer.start()
     try:
-        jax.distributed.initialize(
-            **settings, initialization_timeout=values.join_timeout
-        )
+        jax.distributed.initialize(**settings, initialization_timeout=seconds + 60)
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
             "the job could not be joined; name its processes by --coordinator, "
             f"--processes and --process_id ({reason})"
         ) from error
+    finally:
+        timer.cancel()
+
+
+def leave(message: str) -> None:
+    """End the process with a message, without waiting for others of its job."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _wait_for_answer(address: str, seconds: int) -> None:
@@ -136,6 +155,7 @@ def job_settings(values: Any, environment: Mapping[str, str]) -> dict | None:
             "coordinator_address": values.coordinator,
             "num_processes": count,
             "process_id": index,
+            **_bind_address(host, values.coordinator),
         }
     for name in ("processes", "process_id"):
         if getattr(values, name) is not None:
@@ -154,8 +174,22 @@ def job_settings(values: Any, environment: Mapping[str, str]) -> dict | None:
     }
 
 
-class Interrupted(Exception):
-    """Raised when a run has saved and stopped after a signal, `signum`.
+def _bind_address(host: str, address: str) -> dict[str, str]:
+    """Return where process 0 listens: an IP address alone, but a name anywhere.
+
+    Behind a name there may be another address than the machine knows.
+    """
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return {}
+    return {"coordinator_bind_address": address}
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised when a run has stopped after a signal, `signum`.
+
+    As a `KeyboardInterrupt`, it is not caught where any `Exception` is.
 
     Example:
         >>> import signal
@@ -174,6 +208,9 @@ class Interrupts:
     A run checks it between two steps, so that it can save first; a second Ctrl-C ends
     the process at once. Outside the main thread, where Python cannot set handlers,
     signals are not recorded.
+
+    Raises:
+        Interrupted: at the end of the context, if a signal came that nobody acted on.
     """
 
     signum = 0
@@ -190,6 +227,8 @@ class Interrupts:
         self.signum = signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type | None, *exc: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        if self.signum and kind is None:
+            raise Interrupted(self.signum, "stopped; the same command resumes")

@@ -1,5 +1,6 @@
 """Training in stages: configuration, steps, checkpoints, the loop."""
 
+from dilax.runtime.files import write_text
 from dilax.training.config import (
     Config,
     CRFConfig,
@@ -32,13 +33,7 @@ from dilax.training.recipes import (
     structured,
     with_crfs,
 )
-from dilax.training.records import (
-    NonFiniteLoss,
-    machine,
-    read_machine,
-    versions,
-    write_text,
-)
+from dilax.training.records import NonFiniteLoss, machine, read_machine, versions
 from dilax.training.run import (
     check_run,
     open_evaluation,

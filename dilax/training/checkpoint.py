@@ -1,12 +1,17 @@
 """Checkpoints of the stages of a run, by Orbax.
 
 A stage stores only what it trains; the rest is in the stage that it started from.
+Orbax does not notice flipped bits, and a broken file makes it print traces of its
+tasks, so a list of checksums is kept beside its files and compared before it reads.
 """
 
 import contextlib
 import errno
+import hashlib
+import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +20,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
@@ -23,7 +29,8 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from dilax.data import DatasetSpec
 from dilax.models import param_shapes
-from dilax.runtime.processes import is_writer, wait_for_all
+from dilax.runtime.files import write_text
+from dilax.runtime.processes import Interrupts, is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.stage_crf import Params, stage_shapes
 from dilax.training.step import TrainState, split_params
@@ -31,12 +38,22 @@ from dilax.weights import place_weights, read_weights
 
 # All parameters of a run's only stage, in place of its checkpoints (see `pack`).
 PACKED = "weights.safetensors"
+_CHECKSUMS = "checksums.json"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # ending of the folder of a new checkpoint
+_DELETED = ".deleted"
 
 Choice = Literal["last", "best"]
 
 
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what was written; the message names the file."""
+
+
 class Checkpoints:
-    """The checkpoints of one stage: the last and the best, saved in the background.
+    """The checkpoints of one stage: the last two and the best, saved in the background.
+
+    The last but one is there in case the last is damaged. Opening them moves damaged
+    ones aside, with a warning.
 
     Args:
         workdir: the run's folder.
@@ -45,57 +62,159 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, stage: str):
         self._folder = _folder(workdir, stage)
-        if is_writer():  # an earlier run may have been killed while saving
-            for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
+        if is_writer() and self._folder.is_dir():
+            # An earlier run may have been killed while saving.
+            for partial in self._folder.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(partial)
+            for step in _steps(self._folder):
+                try:
+                    _check_files(self._folder / str(step))
+                except DamagedCheckpoint as error:
+                    self._move_aside(step, str(error))
+            self._empty()
         wait_for_all(f"checkpoints of {stage}")
         best = BestN(
             get_metric_fn=_mean_iou, n=1, keep_checkpoints_without_metrics=False
         )
         # With best_fn the scores are stored, so that the best outlives a resume.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
+            preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
             best_fn=_mean_iou,
+            todelete_subdir=_DELETED,  # renamed first: never half of one in its place
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_checksums
+            ),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        for step in set(_steps(self._folder)).difference(self._manager.all_steps()):
+            self._move_aside(step, f"{self._folder}/{step}: Orbax does not accept it")
 
     @property
     def latest(self) -> int | None:
         """The last saved step, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, mean_iou: float | None = None) -> None:
-        """Save the state in the background, unless its step is saved already.
+    def save(
+        self,
+        state: TrainState,
+        mean_iou: float | None = None,
+        losses: tuple[float, ...] = (),
+    ) -> None:
+        """Save the state in the background.
+
+        Args:
+            state: to save; its step must be later than all that are saved.
+            mean_iou: of the evaluation at this step, if there was one.
+            losses: of the steps since the last line of `metrics.jsonl`.
 
         Raises:
             OSError: if the disk is full.
         """
-        step = int(state.step)
-        if step in self._manager.all_steps():
-            return
         metrics = None
         if mean_iou is not None and math.isfinite(mean_iou):
             metrics = {"mean_iou": mean_iou}
         items = {n: ocp.args.StandardSave(tree) for n, tree in _items(state).items()}
-        args = ocp.args.Composite(**items)
+        args = ocp.args.Composite(**items, losses=ocp.args.JsonSave({"losses": losses}))
         with _disk_full_as_os_error(self._folder):
-            self._manager.save(step, args=args, metrics=metrics)
+            self._manager.wait_until_finished()
+            self._empty()
+            self._manager.save(int(state.step), args=args, metrics=metrics, force=True)
 
-    def restore(self, like: TrainState) -> TrainState:
-        """Return the last saved state, on the devices where `like` is."""
+    def restore(self, like: TrainState) -> tuple[TrainState, tuple[float, ...]]:
+        """Return the last saved state, on the devices where `like` is, and its losses.
+
+        Raises:
+            ValueError: if the checkpoint belongs to another model.
+        """
         step = self._manager.latest_step()
         assert step is not None
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = {n: ocp.args.StandardRestore(t) for n, t in _items(target).items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        args = {n: ocp.args.StandardRestore(t) for n, t in _items(target).items()}
+        if (self._folder / str(step) / "losses").exists():  # not in version 0.1
+            args["losses"] = ocp.args.JsonRestore()
+        found = dict(_restored(self._manager, self._folder, step, args))
+        losses = found.pop("losses", {"losses": ()})["losses"]
         number = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
-        return TrainState(number, **{name: restored[name] for name in items})
+        return TrainState(number, **found), tuple(losses)
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
-        with _disk_full_as_os_error(self._folder):
+        """Wait until everything is on disk; signals have to wait, too."""
+        with Interrupts(), _disk_full_as_os_error(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
+            self._empty()
+
+    def _move_aside(self, step: int, reason: str) -> None:
+        if is_writer():
+            aside = f"damaged-{step}-{secrets.token_hex(4)}"
+            (self._folder / str(step)).rename(self._folder / aside)
+            logging.warning("%s; the checkpoint was moved to %s", reason, aside)
+
+    def _write_checksums(self) -> None:
+        """Add the list to a new checkpoint, just before Orbax renames its folder."""
+        for new in self._folder.glob(f"*{_UNFINISHED}"):
+            found = {str(path.relative_to(new)): d for path, d in _files(new)}
+            write_text(new / _CHECKSUMS, json.dumps(found, indent=0) + "\n")
+
+    def _empty(self) -> None:
+        if is_writer():
+            shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+
+
+def _files(step: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files of a checkpoint with their checksums.
+
+    Its own folder has only times and names of items, which Orbax writes last.
+    """
+    for path in sorted(step.glob("*/**/*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, hashlib.blake2s)
+            yield path, digest.hexdigest()
+
+
+def _check_files(step: Path) -> None:
+    """Compare the files of a checkpoint with its list, which version 0.1 did not write.
+
+    Raises:
+        DamagedCheckpoint: naming the file that differs.
+    """
+    if not (step / _CHECKSUMS).exists():
+        return
+    try:
+        written = json.loads((step / _CHECKSUMS).read_text("utf-8"))
+        wanted = {step / name: digest for name, digest in written.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DamagedCheckpoint(f"{step / _CHECKSUMS}: is damaged ({error})") from error
+    there = dict(_files(step))
+    for path, digest in wanted.items():
+        if there.get(path) != digest:
+            state = "is damaged" if path in there else "is missing"
+            raise DamagedCheckpoint(f"{path}: {state}")
+
+
+def forget(workdir: Path, stage: str) -> None:
+    """Delete the checkpoints of a stage."""
+    if (folder := _folder(workdir, stage)).exists():
+        shutil.rmtree(folder)
+
+
+def unfinished_step(workdir: Path, stage: StageConfig) -> int | None:
+    """Return the step at which a stage was interrupted, or None.
+
+    Stages without checkpoints, such as a dense CRF, are never unfinished.
+    """
+    folder = _folder(workdir, stage.name)
+    if not folder.is_dir():
+        return None
+    steps = _steps(folder)
+    if 0 in steps or max(steps, default=0) >= stage.steps:  # 0 was imported
+        return None
+    return max(steps, default=0)
 
 
 def stage_params(
@@ -140,27 +259,43 @@ def _read_params(
     target = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes
     )
-    options = ocp.CheckpointManagerOptions(best_fn=_mean_iou, create=False)
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        best = checkpoint == "best"
-        step = manager.best_step() if best else manager.latest_step()
-        if step is None and best:
-            raise ValueError(
-                f"{folder}: was not evaluated during training, so there is no best "
-                "checkpoint; take the last"
-            )
-        if step is None:
-            raise ValueError(f"{folder}: holds no finished checkpoint; train first")
-        item = "ema" if stage.ema else "params"
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-        try:
-            restored = manager.restore(step, args=args)[item]
+    best, item = checkpoint == "best", "ema" if stage.ema else "params"
+    options = ocp.CheckpointManagerOptions(
+        best_fn=_mean_iou if best else None, create=False
+    )
+    try:
+        if best:
+            for number in _steps(folder):
+                _check_files(folder / str(number))
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            step = manager.best_step() if best else manager.latest_step()
+            if step is None and best:
+                raise ValueError(
+                    f"{folder}: was not evaluated during training, so there is no best "
+                    "checkpoint; take the last"
+                )
+            if step is None:
+                raise ValueError(f"{folder}: holds no finished checkpoint; train first")
+            _check_files(folder / str(step))
+            args = {item: ocp.args.StandardRestore(target)}
+            restored = _restored(manager, folder, step, args)[item]
             return jax.tree.map(lambda x: x.addressable_data(0), restored)
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{folder}/{step}: is a checkpoint of another model than config.json "
-                f"describes ({str(error).splitlines()[0]})"
-            ) from error
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(
+            f"{error}; the training command computes the checkpoint again"
+        ) from error
+
+
+def _restored(
+    manager: ocp.CheckpointManager, folder: Path, step: int, args: dict[str, Any]
+) -> Any:
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**args))
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{folder}/{step}: is a checkpoint of another model than config.json "
+            f"describes ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _folder(workdir: Path, stage: str) -> Path:

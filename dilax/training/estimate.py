@@ -22,8 +22,8 @@ from dilax.profiling.layer_costs import (
     time_layers,
 )
 from dilax.profiling.roofline import device_peak
+from dilax.runtime.files import write_text
 from dilax.training.config import Config, StageConfig, build_model
-from dilax.training.records import write_text
 from dilax.training.sharding import Placement
 from dilax.training.stage_crf import init_stage, label_stride
 from dilax.training.step import init_state, jit_train_step, split_params

@@ -13,7 +13,8 @@ from flax import traverse_util
 
 from dilax.data import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
-from dilax.training.checkpoint import Checkpoints
+from dilax.runtime.files import write_text
+from dilax.training.checkpoint import Checkpoints, forget
 from dilax.training.config import (
     Config,
     DataConfig,
@@ -27,7 +28,6 @@ from dilax.training.loading import (
     pretrained_folder,
 )
 from dilax.training.network import ModelConfig
-from dilax.training.records import write_text
 from dilax.training.serialization import from_json, to_json
 from dilax.training.stage_crf import Params
 from dilax.training.step import TrainState
@@ -303,6 +303,7 @@ def import_weights(
         weights = dataclasses.replace(weights, inputs=Inputs(spec.mean))
     shapes = param_shapes(model)
     params, report = place_weights(weights, model, shapes, mean=spec.mean)
+    forget(workdir, name)  # an import that was killed may have left another network
     checkpoints = Checkpoints(workdir, name)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {"none": ()}))
     checkpoints.close()

@@ -5,6 +5,7 @@ context module does not run the front end in each step.
 """
 
 import errno
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import serialization
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from dilax.data import (
     Chosen,
@@ -139,8 +142,8 @@ class StoredMaps(Sequence):
         return self._count
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        path = _file(self._folder, range(self._count)[index])
-        arrays = serialization.msgpack_restore(path.read_bytes())
+        content = _read(_file(self._folder, range(self._count)[index]))
+        arrays = serialization.msgpack_restore(content)
         return {"image": arrays["maps"], "label": arrays["label"], "id": str(index)}
 
 
@@ -151,7 +154,7 @@ def store_maps(
     title: str,
     full_tiles: bool = False,
 ) -> StoredMaps:
-    """Compute and store the maps that are missing.
+    """Compute and store the maps that are missing or damaged.
 
     Labels are stored with them, at the resolution of the network's input.
 
@@ -170,7 +173,15 @@ def store_maps(
         OSError: if the disk is too full for them; nothing is computed then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(len(source)) if not _file(folder, i).exists()]
+    missing = []
+    for i in range(len(source)):
+        try:
+            _read(_file(folder, i))
+        except FileNotFoundError:
+            missing.append(i)
+        except ValueError as error:
+            logging.warning("%s", error)
+            missing.append(i)
     if missing:
         _check_space(predictor, source, missing, folder, full_tiles)
     wait_for_all(f"looked for maps in {folder}")
@@ -189,7 +200,7 @@ def store_maps(
                 content = serialization.msgpack_serialize(arrays)
                 path = _file(folder, next(indices))
                 with whole_or_not_at_all(path, durable=True) as partial:
-                    partial.write_bytes(content)
+                    partial.write_bytes(_digest(content) + content)
                 bar.update()
     wait_for_all(f"maps in {folder}")
     return StoredMaps(folder, len(source))
@@ -214,10 +225,27 @@ def _check_space(
     if need > free:
         raise OSError(
             errno.ENOSPC,
-            f"the maps of {len(missing)} images take about {need / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free",
+            f"the maps of {len(missing)} images take about "
+            f"{tqdm.format_sizeof(need, 'B')}, {tqdm.format_sizeof(free, 'B')} are "
+            "free",
             str(folder),
         )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _read(path: Path) -> bytes:
+    """Read a file of maps, and compare its checksum.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    content = path.read_bytes()
+    if _digest(content[16:]) != content[:16]:
+        raise ValueError(f"{path}: is damaged; the training command computes it again")
+    return content[16:]
 
 
 def _file(folder: Path, index: int) -> Path:

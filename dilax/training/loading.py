@@ -8,14 +8,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from dilax.data import DatasetSpec
 from dilax.inference import Predictor
 from dilax.inference.predictor import CRF
 from dilax.models import DilatedNet
-from dilax.runtime.files import shipped
-from dilax.training.checkpoint import PACKED, Choice, stage_params
+from dilax.runtime.files import shipped, write_text
+from dilax.training.checkpoint import PACKED, Choice, stage_params, unfinished_step
 from dilax.training.config import Config, StageConfig, build_model
-from dilax.training.records import write_text
 from dilax.training.serialization import from_json, to_json
 from dilax.training.stage_crf import Params, build_rnn, found_dense
 from dilax.weights import save_weights
@@ -130,6 +131,9 @@ def _load(
     config = from_json(Config, root / "config.json")
     spec = from_json(DatasetSpec, root / "spec.json")
     chosen = config.stage(stage)
+    if (step := unfinished_step(root, chosen)) is not None:
+        message = "%s: stage %s is unfinished, at step %d of %d"
+        logging.warning(message, root, chosen.name, step, chosen.steps)
     model = build_model(config, chosen, spec.num_classes)
     params: Params = stage_params(root, config, chosen.name, spec, checkpoint)
     return config, chosen, Trained(model, params, spec)

@@ -11,22 +11,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import Predictor
 from dilax.models import DilatedNet
+from dilax.runtime.files import write_text
 from dilax.runtime.processes import Interrupted, Interrupts, gathered, is_writer
-from dilax.training.checkpoint import Checkpoints, stage_params
+from dilax.training.checkpoint import Checkpoints, DamagedCheckpoint, stage_params
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.initial import params_from_init
 from dilax.training.inputs import class_weights, stage_batches, stage_inputs
 from dilax.training.loading import Trained, stage_predictor
-from dilax.training.records import Reporter, record_stage, write_text
+from dilax.training.records import Reporter, record_stage
 from dilax.training.run import (
     Run,
     SavedPredictions,
     open_run,
-    read_results,
+    run_results,
     write_results,
 )
 from dilax.training.sharding import Placement
@@ -71,21 +73,20 @@ def train(
         >>> results["images"], list(results["stages"]), model.num_classes
         (100, ['front_end'], 8)
     """
-    run = open_run(config, Path(workdir).expanduser().resolve())
-    results = read_results(run)
-    show = watch if watch and is_writer() else lambda: None
-    for stage in config.stages:
-        if stage.name in results["stages"]:
-            continue
-        trained = train_stage(run, stage, show)
-        start = time.perf_counter()
-        scores = _evaluate_stage(run, stage, trained)
-        seconds = time.perf_counter() - start
-        results["stages"][stage.name] = scores.as_dict()
-        write_results(run, results)
-        record_stage(run.workdir, stage.name, evaluation_seconds=seconds)
-        show()
-    return results
+    with open_run(config, Path(workdir).expanduser().resolve()) as run:
+        results = run_results(run)
+        show = watch if watch and is_writer() else lambda: None
+        for stage in config.stages:
+            if stage.name in results["stages"]:
+                continue
+            trained = train_stage(run, stage, show)
+            start = time.perf_counter()
+            scores = _evaluate_stage(run, stage, trained)
+            seconds = time.perf_counter() - start
+            results = write_results(run, results, stage, scores)
+            record_stage(run.workdir, stage.name, evaluation_seconds=seconds)
+            show()
+        return results
 
 
 def train_stage(
@@ -95,7 +96,7 @@ def train_stage(
     config, spec = run.config, run.spec
     model = build_model(config, stage, spec.num_classes)
     if stage.crf_kind == "dense":
-        params = stage_params(run.workdir, config, stage.name, spec)
+        params = _stage_params(run, stage.start)
         predictor = Predictor(model, params, spec, config.eval_batch_size)
         find_dense(stage, predictor, run.val, run.workdir)
         return Trained(model, params, spec)
@@ -105,11 +106,15 @@ def train_stage(
         params = _start(run, stage, model, fresh=checkpoints.latest is None)
         trained, frozen = placement.parameters(split_params(params, stage))
         state = placement.parameters(init_state(trained, stage))
+        losses: tuple[float, ...] = ()
         if checkpoints.latest is not None:
-            state = checkpoints.restore(state)
+            state, losses = checkpoints.restore(state)
         if int(state.step) < stage.steps:
+            reporter = Reporter(
+                run.workdir, stage, int(state.step), run.config.log_every, losses
+            )
             state = _run_steps(
-                run, stage, model, placement, state, frozen, checkpoints, show
+                run, stage, model, placement, state, frozen, checkpoints, reporter, show
             )
     finally:
         checkpoints.close()
@@ -117,11 +122,23 @@ def train_stage(
     return Trained(model, params, spec)
 
 
+def _stage_params(run: Run, name: str) -> Params:
+    """Return the parameters of a stage that is done.
+
+    If its checkpoint is damaged, train it again from the one before.
+    """
+    try:
+        return stage_params(run.workdir, run.config, name, run.spec)
+    except DamagedCheckpoint as error:
+        logging.warning("%s", error)
+        return train_stage(run, run.config.stage(name)).params
+
+
 def _start(run: Run, stage: StageConfig, model: DilatedNet, fresh: bool) -> Params:
     """Return a stage's parameters before its first step."""
     params = init_stage(model, stage, run.spec, run.config.seed)
     if stage.start:
-        started = stage_params(run.workdir, run.config, stage.start, run.spec)
+        started = _stage_params(run, stage.start)
         return {**params, **{k: v for k, v in started.items() if k in params}}
     if not run.config.init or not fresh:  # a checkpoint will replace them
         return params
@@ -141,17 +158,17 @@ def _run_steps(
     state: TrainState,
     frozen: Params,
     checkpoints: Checkpoints,
+    reporter: Reporter,
     show: Callable[[], None],
 ) -> TrainState:
     """Run the steps that are left, with reports, evaluations and checkpoints."""
-    start = int(state.step)
+    start, log_every = int(state.step), run.config.log_every
     source, monitor = stage_inputs(run, stage, model, placement.local(frozen))
     batches = stage_batches(run, stage, model, source, start)
     power = run.config.data.class_weight_power
     weights = class_weights(run.train, run.spec, power) if power else None
     weights = placement.parameters(weights)
     step = jit_train_step(model, stage, run.spec, run.config.seed, placement)
-    reporter = Reporter(run.workdir, stage, start, run.config.log_every)
     with Interrupts() as interrupts, reporter:
         batch = reporter.next_batch(batches, placement)
         for number in range(start + 1, stage.steps + 1):
@@ -159,19 +176,22 @@ def _run_steps(
             if number < stage.steps:  # load the next batch while the device works
                 batch = reporter.next_batch(batches, placement)
             reporter.add(number, metrics)
-            signum = _agreed(interrupts.signum, number, run.config.log_every)
+            # A single process stops at once. Several ask each other every few steps.
+            asks = jax.process_count() == 1 or number % min(log_every, 10) == 0
+            signum = _agreed(interrupts) if asks else 0
             evaluates = stage.evaluate_every and number % stage.evaluate_every == 0
-            saves = number % stage.checkpoint_every == 0 or number == stage.steps
-            if evaluates or saves or signum:
+            last = number == stage.steps
+            if evaluates or number % stage.checkpoint_every == 0 or last or signum:
                 reporter.catch_up()  # a state whose loss is not finite is not saved
+                reporter.check_parameters(number, state.params)
                 mean_iou = None
                 if evaluates:
                     scores = monitor(placement.local(state.averaged))
                     mean_iou = reporter.evaluation(number, *scores)
-                checkpoints.save(state, mean_iou)
+                checkpoints.save(state, mean_iou, reporter.losses)
                 show()
                 reporter.begin_timing()
-            if signum:
+            if signum or (last and (signum := _agreed(interrupts))):
                 raise Interrupted(
                     signum,
                     f"stopped and saved at step {number} of stage {stage.name!r}; "
@@ -180,14 +200,9 @@ def _run_steps(
     return state
 
 
-def _agreed(signum: int, number: int, log_every: int) -> int:
-    """Return the signal on which all processes stop after this step; 0 for none.
-
-    A single process stops at once. Several ask each other every few steps.
-    """
-    if jax.process_count() > 1 and number % min(log_every, 10):
-        return 0
-    return int(gathered(np.array(signum, np.int64)).max())
+def _agreed(interrupts: Interrupts) -> int:
+    """Return the signal on which all processes stop after this step; 0 for none."""
+    return int(gathered(np.array(interrupts.signum, np.int64)).max())
 
 
 def _evaluate_stage(run: Run, stage: StageConfig, trained: Trained) -> Scores:

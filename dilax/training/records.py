@@ -8,20 +8,25 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import numpy as np
+import optax
+from absl import logging
 from tqdm import tqdm
 
 from dilax.evaluation import Scores
-from dilax.runtime.files import whole_or_not_at_all
+from dilax.runtime import jit
+from dilax.runtime.files import write_text
 from dilax.runtime.processes import is_writer
-from dilax.training.config import StageConfig
+from dilax.training.checkpoint import unfinished_step
+from dilax.training.config import Config, StageConfig
 from dilax.training.sharding import Placement
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient became infinite or NaN; the message names the step.
+    """The loss, its gradient or the parameters became infinite or NaN at some step.
 
     Example:
         >>> raise NonFiniteLoss("stage 'joint', step 7: loss nan")
@@ -41,14 +46,25 @@ class Reporter:
         stage: the stage.
         start: the step from which the stage continues.
         log_every: steps between lines in `metrics.jsonl`.
+        losses: those of the steps before `start` that no line has reported.
+
+    Attributes:
+        losses: those of the steps that no line has reported so far.
     """
 
-    def __init__(self, workdir: Path, stage: StageConfig, start: int, log_every: int):
+    def __init__(
+        self,
+        workdir: Path,
+        stage: StageConfig,
+        start: int,
+        log_every: int,
+        losses: tuple[float, ...] = (),
+    ):
+        self.losses = losses
         self._stage, self._every = stage, log_every
         self._writer = MetricWriter(workdir, stage.name, start)
         self._bar = progress(stage.name, stage.steps, start)
         self._last: tuple[int, dict] | None = None
-        self._losses: list[float] = []
         self.begin_timing()
 
     def __enter__(self) -> "Reporter":
@@ -87,24 +103,45 @@ class Reporter:
         (number, metrics), self._last = self._last, None
         values = {name: float(value) for name, value in metrics.items()}
         if not math.isfinite(values["loss"] + values["gradient_norm"]):
-            raise NonFiniteLoss(
-                f"stage {self._stage.name!r}, step {number}: loss {values['loss']}, "
-                f"gradient norm {values['gradient_norm']}. Lower "
-                "optimizer.learning_rate or set optimizer.clip, in a new --workdir"
+            self._fail(
+                number,
+                f"loss {values['loss']}, gradient norm {values['gradient_norm']}",
             )
-        self._losses.append(values["loss"])
+        self.losses += (values["loss"],)
         self._timed += 1
         rate = f"{values['learning_rate']:.1e}"
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", lr=rate, refresh=False)
         self._bar.update()
         if number % self._every == 0 or number == self._stage.steps:
-            values["loss"] = sum(self._losses) / len(self._losses)
-            self._losses = []
+            values["loss"] = sum(self.losses) / len(self.losses)
+            if not any(self.losses):
+                logging.warning(
+                    "stage %r, step %d: the last %d batches have no labelled pixel: "
+                    "are all labels of the training split ignored?",
+                    *(self._stage.name, number, len(self.losses)),
+                )
+            self.losses = ()
             seconds = time.perf_counter() - self._since
             values["step_seconds"] = seconds / self._timed
             values["input_wait"] = self._waited / seconds
             self.begin_timing()
             self._writer.write(number, values)
+
+    def check_parameters(self, number: int, params: Any) -> None:
+        """Check that a step left parameters that can be saved.
+
+        Raises:
+            NonFiniteLoss: if their norm is not finite in float32.
+        """
+        norm = float(jit(optax.tree.norm)(params))
+        if not math.isfinite(norm):
+            self._fail(number, f"norm of the parameters {norm}")
+
+    def _fail(self, number: int, found: str) -> NoReturn:
+        raise NonFiniteLoss(
+            f"stage {self._stage.name!r}, step {number}: {found}. Lower "
+            "optimizer.learning_rate or set optimizer.clip, in a new --workdir"
+        )
 
     def evaluation(self, number: int, name: str, scores: Scores) -> float:
         """Report an evaluation under the name of its metric; return the mean IoU."""
@@ -130,38 +167,48 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, stage: str, start: int):
         self._stage = stage
-        path = workdir / "metrics.jsonl"
         if not is_writer():
             return
-        from tensorboardX import SummaryWriter  # here: it imports PyTorch if it can
+        # Here, because it imports PyTorch if it can. Not its SummaryWriter, which
+        # loses what its thread has not written when the process is killed.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        def known(line: str) -> bool:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # cut off when the run was killed
-                return False
-            return entry["stage"] != stage or entry["step"] <= start
-
+        path = workdir / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text("utf-8").splitlines(keepends=True)
-            write_text(path, "".join(filter(known, lines)))
+            kept = [
+                json.dumps(entry) + "\n"
+                for entry in read_metrics(workdir)
+                if entry["stage"] != stage or entry["step"] <= start
+            ]
+            write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         folder = workdir / "tensorboard" / stage
-        self._events = SummaryWriter(str(folder), purge_step=start + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"), f".{start}")
+        resumed = SessionLog(status=SessionLog.START)  # hides what was logged after
+        self._events.write_event(Event(step=start + 1, session_log=resumed))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write the scalars of a step."""
         if not is_writer():
             return
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event
+
         finite = {n: v if math.isfinite(v) else None for n, v in scalars.items()}
         line = {"stage": self._stage, "step": step, **finite}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+            event = Event(
+                step=step, wall_time=time.time(), summary=summary.scalar(name, value)
+            )
+            self._events.write_event(event)
+        self._events.flush()
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Close the files."""
         if is_writer():
             self._file.close()
             self._events.close()
@@ -178,23 +225,6 @@ def progress(title: str, total: int, start: int = 0, unit: str = "step") -> Any:
         dynamic_ncols=True,
         disable=not is_writer(),
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: under another name first, then renamed.
-
-    Of several processes only the first one writes.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_text(Path(folder, "notes.txt"), "whole or not at all")
-        ...     Path(folder, "notes.txt").read_text()
-        'whole or not at all'
-    """
-    if is_writer():
-        with whole_or_not_at_all(path, durable=True) as partial:
-            partial.write_text(text, "utf-8")
 
 
 def machine() -> dict[str, Any]:
@@ -246,7 +276,11 @@ def record_stage(workdir: Path, stage: str, **figures: float) -> None:
     reported = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in reported:
         memory["device"] = reported["peak_bytes_in_use"]
-    stages = read_machine(workdir).get("stages", {})
+    try:
+        stages = read_machine(workdir).get("stages", {})
+    except ValueError as error:  # no reason to end a training
+        logging.warning("%s", error)
+        stages = {}
     record = {**machine(), "stages": {**stages, stage: {"memory": memory, **figures}}}
     write_text(workdir / "machine.json", json.dumps(record, indent=1) + "\n")
 
@@ -254,9 +288,89 @@ def record_stage(workdir: Path, stage: str, **figures: float) -> None:
 def read_machine(workdir: Path) -> dict[str, Any]:
     """Return what `record_stage` wrote; nothing if no stage is finished.
 
+    Raises:
+        ValueError: naming the file, if it is damaged.
+
     Example:
         >>> read_machine(Path("nowhere"))
         {}
     """
     path = workdir / "machine.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found = read_record(path, "delete it; it holds no results")
+    stages = found.get("stages", {})
+    if not isinstance(stages, dict) or not all(
+        isinstance(figures, dict) and isinstance(figures.get("memory"), dict)
+        for figures in stages.values()
+    ):
+        raise ValueError(f"{path}: is damaged; delete it; it holds no results")
+    return found
+
+
+def read_results(workdir: Path, config: Config) -> dict[str, Any]:
+    """Return what `results.json` says of the finished stages; {} if there is no file.
+
+    The entry of a stage that was interrupted, or whose last checkpoint is gone, is left
+    out.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    path, remedy = workdir / "results.json", "delete it; train evaluates the stages"
+    found = read_record(path, remedy)
+    if not found:
+        return {}
+    try:
+        for scores in found["stages"].values():
+            counts = np.array(scores["confusion"], object)
+            again = Scores(tuple(scores["iou_per_class"]), counts).as_dict()
+            if json.dumps(again) != json.dumps({name: scores[name] for name in again}):
+                raise ValueError("figures that do not follow from its counts")
+        unfinished = [
+            stage.name
+            for stage in config.stages
+            if unfinished_step(workdir, stage) is not None
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); {remedy}") from error
+    stages = {n: s for n, s in found["stages"].items() if n not in unfinished}
+    return {**found, "stages": stages}
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Return the entries of `metrics.jsonl`, without lines that are not entries.
+
+    The last line is cut off if the run is writing it, or was killed.
+    """
+    path = workdir / "metrics.jsonl"
+    text = path.read_text("utf-8", "replace") if path.exists() else ""
+    entries, broken = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            values = [v for k, v in entry.items() if k != "stage" and v is not None]
+            sound = isinstance(entry["stage"], str) and type(entry["step"]) is int
+            if not sound or {type(v) for v in values} - {int, float}:
+                raise ValueError
+            entries.append(entry)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            broken.append(number)
+    if broken and (len(broken) > 1 or text.endswith("\n")):
+        logging.warning("%s: lines %s are damaged and ignored", path, broken[:10])
+    return entries
+
+
+def read_record(path: Path, remedy: str, kind: type = dict) -> Any:
+    """Read a JSON object, or an array; an empty one if there is no file.
+
+    Raises:
+        ValueError: naming the file and the remedy, if it is something else.
+    """
+    if not path.exists():
+        return kind()
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"it holds {str(found)[:60]!r}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); {remedy}") from error
+    return found

@@ -4,9 +4,10 @@ A run goes on only as the run that it began as: same configuration, same data. I
 some predictions, to look at.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ import numpy as np
 
 from dilax.data import DATASETS, DatasetSpec, evenly_spread, open_source
 from dilax.data.source import Joined
-from dilax.evaluation import image_scores, stage_table
+from dilax.evaluation import Scores, image_scores, stage_table
 from dilax.inference import palette_image, save_image
-from dilax.runtime.processes import differing_process, gathered, wait_for_all
+from dilax.runtime.files import alone, write_text
+from dilax.runtime.processes import (
+    differing_process,
+    gathered,
+    is_writer,
+    wait_for_all,
+)
 from dilax.training.config import Config, DataConfig, StageConfig, build_spec
 from dilax.training.initial import check_fits, check_init, locate_init
-from dilax.training.records import write_text
+from dilax.training.records import read_record, read_results
 from dilax.training.serialization import from_json, to_json
 from dilax.training.validation import check_config
 
@@ -68,7 +75,7 @@ def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
     Their folder may have another name: what was read counts.
     """
     began = json.loads(to_json(from_json(DatasetSpec, workdir / "spec.json")))
-    images = json.loads((workdir / "data.json").read_text("utf-8"))
+    images = read_record(workdir / "data.json", "give another --workdir", list)
     now = {"images": json.loads(json.dumps(fingerprint(sources)))}
     now |= json.loads(to_json(spec))
     same = {"name": spec.name, "image_size": now["image_size"]}  # not what is read
@@ -112,20 +119,43 @@ class Run:
         return Joined(self.train, self.extra) if stage.extra else self.train
 
 
-def open_run(config: Config, workdir: Path) -> Run:
-    """As `check_run`, and claims the folder for this run."""
+@contextlib.contextmanager
+def open_run(config: Config, workdir: Path) -> Iterator[Run]:
+    """As `check_run`, and hold the folder for this run.
+
+    Raises:
+        ValueError: as `check_run`, or if another process is training in the folder.
+    """
     run = check_run(config, workdir)
+    config = run.config
     check_same_everywhere(config, [run.train, run.val])
     sources = [run.train, run.val, *([run.extra] if config.data.extra else [])]
-    write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
-    write_text(workdir / "spec.json", to_json(run.spec))
-    write_text(workdir / "config.json", to_json(config))
-    wait_for_all(f"opened {workdir}")
-    return run
+    refusal = (
+        f"{workdir}: another training runs in this folder; wait until it has ended, or "
+        "give another --workdir"
+    )
+    with contextlib.ExitStack() as stack:
+        if is_writer():
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(workdir / ".lock", refusal))
+            for partial in workdir.rglob(".*.partial"):  # of a run that was killed
+                partial.unlink()
+        write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
+        write_text(workdir / "spec.json", to_json(run.spec))
+        write_text(workdir / "config.json", to_json(config))
+        wait_for_all(f"opened {workdir}")
+        yield run
 
 
 def check_run(config: Config, workdir: Path) -> Run:
-    """Checks the configuration and opens the data; nothing is written.
+    """Check the configuration and open the data; nothing is written.
+
+    Returns:
+        The run; its configuration names data and weights by absolute paths.
+
+    Raises:
+        ValueError: if the configuration cannot train, the data cannot be read, or the
+            folder holds another run.
 
     Example:
         >>> from dilax.training.recipes import quickstart
@@ -135,12 +165,13 @@ def check_run(config: Config, workdir: Path) -> Run:
     """
     check_config(config)
     check_init(config)
-    data = config.data
+    path, data, init = workdir / "config.json", config.data, config.init
     if data.data_dir:
-        data.data_dir = str(Path(data.data_dir).expanduser().resolve())
-    path = workdir / "config.json"
-    if config.init:  # a run that began has read it
-        config.init = locate_init(config.init, fetch=not path.exists())
+        where = str(Path(data.data_dir).expanduser().resolve())
+        data = dataclasses.replace(data, data_dir=where)
+    if init:  # a run that began has read it
+        init = locate_init(init, fetch=not path.exists())
+    config = dataclasses.replace(config, data=data, init=init)
     spec = build_spec(config)
     sources = [_open(data, spec, split) for split in (data.train, data.val)]
     if data.extra:
@@ -148,6 +179,11 @@ def check_run(config: Config, workdir: Path) -> Run:
     if path.exists():
         check_same_config(from_json(Config, path), config, path)
         check_same_data(workdir, spec, sources)
+    elif any((workdir / name).exists() for name in ("checkpoints", "results.json")):
+        raise ValueError(
+            f"{workdir}: holds checkpoints or results of an unknown run, as it has no "
+            "config.json; give another --workdir"
+        )
     elif config.init:
         check_fits(config, spec)
     return Run(config, workdir, spec, *sources)
@@ -176,9 +212,13 @@ def open_evaluation(
     """
     config = from_json(Config, workdir / "config.json")
     spec = from_json(DatasetSpec, workdir / "spec.json")
-    config.data.data_dir = data_dir or config.data.data_dir
-    config.data.val = split or config.data.val
-    return config, spec, _open(config.data, spec, config.data.val)
+    data = dataclasses.replace(
+        config.data,
+        data_dir=data_dir or config.data.data_dir,
+        val=split or config.data.val,
+    )
+    config = dataclasses.replace(config, data=data)
+    return config, spec, _open(data, spec, data.val)
 
 
 def _open(data: DataConfig, spec: DatasetSpec, split: str) -> Sequence[dict]:
@@ -223,11 +263,12 @@ def kept_indices(config: Config, count: int) -> set[int]:
     }
 
 
-def read_results(run: Run) -> dict[str, Any]:
-    """What the run's finished stages found so far."""
-    path = run.workdir / "results.json"
-    if path.exists():
-        return json.loads(path.read_text("utf-8"))
+def run_results(run: Run) -> dict[str, Any]:
+    """What the run's finished stages found so far.
+
+    Raises:
+        ValueError: as `read_results`.
+    """
     return {
         "config": run.config.name,
         "data": run.spec.name,
@@ -235,14 +276,21 @@ def read_results(run: Run) -> dict[str, Any]:
         "images": len(run.val),
         "seed": run.config.seed,
         "stages": {},
+        **read_results(run.workdir, run.config),
     }
 
 
-def write_results(run: Run, results: dict[str, Any]) -> None:
-    """Writes `results.md` and `results.json`."""
-    table = stage_table(results["stages"], run.spec.context_classes)
+def write_results(
+    run: Run, results: dict[str, Any], stage: StageConfig, scores: Scores
+) -> dict[str, Any]:
+    """Add a stage to `results.md` and `results.json`; return the results."""
+    found = {**results["stages"], stage.name: scores.as_dict()}
+    stages = {s.name: found[s.name] for s in run.config.stages if s.name in found}
+    results = {**results, "stages": stages}
+    table = stage_table(stages, run.spec.context_classes)
     write_text(run.workdir / "results.md", table + "\n")
     write_text(run.workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    return results
 
 
 def predictions_folder(workdir: Path, stage: str) -> Path:

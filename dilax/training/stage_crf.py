@@ -23,9 +23,9 @@ from dilax.inference import Predictor
 from dilax.inference.predictor import log_probabilities
 from dilax.models import DilatedNet, init_params, param_shapes
 from dilax.runtime import jit
+from dilax.runtime.files import write_text
 from dilax.runtime.processes import is_writer, wait_for_all
 from dilax.training.config import CRFConfig, StageConfig
-from dilax.training.records import write_text
 from dilax.training.serialization import from_json, to_json
 
 Params = dict[str, Any]

@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import hashlib
 import os
-import shutil
 import tarfile
 import threading
 import zipfile
@@ -21,6 +20,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 _BLOCK = 1 << 20
+_LARGEST = 1 << 26  # bytes of an image or a list
+_RATIO = 100  # of an archive's files, at most; annotations in JSON have about ten
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -126,14 +127,23 @@ class Tree:
         inside = [name for name, _ in self._stores if name]
         return f"{self.path}" + (f" (with {', '.join(inside)})" if inside else "")
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, largest: int = _LARGEST) -> bytes:
         """Read a file.
 
+        Args:
+            name: of the file.
+            largest: number of bytes that are accepted.
+
         Raises:
-            ValueError: naming the file, if it is missing or damaged.
+            ValueError: naming the file, if it is missing, damaged or larger.
         """
         if name not in self._index:
             raise ValueError(f"{self}: {name} is missing")
+        if self.size(name) > largest:
+            raise ValueError(
+                f"{self}: {name} has {self.size(name)} bytes, more than any file of "
+                "the data set"
+            )
         try:
             return self._index[name].read(name)
         except _DAMAGED as error:
@@ -182,7 +192,7 @@ class Tree:
             ValueError: naming it, if it is missing or damaged.
         """
         target = self._scratch_file(Path(name).name)
-        target.write_bytes(self.read(name))
+        target.write_bytes(self.read(name, 1 << 30))
         store = self._open(target, f"{self}: {name}")
         self._stores.append((Path(name).name, store))
         self._index = dict.fromkeys(store.names, store) | self._index
@@ -201,7 +211,10 @@ class Tree:
             if start == b"\x1f\x8b":
                 target = self._scratch_file(f"{file.name}.tar")
                 with gzip.open(file) as packed, target.open("wb") as plain:
-                    shutil.copyfileobj(packed, plain, _BLOCK)
+                    while block := packed.read(_BLOCK):
+                        plain.write(block)
+                        if plain.tell() > _RATIO * file.stat().st_size + _LARGEST:
+                            raise EOFError("it unpacks to far more than it should")
                 file = target
             return _Tar(file)
         except _DAMAGED as error:
@@ -242,6 +255,9 @@ class _Zip:
 
     def __init__(self, file: Path):
         self._file = zipfile.ZipFile(file)
+        for entry in self._file.infolist():
+            if entry.file_size > _RATIO * entry.compress_size + _LARGEST:
+                raise zipfile.BadZipFile(f"{entry.filename} unpacks to far too much")
         self._lock = threading.Lock()  # ZipFile counts its open members without one
         self.names = [name for name in self._file.namelist() if not name.endswith("/")]
 

@@ -33,6 +33,7 @@ from dilax.data.spec import DatasetSpec
 SHARD_BYTES = 256 << 20
 _NAMED = 100  # problems that a message names
 _THREADS = 4
+_MOST_PIXELS = 1 << 24  # of an image; the largest data set has an eighth of it
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -215,8 +216,9 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         if need > free:  # a tenth is for the labels
             raise OSError(
                 errno.ENOSPC,
-                f"preparing {self.SPEC.name} needs about {need / 1e9:.1f} GB and "
-                f"{free / 1e9:.1f} GB are free",
+                f"preparing {self.SPEC.name} needs about "
+                f"{tqdm.format_sizeof(need, 'B')} and {tqdm.format_sizeof(free, 'B')} "
+                "are free",
             )
         return {
             name: self._generate_examples(tree, name, items[name]) for name in items
@@ -286,6 +288,8 @@ def decoded(content: bytes, name: str) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(content))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"it has {image.width}x{image.height} pixels")
         image.load()
         return image
     except _UNREADABLE as error:

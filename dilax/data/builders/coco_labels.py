@@ -208,7 +208,7 @@ class _Annotations:
     """
 
     def __init__(self, tree: Tree, name: str):
-        self._name, text = name, tree.read(name)
+        self._name, text = name, tree.read(name, 1 << 30)
         try:
             self._content = json.loads(text, object_hook=self._pack)
         except (ValueError, RecursionError) as error:
