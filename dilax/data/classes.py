@@ -361,6 +361,9 @@ def _levels(found: Mapping[int, _Found]) -> list[int]:
     ]
     tail = [v for v in found if v not in peaks]
     beside = [v for v in tail for p in peaks if p >= 64 and abs(p - v) <= near]
+    bright = [v for v in found if v >= 200]
+    if len(found) > 100 and len(bright) > 20 and (255 in found or max(share) > 0.3):
+        return peaks or [*found]  # a picture: shades everywhere
     extremes = len(peaks) == 2 and peaks[0] < 8 and peaks[1] > 247
     if not 2 <= len(peaks) <= 8 or not beside:
         return []

@@ -533,7 +533,7 @@ def _ids(layers: _Layers) -> np.ndarray:
             f"holds fractions from {ids.min():g} to {ids.max():g}, not class ids; if "
             "they are probabilities of an object, --config.data.threshold=0.5"
         )
-    if ids.dtype != bool and (ids.min() < -1 or ids.max() > 65535):
+    if float(ids.min()) < -1 or float(ids.max()) > 65535:
         raise _UnsuitableError(
             f"holds ids from {ids.min():g} to {ids.max():g}, not 0 to 65535 (or -1, "
             "which is ignored); save class ids as PNG"

@@ -98,6 +98,7 @@ def survey_folder(
     files = [file for group in groups for p in group for file in (p.image, p.label)]
     stamps = tuple(f.stat().st_mtime_ns if f.exists() else 0 for f in files)
     as_stored = orientation == "stored" if orientation else None
+    reading = reading._replace(threshold=float(reading.threshold))
     read = _read(groups, stamps, skip_unreadable, as_stored, reading.threshold)
     checked, mean, masks, sizes = read
     spec, more = describe_classes(root.name, mean, masks, given, reading)
