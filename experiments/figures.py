@@ -28,8 +28,7 @@ from dilax.data import DatasetSpec
 from dilax.evaluation import evaluate, image_scores
 from dilax.inference import as_rgb, palette_image
 from dilax.report import collect, field_figure, picture_figure, save_figure
-from dilax.report.paper import System
-from dilax.report.runs import run_folders
+from dilax.report.paper import System, run_folders
 from dilax.training import (
     Config,
     StageConfig,

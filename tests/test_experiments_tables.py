@@ -7,7 +7,7 @@ from tiny_run import TABLE, write_images
 
 import dilax
 from dilax.report import PAPER
-from dilax.report.runs import steps_of, system_of
+from dilax.report.paper import steps_of, system_of
 from dilax.training import DataConfig
 from dilax.training.optimizer import build_schedule
 from dilax.training.validation import check_config

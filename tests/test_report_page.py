@@ -16,17 +16,11 @@ from dilax.cli.modes import MODES
 from dilax.data import DATASETS
 from dilax.inference import palette_image, save_image
 from dilax.report import page, watcher, write_comparison, write_page
-from dilax.report.charts import run_charts
 from dilax.report.fields import summarize_field
-from dilax.report.gallery import (
-    Predictions,
-    chosen_indices,
-    gallery,
-    gallery_image,
-)
 from dilax.report.grids import iou_grid, parameters, stage_notes
+from dilax.report.page import Predictions, chosen_indices, gallery, gallery_image
 from dilax.report.paper import paper_columns
-from dilax.report.runs import read_runs
+from dilax.report.runs import read_runs, run_charts
 from dilax.training import quickstart
 
 NONE = {"stages": {}}

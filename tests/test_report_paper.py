@@ -21,8 +21,7 @@ from dilax.report import (
     table3,
     table3_figures,
 )
-from dilax.report.paper import System
-from dilax.report.runs import system_of
+from dilax.report.paper import System, system_of
 from dilax.training import quickstart
 from dilax.training.serialization import to_json
 

@@ -17,9 +17,14 @@ from dilax.report.figures import (
     save_figure,
 )
 from dilax.report.page import watcher, write_comparison, write_page
-from dilax.report.paper import PAPER
-from dilax.report.paper_tables import paper_figures, paper_table, table3, table3_figures
-from dilax.report.runs import Collected, collect, seed_table
+from dilax.report.paper import PAPER, Collected, collect
+from dilax.report.tables import (
+    paper_figures,
+    paper_table,
+    seed_table,
+    table3,
+    table3_figures,
+)
 
 __all__ = [
     "PAPER",

@@ -256,9 +256,8 @@ def summarize_field(run: RunFolder) -> FieldSummary:
         stack = picture_uri(Image.fromarray(stack_picture(rows, pixel=2)))
     if has_field(run.path, stage.name):
         record = _record(run.path)
-        lines.append(
-            str(record.get("summary") or record.get("told"))
-        )  # 0.1 wrote "told"
+        summary = record.get("summary") or record.get("told")  # in dilax 0.1
+        lines.append(str(summary))
         with Image.open(run.path / f"{_FILE}.png") as picture:
             heat = picture_uri(picture.convert("RGB"))
     return FieldSummary(tuple(lines), stack, heat)

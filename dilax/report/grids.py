@@ -152,33 +152,24 @@ def mean_iou_grid(runs: Sequence[RunFolder]) -> Grid | None:
 
 def confusions(scores: Columns, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Confusion matrices in percent of their rows, for the template."""
-    return [
-        {
-            "title": title,
-            "classes": classes,
-            "rows": _confusion_rows(column["confusion"], classes),
-        }
-        for title, column in scores.items()
-    ]
-
-
-def _confusion_rows(
-    counts: Sequence[Sequence[int]], classes: Sequence[str]
-) -> list[tuple]:
-    rows = []
-    for i, (name, row) in enumerate(zip(classes, counts, strict=True)):
-        total = sum(row)
-        shares = [100 * n / total if total else 0.0 for n in row]
-        cells = [
-            {
-                "text": ("<1" if s < 0.5 else f"{s:.0f}") if s else "·",
-                "share": round(s, 1) if s >= 0.5 else 0,
-                "hit": i == j,
-            }
-            for j, s in enumerate(shares)
-        ]
-        rows.append((name, cells))
-    return rows
+    found = []
+    for title, column in scores.items():
+        rows = []
+        for i, (name, counts) in enumerate(
+            zip(classes, column["confusion"], strict=True)
+        ):
+            shares = [100 * n / max(1, sum(counts)) for n in counts]
+            cells = [
+                {
+                    "text": ("<1" if s < 0.5 else f"{s:.0f}") if s else "·",
+                    "share": round(s, 1) if s >= 0.5 else 0,
+                    "hit": i == j,
+                }
+                for j, s in enumerate(shares)
+            ]
+            rows.append((name, cells))
+        found.append({"title": title, "classes": classes, "rows": rows})
+    return found
 
 
 def stage_notes(runs: Sequence[RunFolder]) -> dict[str, str]:
@@ -272,46 +263,34 @@ def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
     for run in runs:
         seconds, waits = run.series("step_seconds"), run.series("input_wait")
         for stage in run.config.stages:
-            times = seconds.get(stage.name, ([], []))[1]
+            step, wait = (  # medians, because the first steps compile
+                statistics.median(times[stage.name][1]) if stage.name in times else None
+                for times in (seconds, waits)
+            )
             done = run.machine.get("stages", {}).get(stage.name, {})
-            if times or done:
-                wait = waits.get(stage.name, ([], []))[1]
-                cells = [
-                    *_step_cells(times, wait, stage.batch_size),
-                    *_evaluation_cells(done, run.results.get("images")),
-                ]
+            images, memory = run.results.get("images"), done.get("memory", {})
+            evaluation = done.get("evaluation_seconds")
+            cells = [
+                _figure(1000 * step) if step else "–",
+                _figure(stage.batch_size / step) if step else "–",
+                "–" if wait is None else f"{100 * wait:.0f} %",
+                _figure(1000 * evaluation / images) if evaluation and images else "–",
+                *(
+                    f"{memory[place] / 1e9:.2f} GB" if memory.get(place) else "–"
+                    for place in ("host", "device")
+                ),
+            ]
+            if {*cells} != {"–"}:
                 rows.append(Row(stage_title(run, stage.name, len(runs)), cells))
-    heads = ("ms/step", "images/s", "input wait", "evaluation, ms/image")
-    memory = ("peak memory, host", "peak memory, device")
-    return _without_empty(Grid([Head(""), *map(Head, (*heads, *memory))], rows))
-
-
-def _without_empty(grid: Grid) -> Grid | None:
-    """Drop columns without any value; None if none is left."""
-    kept = [
-        i
-        for i, cells in enumerate(zip(*(r.cells for r in grid.rows), strict=True))
-        if {*cells} != {"–"}
-    ]
-    rows = [row._replace(cells=[row.cells[i] for i in kept]) for row in grid.rows]
-    heads = [grid.heads[0], *(grid.heads[i + 1] for i in kept)]
-    return Grid(heads, rows) if kept else None
-
-
-def _step_cells(times: list[float], waits: list[float], batch: int) -> list[str]:
-    if not times:
-        return ["–"] * 3
-    middle = statistics.median(times)  # not the mean: the first steps compile
-    wait = f"{100 * statistics.median(waits):.0f} %" if waits else "–"
-    return [_figure(1000 * middle), _figure(batch / middle), wait]
+    heads = (
+        *("ms/step", "images/s", "input wait", "evaluation, ms/image"),
+        *("peak memory, host", "peak memory, device"),
+    )
+    columns = zip(heads, zip(*(row.cells for row in rows), strict=True), strict=False)
+    filled = [i for i, (_, cells) in enumerate(columns) if {*cells} != {"–"}]
+    rows = [row._replace(cells=[row.cells[i] for i in filled]) for row in rows]
+    return Grid([Head(""), *(Head(heads[i]) for i in filled)], rows) if rows else None
 
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _evaluation_cells(done: Mapping[str, Any], images: int | None) -> list[str]:
-    seconds, memory = done.get("evaluation_seconds"), done.get("memory", {})
-    each = _figure(1000 * seconds / images) if seconds and images else "–"
-    peaks = (memory.get(device) for device in ("host", "device"))
-    return [each, *(f"{peak / 1e9:.2f} GB" if peak else "–" for peak in peaks)]

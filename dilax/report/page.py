@@ -4,17 +4,24 @@ The file contains its style sheet, script, charts and images, and its content se
 policy forbids loading anything else. It is written atomically.
 """
 
+import base64
 import datetime
+import io
 import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dilax.report.charts import run_charts
+import numpy as np
+from PIL import Image
+
+from dilax.data import DatasetSpec
+from dilax.evaluation import image_scores
+from dilax.inference import as_rgb
 from dilax.report.fields import has_field, summarize_field, write_field
-from dilax.report.gallery import gallery
 from dilax.report.grids import (
     columns,
     confusions,
@@ -26,12 +33,15 @@ from dilax.report.grids import (
     summary_grid,
 )
 from dilax.report.paper import paper_columns
-from dilax.report.runs import RunFolder, read_runs
-from dilax.training import versions, write_text
+from dilax.report.runs import RunFolder, read_runs, run_charts, stage_title
+from dilax.training import open_evaluation, predictions_folder, versions, write_text
+from dilax.training.records import read_record
 from dilax.training.serialization import to_json
 
 PAGE = "report.html"
+SHOWN = 24  # images of the gallery
 _REST = 30  # at most 1/31 of the time is spent on writing the page
+_SIDE, _QUALITY = 448, 78  # pixels; of WebP
 
 
 def write_page(
@@ -142,12 +152,19 @@ def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
     first = runs[0]
     scores = columns(runs)
     papers = paper_columns(first.config.data.dataset, list(first.stages))
-    pictures = _gallery(runs, data_dir)
+    try:
+        pictures = gallery(runs, data_dir)
+        note = "Predictions appear here once the first stage has been evaluated."
+    except (ValueError, OSError) as error:
+        pictures, note = {"images": []}, f"The data could not be read: {error}"
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    status = [_status(first)]
+    if len(runs) > 1:
+        status = [f"{run.title}: {_status(run)}" for run in runs if not run.is_done]
     content = {
         "title": " · ".join(run.title for run in runs),
         "over": f"{count} on {first.spec.name}",
-        "status": _statuses(runs),
+        "status": " ".join(status) or "All runs are complete.",
         "written": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "version": versions(())["dilax"],
         "tiles": _tiles(runs),
@@ -158,6 +175,7 @@ def _content(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
         "papers": " and ".join(dict.fromkeys(paper.split for paper in papers)),
         "marked": bool(first.spec.context_classes),
         "gallery": pictures,
+        "gallery_note": note,
         "gallery_json": json.dumps(pictures).replace("<", "\\u003c"),
         "confusions": confusions(scores, first.spec.classes),
         "fields": [(run.title, summarize_field(run)) for run in runs],
@@ -180,24 +198,6 @@ _SECTIONS = {
 }
 
 
-def _gallery(runs: Sequence[RunFolder], data_dir: str) -> dict[str, Any]:
-    """The gallery's data, or a note that says why there is none."""
-    try:
-        found = gallery(runs, data_dir)
-    except (ValueError, OSError) as error:
-        return {"images": [], "note": f"The data could not be read: {error}"}
-    note = "Predictions appear here once the first stage has been evaluated."
-    return {**found, "note": note}
-
-
-def _statuses(runs: Sequence[RunFolder]) -> str:
-    if len(runs) == 1:
-        return _status(runs[0])
-    if all(run.is_done for run in runs):
-        return "All runs are complete."
-    return " ".join(f"{run.title}: {_status(run)}" for run in runs if not run.is_done)
-
-
 def _status(run: RunFolder) -> str:
     if run.is_done:
         return f"All {len(run.stages)} stages are complete."
@@ -214,28 +214,163 @@ def _status(run: RunFolder) -> str:
 
 def _tiles(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
     """Key figures of the last stage of each run, for the top of the page."""
-    if len(runs) > 1:
-        return [
-            {
-                "label": run.title,
-                "value": percent(scores["mean_iou"]),
-                "note": f"% mean IoU, {name.replace('_', ' ')}",
-            }
-            for run in runs
-            for name, scores in [*run.stages.items()][-1:]
-        ]
-    [run] = runs
-    if not run.stages:
-        return []
-    name, scores = [*run.stages.items()][-1]
-    shown = {
-        "mean IoU": "mean_iou",
-        "pixel accuracy": "pixel_accuracy",
-        "mean accuracy": "mean_accuracy",
-    }
-    tiles = [
-        {"label": label, "value": percent(scores[key]) + " %"}
-        for label, key in shown.items()
-    ]
-    tiles[0]["note"] = name.replace("_", " ")
+    names = ("mean_iou", "pixel_accuracy", "mean_accuracy")[: 1 if runs[1:] else 3]
+    tiles = []
+    for run in runs:
+        for stage, scores in [*run.stages.items()][-1:]:
+            for name in names:
+                label = name.replace("_", " ").replace("iou", "IoU")
+                note = stage.replace("_", " ")
+                if len(runs) > 1:
+                    label, note = run.title, f"{label}, {note}"
+                value = f"{percent(scores[name])} %"
+                tiles.append({"label": label, "value": value, "note": note})
     return tiles
+
+
+class Predictions(NamedTuple):
+    """The saved predictions of a stage.
+
+    Attributes:
+        title: title of the run and the stage.
+        folder: folder of the prediction files.
+        scores: evaluation image → mean IoU, or None where it is undefined.
+    """
+
+    title: str
+    folder: Path
+    scores: dict[int, float | None]
+
+    def ids(self, index: int) -> np.ndarray | None:
+        """Read the (h, w) class ids of an image; None if there is no prediction."""
+        path = self.folder / f"{index:04d}.png"
+        if not path.exists():
+            return None
+        with Image.open(path) as picture:
+            return np.asarray(picture)
+
+
+def gallery(
+    runs: Sequence[RunFolder], data_dir: str = "", shown: int = SHOWN
+) -> dict[str, Any]:
+    """Collect the images for the page's script, ready for JSON.
+
+    It chooses the worst and the best images, half each, by the mean IoU of the last
+    stage with predictions. Without predictions, `images` is empty.
+
+    Label maps are class ids, compressed without loss, so that the script can colour
+    them, compare them, and show a single class.
+
+    Args:
+        runs: runs on one data set; those evaluated on other images than the first are
+            left out.
+        data_dir: current location of the data, if it has moved.
+        shown: maximum number of images.
+
+    Raises:
+        ValueError: if the data cannot be read.
+    """
+    spec = runs[0].spec
+    _, _, source = open_evaluation(runs[0].path, data_dir)
+    fields = ["dataset", "val", "variant", "images", "labels", "seed"]
+    if runs[0].config.data.dataset == "folder":  # prepared sets are the same anywhere
+        fields.append("data_dir")
+    images = [[getattr(run.config.data, name) for name in fields] for run in runs]
+    stages = []
+    for run in (run for run, own in zip(runs, images, strict=True) if own == images[0]):
+        for name in run.stages:
+            folder = predictions_folder(run.path, name)
+            scores = _scores(folder, run.spec, source)
+            if scores:
+                title = stage_title(run, name, len(runs))
+                stages.append(Predictions(title, folder, scores))
+    indices = chosen_indices(stages[-1].scores, shown) if stages else []
+    return {
+        "classes": spec.classes,
+        "palette": spec.palette,
+        "ignore": spec.ignore_label,
+        "sources": [stage.title for stage in stages],
+        "images": [gallery_image(source[i], i, stages, spec) for i in indices],
+        "ranked": len(stages[-1].scores) if stages else 0,
+    }
+
+
+def _scores(
+    folder: Path, spec: DatasetSpec, source: Sequence[dict]
+) -> dict[int, float | None]:
+    """Read the scores that evaluation wrote, or compute them for older runs."""
+    there = {int(p.stem) for p in folder.glob("*.png") if p.stem.isdecimal()}
+    path = folder / "scores.json"
+    if path.exists():
+        remedy = "delete it; `dilax eval` writes it again"
+        scores = read_record(path, remedy)
+        known = {str(i): i for i in there}
+        if {type(score) for score in scores.values()} - {float, int, type(None)}:
+            raise ValueError(f"{path}: is damaged; {remedy}")
+        return {known[name]: scores[name] for name in scores if name in known}
+    found: dict[int, float | None] = {}
+    stage = Predictions("", folder, {})
+    for index in sorted(there & set(range(len(source)))):
+        label, ids = source[index]["label"], stage.ids(index)
+        assert ids is not None
+        score = image_scores(spec.classes, label, ids, spec.ignore_label).mean_iou
+        found[index] = None if score != score else score
+    return found
+
+
+def chosen_indices(scores: dict[int, float | None], shown: int) -> list[int]:
+    """Choose the worst and the best images, alternating.
+
+    Example:
+        >>> chosen_indices({4: 0.9, 5: 0.1, 6: 0.5, 7: 0.7, 8: None}, 4)
+        [5, 4, 6, 7]
+    """
+    known = {i: score for i, score in scores.items() if score is not None}
+    ranked = sorted(known, key=lambda i: (known[i], i))
+    shown = min(shown, len(ranked))
+    worst = ranked[: (shown + 1) // 2]
+    best = ranked[::-1][: shown // 2]
+    pairs = [i for pair in zip(worst, best, strict=False) for i in pair]
+    return [*pairs, *worst[len(best) :]]
+
+
+def gallery_image(
+    sample: dict, index: int, stages: Sequence[Predictions], spec: DatasetSpec
+) -> dict[str, Any]:
+    """Encode an image, its labels and its predictions, within 448 × 448 pixels."""
+    name = sample.get("id", index)
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    photo = Image.fromarray(as_rgb(sample["image"]))
+    factor = min(1.0, _SIDE / max(photo.size))
+    size = max(1, round(photo.width * factor)), max(1, round(photo.height * factor))
+    webp = io.BytesIO()
+    small = photo.resize(size, Image.Resampling.LANCZOS)
+    small.save(webp, "WEBP", quality=_QUALITY)
+    predictions: dict[int, Any] = {}
+    for number, stage in enumerate(stages):
+        ids = stage.ids(index)
+        if ids is not None:
+            packed = packed_ids(ids, size)
+            predictions[number] = {"ids": packed, "iou": stage.scores.get(index)}
+    return {
+        "index": index,
+        "name": Path(name).name,  # without folders
+        "width": size[0],
+        "height": size[1],
+        "photo": "data:image/webp;base64," + base64.b64encode(webp.getvalue()).decode(),
+        "truth": packed_ids(sample["label"], size),
+        "predictions": predictions,
+    }
+
+
+def packed_ids(labels: np.ndarray, size: tuple[int, int]) -> str:
+    """Resize (h, w) labels to (width, height), compress, and encode as base64.
+
+    Example:
+        >>> text = packed_ids(np.array([[7, 0], [255, 1]]), (2, 2))
+        >>> list(zlib.decompress(base64.b64decode(text)))
+        [7, 0, 255, 1]
+    """
+    picture = Image.fromarray(labels.astype(np.uint8, copy=False))
+    small = picture.resize(size, Image.Resampling.NEAREST)
+    return base64.b64encode(zlib.compress(small.tobytes(), 9)).decode()

@@ -1,16 +1,26 @@
-"""The accuracy that Yu & Koltun (2016) report: all rows of their Tables 2 to 8.
+"""Tables 2 to 8 of Yu & Koltun (2016): the paper's accuracy, and ours of its systems.
+
+A system is identified by its network, context module and CRF, in the paper's rows as in
+the stages of runs.
 
 Example:
     >>> [(row.name, row.mean) for row in PAPER[5].rows if not row.system]
     [('ALE', 53.6), ('SuperParsing', 42.0), ('Liu and He', 47.2)]
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import csv
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from dilax.models import Named
+import numpy as np
 
-SERVER = "labels are on the server: --mode=submit --split=test"
+from dilax.data import DATASETS
+from dilax.evaluation import Scores
+from dilax.models import BASIC, CITYSCAPES, KITTI, LARGE, Named
+from dilax.training import Config, StageConfig, from_json
+from dilax.training.records import read_results
 
 
 class System(NamedTuple):
@@ -61,270 +71,199 @@ class PaperTable(NamedTuple):
     categories: bool = False
 
 
-def _row(
-    name: str, iou: str, mean: float, system: System | None = None, note: str = ""
-) -> PaperRow:
-    """Parse a row whose numbers are written as in the paper."""
-    note = note or ("" if system else "quoted")
-    return PaperRow(name, tuple(map(float, iou.split())), mean, system, note)
-
-
-VOC = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
-    *("cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
-    *("sheep", "sofa", "train", "tvmonitor"),
-)
-STREETS = (
-    *("Building", "Tree", "Sky", "Car", "Sign", "Road", "Pedestrian", "Fence", "Pole"),
-    *("Sidewalk", "Bicyclist"),
-)
-CITYSCAPES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
-    *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car"),
-    *("truck", "bus", "train", "motorcycle", "bicycle"),
-)
-CATEGORIES = ("flat", "nature", "object", "sky", "construction", "human", "vehicle")
-
-_COCO = "the paper also trains on COCO"
-_DILATION10 = System(context="cityscapes")
-
-TABLE_2 = (
-    _row(
-        "FCN-8s",
-        "76.8 34.2 68.9 49.4 60.3 75.3 74.7 77.6 21.4 62.5 "
-        "46.8 71.8 63.9 76.5 73.9 45.2 72.4 37.4 70.9 55.1",
-        62.2,
-        System("fcn8s"),
-    ),
-    _row(
-        "DeepLab",
-        "72 31 71.2 53.7 60.5 77 71.9 73.1 25.2 62.6 "
-        "49.1 68.7 63.3 73.9 73.6 50.8 72.3 42.1 67.9 52.6",
-        62.1,
-        System("deeplab"),
-    ),
-    _row(
-        "DeepLab-Msc",
-        "74.9 34.1 72.6 52.9 61.0 77.9 73.0 73.7 26.4 62.2 "
-        "49.3 68.4 64.1 74.0 75.0 51.7 72.7 42.5 67.2 55.7",
-        62.9,
-        System("deeplab_msc"),
-    ),
-    _row(
-        "Our front end",
-        "82.2 37.4 72.7 57.1 62.7 82.8 77.8 78.9 28 70 "
-        "51.6 73.1 72.8 81.5 79.1 56.6 77.1 49.9 75.3 60.9",
-        67.6,
-        System(),
-    ),
-)
-
-TABLE_3 = (
-    _row(
-        "Front end",
-        "86.3 38.2 76.8 66.8 63.2 87.3 78.7 82 33.7 76.7 "
-        "53.5 73.7 76 76.6 83 51.9 77.8 44 79.9 66.3",
-        69.8,
-        System(),
-    ),
-    _row(
-        "Front + Basic",
-        "86.4 37.6 78.5 66.3 64.1 89.9 79.9 84.9 36.1 79.4 "
-        "55.8 77.6 81.6 79 83.1 51.2 81.3 43.7 82.3 65.7",
-        71.3,
-        System(context="basic"),
-    ),
-    _row(
-        "Front + Large",
-        "87.3 39.2 80.3 65.6 66.4 90.2 82.6 85.8 34.8 81.9 "
-        "51.7 79 84.1 80.9 83.2 51.2 83.2 44.7 83.4 65.6",
-        72.1,
-        System(context="large"),
-    ),
-    _row(
-        "Front end + CRF",
-        "89.2 38.8 80 69.8 63.2 88.8 80 85.2 33.8 80.6 "
-        "55.5 77.1 80.8 77.3 84.3 53.1 80.4 45 80.7 67.9",
-        71.6,
-        System(crf="dense"),
-    ),
-    _row(
-        "Front + Basic + CRF",
-        "89.1 38.7 81.4 67.4 65 91 81 86.7 37.5 81 "
-        "57 79.6 83.6 79.9 84.6 52.7 83.3 44.3 82.6 67.2",
-        72.7,
-        System(context="basic", crf="dense"),
-    ),
-    _row(
-        "Front + Large + CRF",
-        "89.6 39.9 82.7 66.7 67.5 91.1 83.3 87.4 36 83.3 "
-        "52.5 80.7 85.7 81.8 84.4 52.6 84.4 45.3 83.7 66.7",
-        73.3,
-        System(context="large", crf="dense"),
-    ),
-    _row(
-        "Front end + RNN",
-        "88.8 38.1 80.8 69.1 65.6 89.9 79.6 85.7 36.3 83.6 "
-        "57.3 77.9 83.2 77 84.6 54.7 82.1 46.9 80.9 66.7",
-        72.5,
-        System(crf="rnn"),
-    ),
-    _row(
-        "Front + Basic + RNN",
-        "89 38.4 82.3 67.9 65.2 91.5 80.4 87.2 38.4 82.1 "
-        "57.7 79.9 85 79.6 84.5 53.5 84 45 82.8 66.2",
-        73.1,
-        System(context="basic", crf="rnn"),
-    ),
-    _row(
-        "Front + Large + RNN",
-        "89.3 39.2 83.6 67.2 69 92.1 83.1 88 38.4 84.8 "
-        "55.3 81.2 86.7 81.3 84.3 53.6 84.4 45.8 83.8 67",
-        73.9,
-        System(context="large", crf="rnn"),
-    ),
-)
-
-TABLE_4 = (
-    _row(
-        "DeepLab++",
-        "89.1 38.3 88.1 63.3 69.7 87.1 83.1 85 29.3 76.5 "
-        "56.5 79.8 77.9 85.8 82.4 57.4 84.3 54.9 80.5 64.1",
-        72.7,
-        System("deeplab_largefov", crf="dense"),
-        _COCO,
-    ),
-    _row(
-        "DeepLab-MSc++",
-        "89.2 46.7 88.5 63.5 68.4 87.0 81.2 86.3 32.6 80.7 "
-        "62.4 81.0 81.3 84.3 82.1 56.2 84.6 58.3 76.2 67.2",
-        73.9,
-        System("deeplab_msc_largefov", crf="dense"),
-        _COCO,
-    ),
-    _row(
-        "CRF-RNN",
-        "90.4 55.3 88.7 68.4 69.8 88.3 82.4 85.1 32.6 78.5 "
-        "64.4 79.6 81.9 86.4 81.8 58.6 82.4 53.5 77.4 70.1",
-        74.7,
-        System("fcn8s", crf="rnn"),
-        _COCO,
-    ),
-    _row(
-        "Front end",
-        "86.6 37.3 84.9 62.4 67.3 86.2 81.2 82.1 32.6 77.4 "
-        "58.3 75.9 81 83.6 82.3 54.2 81.5 50.1 77.5 63",
-        71.3,
-        System(),
-        _COCO,
-    ),
-    _row(
-        "Context",
-        "89.1 39.1 86.8 62.6 68.9 88.2 82.6 87.7 33.8 81.2 "
-        "59.2 81.8 87.2 83.3 83.6 53.6 84.9 53.7 80.5 62.9",
-        73.5,
-        System(context="large"),
-        _COCO,
-    ),
-    _row(
-        "Context + CRF",
-        "91.3 39.9 88.9 64.3 69.8 88.9 82.6 89.7 34.7 82.7 "
-        "59.5 83 88.4 84.2 85 55.3 86.7 54.4 81.9 63.6",
-        74.7,
-        System(context="large", crf="dense"),
-        _COCO,
-    ),
-    _row(
-        "Context + CRF-RNN",
-        "91.7 39.6 87.8 63.1 71.8 89.7 82.9 89.8 37.2 84 "
-        "63 83.3 89 83.8 85.1 56.8 87.6 56 80.2 64.7",
-        75.3,
-        System(context="large", crf="rnn"),
-        _COCO,
-    ),
-)
-
-TABLE_5 = (
-    _row("ALE", "73.4 70.2 91.1 64.2 24.4 91.1 29.1 31.0 13.6 72.4 28.6", 53.6),
-    _row("SuperParsing", "70.4 54.8 83.5 43.3 25.4 83.4 11.6 18.3 5.2 57.4 8.9", 42.0),
-    _row("Liu and He", "66.8 66.6 90.1 62.9 21.4 85.8 28.0 17.8 8.3 63.5 8.5", 47.2),
-    _row(
-        "SegNet",
-        "68.7 52.0 87.0 58.5 13.4 86.2 25.3 17.9 16.0 60.5 24.8",
-        46.4,
-        System("segnet"),
-    ),
-    _row(
-        "DeepLab-LFOV",
-        "81.5 74.6 89.0 82.2 42.3 92.2 48.4 27.2 14.3 75.4 50.1",
-        61.6,
-        System("deeplab_largefov"),
-    ),
-    _row(
-        "Dilation8",
-        "82.6 76.2 89.9 84.0 46.9 92.2 56.3 35.8 23.4 75.3 55.5",
-        65.3,
-        System(context="basic"),
-    ),
-)
-
-TABLE_6 = (
-    _row("Ros et al.", "71.8 69.5 84.4 51.2 4.2 72.4 1.7 32.4 2.6 45.3 3.2", 39.9),
-    _row(
-        "DeepLab-LFOV",
-        "82.8 78.6 82.4 78.0 28.8 91.3 0.0 39.4 29.9 72.4 12.9",
-        54.2,
-        System("deeplab_largefov"),
-    ),
-    _row(
-        "Dilation7",
-        "84.6 81.1 83 81.4 41.8 92.9 4.6 47.1 35.2 73.1 26.4",
-        59.2,
-        System(context="kitti"),
-    ),
-)
-
-TABLE_7 = (
-    _row(
-        "Dilation10, validation set",
-        "97.2 79.5 90.4 44.9 52.4 55.1 56.7 69 91 58.7 "
-        "92.6 75.7 50 92.2 56.2 72.6 54.3 46.2 70.1",
-        68.7,
-        _DILATION10,
-    ),
-    _row(
-        "Dilation10, test set",
-        "97.6 79.2 89.9 37.3 47.6 53.2 58.6 65.2 91.8 69.4 "
-        "93.7 78.9 55 93.3 45.5 53.4 47.7 52.2 66",
-        67.1,
-        note=SERVER,
-    ),
-)
-
-TABLE_8 = (
-    _row(
-        "Dilation10, validation set",
-        "98.2 91.4 62.3 92.6 90.7 77.6 91",
-        86.3,
-        _DILATION10,
-    ),
-    _row(
-        "Dilation10, test set",
-        "98.3 91.4 60.5 93.7 90.2 79.8 91.8",
-        86.5,
-        note=SERVER,
-    ),
-)
-
-PAPER = {
-    2: PaperTable("the test set of Pascal VOC 2012", VOC, TABLE_2),
-    3: PaperTable("the validation set of Pascal VOC 2012", VOC, TABLE_3),
-    4: PaperTable("the test set of Pascal VOC 2012", VOC, TABLE_4),
-    5: PaperTable("the test set of CamVid", STREETS, TABLE_5),
-    6: PaperTable("the test set of KITTI", STREETS, TABLE_6),
-    7: PaperTable("Cityscapes", CITYSCAPES, TABLE_7),
-    8: PaperTable("Cityscapes", CATEGORIES, TABLE_8, categories=True),
+_VOC = DATASETS["voc"].classes[1:]  # the paper's tables leave out the background
+_STREETS = DATASETS["camvid"].classes
+_CATEGORIES = ("flat", "nature", "object", "sky", "construction", "human", "vehicle")
+_TABLES = {
+    2: ("the test set of Pascal VOC 2012", _VOC),
+    3: ("the validation set of Pascal VOC 2012", _VOC),
+    4: ("the test set of Pascal VOC 2012", _VOC),
+    5: ("the test set of CamVid", _STREETS),
+    6: ("the test set of KITTI", _STREETS),
+    7: ("Cityscapes", DATASETS["cityscapes"].classes),
+    8: ("Cityscapes", _CATEGORIES),
 }
+
+
+def _read_tables() -> dict[int, PaperTable]:
+    """Read `paper.csv`: a line per row, with the numbers as in the paper."""
+    text = resources.files("dilax.report").joinpath("paper.csv").read_text("utf-8")
+    rows: dict[int, list[PaperRow]] = {number: [] for number in _TABLES}
+    line: dict[str, Any]
+    for line in csv.DictReader(text.splitlines()):
+        system = System(line["network"], line["context"], line["crf"])
+        found, note = (system, "") if system.network else (None, "quoted")
+        iou = tuple(map(float, line["iou"].split()))
+        row = PaperRow(
+            line["name"], iou, float(line["mean"]), found, line["note"] or note
+        )
+        rows[int(line["table"])].append(row)
+    return {
+        number: PaperTable(*head, tuple(rows[number]), categories=number == 8)
+        for number, head in _TABLES.items()
+    }
+
+
+PAPER = _read_tables()
+
+Categories = tuple[tuple[str, tuple[str, ...]], ...]
+
+_CONTEXT: Mapping[tuple, Any] = {
+    (): "",
+    BASIC: "basic",
+    LARGE: "large",
+    KITTI: "kitti",
+    CITYSCAPES: "cityscapes",
+}
+
+
+class SystemResult(NamedTuple):
+    """The result of a system in one run.
+
+    Attributes:
+        folder: folder of the run.
+        stage: name of the system's stage; the last one if there are several.
+        steps: optimizer steps of this stage and its predecessors, e.g. `"250 + 500"`.
+        scores: result of `Scores.as_dict`.
+    """
+
+    folder: Path
+    stage: str
+    steps: str
+    scores: Mapping[str, Any]
+
+    def iou(self, by_category: bool = False) -> Mapping[str, float | None]:
+        """IoU per class, or per category where categories were measured."""
+        return self.scores.get(
+            "iou_per_category" if by_category else "iou_per_class", {}
+        )
+
+    def mean_iou(self, by_category: bool = False) -> float:
+        """Mean over classes or categories; NaN if these were not measured."""
+        name = "mean_category_iou" if by_category else "mean_iou"
+        return self.scores.get(name, float("nan"))
+
+
+class Collected(NamedTuple):
+    """The results of runs on one data set, by system.
+
+    Attributes:
+        data: name of the data set.
+        split: evaluation split.
+        images: number of evaluation images.
+        systems: system → seed → result.
+
+    Example:
+        >>> Collected("KITTI", "test", 46, {}).scores(System(context="kitti"))
+        []
+    """
+
+    data: str
+    split: str
+    images: int
+    systems: Mapping[System, Mapping[int, SystemResult]]
+
+    def results(self, system: System | None) -> list[SystemResult]:
+        """Results of a system, one per run; empty if there are none."""
+        return [*self.systems.get(system, {}).values()] if system else []
+
+    def scores(self, system: System | None) -> list[Mapping[str, Any]]:
+        """Scores of a system, one per run; empty if there are none."""
+        return [result.scores for result in self.results(system)]
+
+
+def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
+    """Read the results of runs, and group them by system.
+
+    Args:
+        folders: folders of runs, or of runs over several seeds; if two have the same
+            system and seed, the later one counts.
+        categories: (name, classes) groups to measure if the data set has none.
+
+    Raises:
+        ValueError: if a folder has no results, or they are of several data sets.
+
+    Example:
+        >>> collect([Path("nowhere")])
+        Traceback (most recent call last):
+        ValueError: --runs=nowhere: has no results; give the --workdir of ...
+    """
+    paths = [path for folder in folders for path in run_folders(folder)]
+    configs = [from_json(Config, path / "config.json") for path in paths]
+    results = list(map(read_results, paths, configs))
+    kinds = {
+        (str(r.get("data")), str(r.get("split")), int(r.get("images", 0)))
+        for r in results
+    }
+    if len(kinds) != 1:
+        names = ", ".join(f"{data} {split}" for data, split, _ in sorted(kinds))
+        raise ValueError(
+            f"--runs={','.join(map(str, folders))}: are of {names or 'nothing'}; give "
+            "runs that were evaluated on the same images"
+        )
+    systems: dict[System, dict[int, SystemResult]] = {}
+    for path, config, result in zip(paths, configs, results, strict=True):
+        for stage in config.stages:
+            if stage.name not in result["stages"]:
+                continue
+            scores = result["stages"][stage.name]
+            if categories and "iou_per_category" not in scores:
+                counts = np.array(scores["confusion"]).astype(object)
+                classes = tuple(scores["iou_per_class"])
+                scores |= Scores(classes, counts, categories).as_dict()
+            found = SystemResult(path, stage.name, steps_of(config, stage), scores)
+            systems.setdefault(system_of(config, stage), {})[config.seed] = found
+    return Collected(*kinds.pop(), systems)
+
+
+def system_of(config: Config, stage: StageConfig) -> System:
+    """Identify the system of a stage by its network, context module and CRF.
+
+    Example:
+        >>> from dilax.training import quickstart
+        >>> config = quickstart()
+        >>> system_of(config, config.stage("joint"))
+        System(network='front_end', context='basic', crf='')
+        >>> system_of(config, config.stage("control")).context
+        'other'
+    """
+    model = stage.model or config.model
+    context = _CONTEXT.get(tuple(stage.context), "other")
+    return System(model.network, context, stage.crf_kind)
+
+
+def steps_of(config: Config, stage: StageConfig) -> str:
+    """Format the steps of a stage and its predecessors, in order of training.
+
+    Example:
+        >>> from dilax.training import quickstart
+        >>> config = quickstart()
+        >>> steps_of(config, config.stage("joint"))
+        '250 + 500 + 100'
+    """
+    own = str(stage.steps)
+    if stage.crf and stage.crf.kind == "dense":
+        own = "search" if stage.crf.search else "none"
+    if not stage.start:
+        return own
+    return f"{steps_of(config, config.stage(stage.start))} + {own}"
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the run in a folder, or the runs of its `seed*` subfolders.
+
+    Raises:
+        ValueError: if there are no results.
+    """
+    folder = folder.expanduser()
+    if (folder / "results.json").exists():
+        return [folder]
+    seeds = sorted(path.parent for path in folder.glob("seed*/results.json"))
+    if not seeds:
+        raise ValueError(
+            f"--runs={folder}: has no results; give the --workdir of the training run"
+        )
+    return seeds
 
 
 # Data set → (table, row, split) of the results of the paper's own networks.

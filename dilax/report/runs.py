@@ -1,23 +1,20 @@
-"""Read the folders of runs: for a page, over seeds, and for the paper's tables.
+"""The folders of runs: what is in them, and what was logged as curves (inline SVG).
 
-A run may still be training. For the paper's tables (Tables 2 to 8), each stage is
-identified by its network, context module and CRF.
+A run may still be training. Matplotlib draws the curves in marker colours, which are
+then replaced by variables of the page's style sheet, so that a chart follows its light
+or dark theme. Text stays text.
 """
 
 import dataclasses
+import io
 import itertools
-import statistics
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from dilax.data import DatasetSpec
-from dilax.evaluation import Scores
-from dilax.evaluation.tables import figure_table
-from dilax.models import BASIC, CITYSCAPES, KITTI, LARGE
-from dilax.report.paper import System
 from dilax.training import Config, StageConfig, from_json, read_machine
 from dilax.training.records import read_metrics, read_results
 
@@ -131,202 +128,207 @@ def _read(path: Path, title: str) -> RunFolder:
     return RunFolder(path, title, config, spec, results, read_metrics(path), machine)
 
 
-def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
-    """Tabulate the mean IoU of each stage for each seed, in percent.
-
-    Args:
-        runs: results of `train`, one per seed.
-        style: table format of `tabulate`.
-
-    Returns:
-        The table; its last column is the mean ± sample standard deviation.
-
-    Example:
-        >>> runs = [
-        ...     {"seed": seed, "stages": {"joint": {"mean_iou": iou}}}
-        ...     for seed, iou in enumerate((0.5, 0.6))
-        ... ]
-        >>> print(seed_table(runs))
-        | mean IoU, %   |   seed 0 |   seed 1 |   mean ± sd |
-        |---------------|----------|----------|-------------|
-        | joint         |     50.0 |     60.0 |  55.0 ± 7.1 |
-    """
-    rows = []
-    for name in runs[0]["stages"]:
-        values = [run["stages"][name]["mean_iou"] for run in runs]
-        rows.append(
-            [
-                name.replace("_", " "),
-                *(f"{100 * v:.1f}" for v in values),
-                spread(values),
-            ]
-        )
-    seeds = [f"seed {run['seed']}" for run in runs]
-    return figure_table("mean IoU, %", [*seeds, "mean ± sd"], rows, style)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Format the mean in percent; of several values, ± sample standard deviation.
-
-    Example:
-        >>> spread([0.5, 0.75]), spread([0.5])
-        ('62.5 ± 17.7', '50.0')
-    """
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}"
-
-
-Categories = tuple[tuple[str, tuple[str, ...]], ...]
-
-_CONTEXT: Mapping[tuple, Any] = {
-    (): "",
-    BASIC: "basic",
-    LARGE: "large",
-    KITTI: "kitti",
-    CITYSCAPES: "cityscapes",
+_CHART = (4.6, 2.9)  # inches at 72 points: fits on a phone
+SERIES = 8  # line colours, --series-0 … of the style sheet
+_INK, _FAINT = "#010203", "#040506"  # replaced by currentColor and --line
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+_STYLE: Any = {
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.6,
+    "font.size": 11,
+    "legend.fontsize": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dilax",
 }
 
 
-class SystemResult(NamedTuple):
-    """The results of a system in one run.
+class Line(NamedTuple):
+    """The values of a stage over the steps; `final` is its score after training."""
+
+    label: str
+    steps: list[int]
+    values: list[float]
+    final: bool = False
+
+
+class Chart(NamedTuple):
+    """A drawn chart.
 
     Attributes:
-        folder: folder of the run.
-        stage: name of the system's stage; the last one if there are several.
-        steps: optimizer steps of this stage and its predecessors, e.g. `"250 + 500"`.
-        scores: result of `Scores.as_dict`.
+        title: short title.
+        description: text alternative for screen readers.
+        svg: markup for inclusion in HTML.
     """
 
-    folder: Path
-    stage: str
-    steps: str
-    scores: Mapping[str, Any]
+    title: str
+    description: str
+    svg: str
 
 
-class Collected(NamedTuple):
-    """The results of runs on one data set, by system.
+def run_charts(runs: Sequence[RunFolder]) -> list[Chart]:
+    """Draw what was logged over the steps: loss, mean IoU and learning rate.
 
-    Attributes:
-        data: name of the data set.
-        split: evaluation split.
-        images: number of evaluation images.
-        systems: system → seed → result.
-
-    Example:
-        >>> Collected("KITTI", "test", 46, {}).scores(System(context="kitti"))
-        []
-    """
-
-    data: str
-    split: str
-    images: int
-    systems: Mapping[System, Mapping[int, SystemResult]]
-
-    def scores(self, system: System | None) -> list[Mapping[str, Any]]:
-        """Scores of a system, one per run; empty if there are none."""
-        runs = self.systems.get(system, {}) if system else {}
-        return [found.scores for found in runs.values()]
-
-
-def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:
-    """Read the results of runs, and group them by system.
+    Scores on stored maps are at the stride of the network, where small objects and
+    boundaries hardly count. They have a chart of their own, so that nobody reads the
+    step from them to the scores at full resolution as a drop.
 
     Args:
-        folders: folders of runs, or of runs over several seeds; if two have the same
-            system and seed, the later one counts.
-        categories: (name, classes) groups to measure if the data set has none.
+        runs: a single run, drawn in one colour per stage, or several, in one colour per
+            run.
+    """
+    logged = {name for run in runs for entry in run.metrics for name in entry}
+    on_maps = sorted(n for n in logged if n.startswith("val_mean_iou_stride_"))
+    loss = _lines(runs, ["loss"])
+    losses = [v for line in loss for v in line.values if v > 0]
+    wide = bool(losses) and max(losses) > 20 * min(losses)
+    iou = _lines(runs, ["val_mean_iou"], 100.0)
+    for run in runs:
+        for name, scores in run.stages.items():
+            score, (_, end) = 100 * scores["mean_iou"], run.spans()[name]
+            iou.append(Line(_label(runs, run, name), [end], [score], True))
+    charts = (
+        ("loss", "Training loss", loss, "log" if wide else "linear"),
+        ("iou", "Mean IoU at full resolution, %", iou, "linear"),
+        ("maps", "Mean IoU on stored maps, %", _lines(runs, on_maps, 100.0), "linear"),
+        ("rate", "Learning rate", _lines(runs, ["learning_rate"]), "log"),
+    )
+    stages = [(run, stage.name) for run in runs for stage in run.config.stages]
+    labels = [*dict.fromkeys(_label(runs, *stage) for stage in stages)]
+    starts = {run.spans()[stage][0] for run, stage in stages} - {0}
+    steps = {step for chart in charts for line in chart[2] for step in line.steps}
+    return [_chart(*chart, labels, starts, max(steps)) for chart in charts if chart[2]]
 
-    Raises:
-        ValueError: if a folder has no results, or they are of several data sets.
+
+def _label(runs: Sequence[RunFolder], run: RunFolder, stage: str) -> str:
+    return stage.replace("_", " ") if len(runs) == 1 else run.title
+
+
+def _lines(
+    runs: Sequence[RunFolder], names: Sequence[str], factor: float = 1.0
+) -> list[Line]:
+    return [
+        Line(_label(runs, run, stage), steps, [factor * value for value in values])
+        for run in runs
+        for name in names
+        for stage, (steps, values) in run.series(name).items()
+    ]
+
+
+def _chart(
+    name: str,
+    title: str,
+    lines: list[Line],
+    scale: str,
+    labels: list[str],
+    starts: set[int],
+    last: int,
+) -> Chart:
+    def draw(axes: Any) -> None:
+        for line in lines:
+            number = labels.index(line.label)
+            style: dict[str, Any] = {"marker": "D", "markersize": 5}
+            if not line.final:  # dots at its ends show a line of a few steps, too
+                dash = _DASHES[number // SERIES % len(_DASHES)]
+                style = {"ls": dash, "marker": ".", "markevery": [0, -1]}
+            color = _marker(number % SERIES)
+            axes.plot(line.steps, line.values, color=color, label=line.label, **style)
+        for start in starts:  # those of stages to come are outside
+            axes.axvline(start, color=_INK, lw=1, ls=(0, (1, 3)), zorder=0)
+        axes.set(yscale=scale, xlabel="step", xlim=(-0.03 * last, 1.03 * last))
+        _legend(axes)
+
+    description = f"{title}: {'; '.join(map(_describe, lines))}."
+    return Chart(title, description, drawing(name, title, description, draw))
+
+
+def _describe(line: Line) -> str:
+    label, steps, values, _ = line
+    if len(values) == 1:
+        return f"{label} is {values[0]:.3g} at step {steps[0]}"
+    return (
+        f"{label} goes from {values[0]:.3g} to {values[-1]:.3g} over steps "
+        f"{steps[0]} to {steps[-1]}"
+    )
+
+
+def _legend(axes: Any) -> None:
+    """Place a legend above the chart, with one entry per label."""
+    handles, labels = axes.get_legend_handles_labels()
+    lines = dict(reversed([*zip(labels, handles, strict=True)]))
+    shown = [(handle, label) for label, handle in reversed(lines.items())]
+    columns = 4 if max(len(label) for label in labels) < 12 else 2
+    axes.legend(
+        *zip(*shown, strict=True),
+        ncols=columns,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        frameon=False,
+        handlelength=1.4,
+        columnspacing=1.0,
+        borderpad=0.2,
+    )
+
+
+def drawing(
+    name: str, title: str, description: str, draw: Callable[[Any], None]
+) -> str:
+    """Draw on Matplotlib axes and return an inline SVG element.
+
+    Args:
+        name: prefix of all ids, which makes them unique within the page.
+        title: title for screen readers.
+        description: text alternative for screen readers.
+        draw: function that draws on the axes it is given.
 
     Example:
-        >>> collect([Path("nowhere")])
-        Traceback (most recent call last):
-        ValueError: --runs=nowhere: has no results; give the --workdir of ...
+        >>> svg = drawing("a", "A line", "It rises.", lambda axes: axes.plot([0, 1]))
+        >>> svg.startswith("<svg role="), "<desc" in svg, "#010203" in svg
+        (True, True, False)
     """
-    paths = [path for folder in folders for path in run_folders(folder)]
-    configs = [from_json(Config, path / "config.json") for path in paths]
-    results = list(map(read_results, paths, configs))
-    kinds = {
-        (str(r.get("data")), str(r.get("split")), int(r.get("images", 0)))
-        for r in results
-    }
-    if len(kinds) != 1:
-        names = ", ".join(f"{data} {split}" for data, split, _ in sorted(kinds))
-        raise ValueError(
-            f"--runs={','.join(map(str, folders))}: are of {names or 'nothing'}; give "
-            "runs that were evaluated on the same images"
-        )
-    systems: dict[System, dict[int, SystemResult]] = {}
-    for path, config, result in zip(paths, configs, results, strict=True):
-        for stage in config.stages:
-            if stage.name not in result["stages"]:
-                continue
-            scores = _with_categories(result["stages"][stage.name], categories)
-            found = SystemResult(path, stage.name, steps_of(config, stage), scores)
-            systems.setdefault(system_of(config, stage), {})[config.seed] = found
-    return Collected(*kinds.pop(), systems)
+    import matplotlib  # imported late: it takes a second
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(_CHART, layout="constrained")
+        canvas = FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.StringIO()
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), name, title, description)
 
 
-def system_of(config: Config, stage: StageConfig) -> System:
-    """Identify the system of a stage by its network, context module and CRF.
-
-    Example:
-        >>> from dilax.training import quickstart
-        >>> config = quickstart()
-        >>> system_of(config, config.stage("joint"))
-        System(network='front_end', context='basic', crf='')
-        >>> system_of(config, config.stage("control")).context
-        'other'
-    """
-    model = stage.model or config.model
-    context = _CONTEXT.get(tuple(stage.context), "other")
-    return System(model.network, context, stage.crf_kind)
+def _marker(series: int) -> str:
+    """The colour that stands for the style sheet's --series-N until `_inline`."""
+    return f"#0708{series:02x}"
 
 
-def steps_of(config: Config, stage: StageConfig) -> str:
-    """Format the steps of a stage and its predecessors, in order of training.
-
-    Example:
-        >>> from dilax.training import quickstart
-        >>> config = quickstart()
-        >>> steps_of(config, config.stage("joint"))
-        '250 + 500 + 100'
-    """
-    own = str(stage.steps)
-    if stage.crf and stage.crf.kind == "dense":
-        own = "search" if stage.crf.search else "none"
-    if not stage.start:
-        return own
-    return f"{steps_of(config, config.stage(stage.start))} + {own}"
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """Return the run in a folder, or the runs of its `seed*` subfolders.
-
-    Raises:
-        ValueError: if there are no results.
-    """
-    folder = folder.expanduser()
-    if (folder / "results.json").exists():
-        return [folder]
-    seeds = sorted(path.parent for path in folder.glob("seed*/results.json"))
-    if not seeds:
-        raise ValueError(
-            f"--runs={folder}: has no results; give the --workdir of the training run"
-        )
-    return seeds
-
-
-def _with_categories(scores: Mapping, categories: Categories) -> Mapping[str, Any]:
-    if not categories or "iou_per_category" in scores:
-        return scores
-    names, counts = tuple(scores["iou_per_class"]), np.array(scores["confusion"])
-    measured = Scores(names, counts.astype(object), categories)
-    return {
-        **scores,
-        "iou_per_category": measured.iou_per_category,
-        "mean_category_iou": measured.mean_category_iou,
-    }
+def _inline(text: str, name: str, title: str, description: str) -> str:
+    """Cut out the SVG element; give it the page's colours and unique ids."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'id="', f'id="{name}-', text)
+    text = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", text)
+    text = text.replace(_INK, "currentColor").replace(_FAINT, "var(--line)")
+    for series in range(SERIES):
+        text = text.replace(_marker(series), f"var(--series-{series})")
+    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', "", text, count=1)
+    head = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
+    names = (
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-desc">{escape(description)}</desc>'
+    )
+    start = text.index(">") + 1
+    return head + text[len("<svg") : start] + names + text[start:]

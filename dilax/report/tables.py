@@ -1,4 +1,4 @@
-"""Our results next to those of Yu & Koltun (2016), Tables 2 to 8.
+"""Tables of text: over seeds, and next to Yu & Koltun (2016), Tables 2 to 8.
 
 Table 3 (§5) combines context modules and structured prediction: its columns are
 networks, its rows the CRF. The paper's numbers are for VGG-16 on the validation set of
@@ -6,14 +6,13 @@ Pascal VOC 2012.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from dilax.evaluation.tables import figure_table
-from dilax.report.paper import PAPER, TABLE_3, PaperRow, PaperTable
-from dilax.report.runs import Collected, spread
+from dilax.report.paper import PAPER, Collected, PaperRow
 
 NETWORKS = {"front_end": "front end", "basic": "+ Basic", "large": "+ Large"}
 CONTROLS = {"basic_control": "+ Basic undilated", "large_control": "+ Large undilated"}
@@ -21,7 +20,7 @@ AFTER = {"": "no CRF", "_crf": "dense CRF", "_crfrnn": "CRF-RNN"}
 
 # Mean IoU in percent: three networks per row, in the order of the paper.
 MEANS = {
-    end: tuple(row.mean for row in TABLE_3[3 * i : 3 * i + 3])
+    end: tuple(row.mean for row in PAPER[3].rows[3 * i : 3 * i + 3])
     for i, end in enumerate(AFTER)
 }
 
@@ -114,6 +113,53 @@ def _values(runs: Sequence[Mapping], stage: str, trimap: bool = False) -> list[f
     return [s["mean_iou"] for s in found]
 
 
+def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
+    """Tabulate the mean IoU of each stage for each seed, in percent.
+
+    Args:
+        runs: results of `train`, one per seed.
+        style: table format of `tabulate`.
+
+    Returns:
+        The table; its last column is the mean ± sample standard deviation.
+
+    Example:
+        >>> runs = [
+        ...     {"seed": seed, "stages": {"joint": {"mean_iou": iou}}}
+        ...     for seed, iou in enumerate((0.5, 0.6))
+        ... ]
+        >>> print(seed_table(runs))
+        | mean IoU, %   |   seed 0 |   seed 1 |   mean ± sd |
+        |---------------|----------|----------|-------------|
+        | joint         |     50.0 |     60.0 |  55.0 ± 7.1 |
+    """
+    rows = []
+    for name in runs[0]["stages"]:
+        values = [run["stages"][name]["mean_iou"] for run in runs]
+        rows.append(
+            [
+                name.replace("_", " "),
+                *(f"{100 * v:.1f}" for v in values),
+                spread(values),
+            ]
+        )
+    seeds = [f"seed {run['seed']}" for run in runs]
+    return figure_table("mean IoU, %", [*seeds, "mean ± sd"], rows, style)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Format the mean in percent; of several values, ± sample standard deviation.
+
+    Example:
+        >>> spread([0.5, 0.75]), spread([0.5])
+        ('62.5 ± 17.7', '50.0')
+    """
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
 _CRF = {"dense": "a dense CRF", "rnn": "a CRF-RNN"}
 
 
@@ -135,71 +181,50 @@ def paper_table(number: int, found: Collected, style: str = "github") -> str:
         Table 6: ours on KITTI test, 46 images; the paper's on the test set of KITTI
     """
     table = PAPER[number]
-    ours = f"{found.data} {found.split}, {found.images} images"
-    parts = [f"Table {number}: ours on {ours}; the paper's on {table.images}"]
-    parts.append(_means(number, found, style))
-    names = _names(table, found)
-    if {*table.columns} <= {*names}:
-        title = "IoU, %: ours (the paper's)"
-        parts.append(_columns(title, names, table.rows, style, _both(table, found)))
-        return "\n\n".join(parts)
-    rows = [row for row in table.rows if found.scores(row.system)]
-    if rows:
-        parts.append(_columns("IoU, %: ours", names, rows, style, _own(table, found)))
-    title = "IoU, %: the paper's"
-    cells = _quoted(table)
-    parts.append(_columns(title, table.columns, table.rows, style, cells))
+    by_category = table.categories
+    results = [run for system in found.systems for run in found.results(system)]
+    classes = [*results[0].iou(by_category)] if results else [*table.columns]
+
+    def ours(row: PaperRow, name: str) -> str:
+        runs = found.results(row.system)
+        return _spread([run.iou(by_category)[name] for run in runs])
+
+    def theirs(row: PaperRow, name: str) -> str:
+        iou = dict(zip(table.columns, row.iou, strict=True))
+        return f"{iou[name]:.1f}" if name in iou else "–"
+
+    def both(row: PaperRow, name: str) -> str:
+        return f"{ours(row, name)} ({theirs(row, name)})"
+
+    shared = {*table.columns} <= {*classes}
+    trained = [row for row in table.rows if found.scores(row.system)]
+    each: tuple[tuple[str, Sequence[str], Sequence[PaperRow], Callable], ...] = (
+        ("ours", classes, trained, ours),
+        ("the paper's", table.columns, table.rows, theirs),
+    )
+    if shared:
+        each = (("ours (the paper's)", classes, table.rows, both),)
+    data = f"{found.data} {found.split}, {found.images} images"
+    parts = [
+        f"Table {number}: ours on {data}; the paper's on {table.images}",
+        _mean_table(number, found, style),
+    ]
+    for title, names, rows, cell in each:
+        lines = [[name, *(cell(row, name) for row in rows)] for name in names]
+        heads = [row.name for row in rows]
+        if rows:
+            parts.append(figure_table(f"IoU, %: {title}", heads, lines, style))
     return "\n\n".join(parts)
 
 
-def paper_figures(number: int, found: Collected) -> dict[str, Any]:
-    """Return the numbers of `paper_table`, from 0 to 1, for JSON.
-
-    Returns:
-        `{"table", "data", "split", "images", "rows"}`; each row has a `"name"`, the
-        paper's results as `"quoted"`, and ours per seed as `"ours"`, or None.
-
-    Example:
-        >>> found = paper_figures(6, Collected("KITTI", "test", 46, {}))
-        >>> found["rows"][2]["name"], found["rows"][2]["quoted"]["mean_iou"]
-        ('Dilation7', 0.592)
-    """
-    table = PAPER[number]
+def _mean_table(number: int, found: Collected, style: str) -> str:
     rows = []
-    for row in table.rows:
-        runs = found.systems.get(row.system, {}) if row.system else {}
-        ours = {
-            str(seed): {
-                "mean_iou": _mean(table, run.scores),
-                "iou": _iou(table, run.scores),
-                "steps": run.steps,
-                "stage": run.stage,
-            }
-            for seed, run in runs.items()
-        }
-        figures = [round(value / 100, 4) for value in (row.mean, *row.iou)]
-        iou = dict(zip(table.columns, figures[1:], strict=True))
-        rows.append(
-            {
-                "name": row.name,
-                "ours": ours or None,
-                "quoted": {"mean_iou": figures[0], "iou": iou},
-                "note": _note(number, row, found),
-            }
-        )
-    data = {"data": found.data, "split": found.split, "images": found.images}
-    return {"table": number, **data, "rows": rows}
-
-
-def _means(number: int, found: Collected, style: str) -> str:
-    table, rows = PAPER[number], []
-    for row in table.rows:
-        runs = found.systems.get(row.system, {}) if row.system else {}
-        ours = spread([_mean(table, r.scores) for r in runs.values()]) if runs else "–"
-        steps = ", ".join({run.steps: None for run in runs.values()})
-        rows.append(
-            [row.name, ours, f"{row.mean:.1f}", steps, _note(number, row, found)]
-        )
+    for row in PAPER[number].rows:
+        runs = found.results(row.system)
+        ours = _spread([run.mean_iou(PAPER[number].categories) for run in runs])
+        steps = ", ".join({run.steps: None for run in runs})
+        note = _note(number, row, found)
+        rows.append([row.name, ours, f"{row.mean:.1f}", steps, note])
     return tabulate(
         rows,
         headers=["mean IoU, %", "ours", "the paper's", "our steps", ""],
@@ -209,71 +234,12 @@ def _means(number: int, found: Collected, style: str) -> str:
     )
 
 
-def _columns(
-    title: str,
-    names: Sequence[str],
-    rows: Sequence[PaperRow],
-    style: str,
-    cells: Mapping[str, Mapping[str, str]],
-) -> str:
-    """One line per class or category, one column per row of the paper's table."""
-    lines = [[name, *(cells[row.name][name] for row in rows)] for name in names]
-    return figure_table(title, (row.name for row in rows), lines, style)
-
-
-def _own(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:
-    """Row → class → our IoU."""
-    cells = {}
-    for row in table.rows:
-        runs = [_iou(table, scores) for scores in found.scores(row.system)]
-        names = _names(table, found)
-        cells[row.name] = {name: _spread([run[name] for run in runs]) for name in names}
-    return cells
-
-
-def _quoted(table: PaperTable) -> dict[str, dict[str, str]]:
-    """Row → class → the paper's IoU."""
-    return {
-        row.name: {c: f"{v:.1f}" for c, v in zip(table.columns, row.iou, strict=True)}
-        for row in table.rows
-    }
-
-
-def _both(table: PaperTable, found: Collected) -> dict[str, dict[str, str]]:
-    """Row → class → our IoU, followed by the paper's in parentheses."""
-    ours, quoted = _own(table, found), _quoted(table)
-    return {
-        row: {name: f"{iou} ({quoted[row].get(name, '–')})" for name, iou in c.items()}
-        for row, c in ours.items()
-    }
-
-
-def _names(table: PaperTable, found: Collected) -> list[str]:
-    """The classes or categories of our results, or else the paper's."""
-    for runs in found.systems.values():
-        for run in runs.values():
-            return [*_iou(table, run.scores)]
-    return [*table.columns]
-
-
-def _iou(table: PaperTable, scores: Mapping[str, Any]) -> Mapping[str, float | None]:
-    if table.categories:
-        return scores.get("iou_per_category", {})
-    return scores["iou_per_class"]
-
-
-def _mean(table: PaperTable, scores: Mapping[str, Any]) -> float:
-    if table.categories:
-        return scores.get("mean_category_iou", float("nan"))
-    return scores["mean_iou"]
-
-
 def _spread(values: Sequence[float | None]) -> str:
     present = [value for value in values if value is not None]
     if not present:
         return "–"
     if len(values) > len(present):  # IoU of the class is undefined in some runs
-        return f"{100 * statistics.fmean(present):.1f}"
+        return spread([statistics.fmean(present)])
     return spread(present)
 
 
@@ -288,3 +254,37 @@ def _note(number: int, row: PaperRow, found: Collected) -> str:
     if system.crf:
         parts.append(_CRF[system.crf])
     return f"not in these runs: {', '.join(parts)}; --table={number} trains it"
+
+
+def paper_figures(number: int, found: Collected) -> dict[str, Any]:
+    """Return the numbers of `paper_table`, from 0 to 1, for JSON.
+
+    Returns:
+        `{"table", "data", "split", "images", "rows"}`; each row has a `"name"`, the
+        paper's results as `"quoted"`, and ours per seed as `"ours"`, or None.
+
+    Example:
+        >>> found = paper_figures(6, Collected("KITTI", "test", 46, {}))
+        >>> found["rows"][2]["name"], found["rows"][2]["quoted"]["mean_iou"]
+        ('Dilation7', 0.592)
+    """
+    table, rows = PAPER[number], []
+    for row in table.rows:
+        runs = found.systems.get(row.system, {}) if row.system else {}
+        ours = {
+            str(seed): {
+                "mean_iou": run.mean_iou(table.categories),
+                "iou": run.iou(table.categories),
+                "steps": run.steps,
+                "stage": run.stage,
+            }
+            for seed, run in runs.items()
+        }
+        mean, *iou = (round(value / 100, 4) for value in (row.mean, *row.iou))
+        quoted = {"mean_iou": mean, "iou": dict(zip(table.columns, iou, strict=True))}
+        note = _note(number, row, found)
+        rows.append(
+            {"name": row.name, "ours": ours or None, "quoted": quoted, "note": note}
+        )
+    data = {"data": found.data, "split": found.split, "images": found.images}
+    return {"table": number, **data, "rows": rows}
