@@ -46,6 +46,8 @@ def paper() -> Config:
         checkpoint_every=500,
     )
     crf = CRFConfig(
+        spatial_weight=3.0,
+        spatial_sigma=3.0,
         bilateral_weight=4.0,
         bilateral_sigma_xy=121.0,
         bilateral_sigma_rgb=5.0,

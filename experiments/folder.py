@@ -26,6 +26,11 @@ pretrained  VGG-16 at full width from trained convolutions: the front end, then 
             context on its maps, in about half an hour on two CPU cores. For images with
             three channels, above all if there are few of them. Downloads Keras's file
             of the convolutions (59 MB) once; --config.init=vgg16 or FILE uses others.
+
+--crf=dense or --crf=rnn adds a last stage, which refines the network's predictions
+along the edges of the image. dense searches the CRF's parameters on the validation
+images and prints how long that will take; rnn trains them. A run that was trained
+without a CRF can be extended by one.
 """
 
 import dataclasses
@@ -38,17 +43,22 @@ import numpy as np
 from absl import flags
 
 from dilax.cli import run
+from dilax.crf import CRFGrid
 from dilax.data import Augmentation
 from dilax.models import VGG16_SLIM_HEAD
 from dilax.runtime.files import printable
 from dilax.training import (
     Config,
+    CRFConfig,
     DataConfig,
     ModelConfig,
     Schedule,
+    StageConfig,
     fine_tuned,
     from_json,
     from_scratch,
+    rnn_stage,
+    with_crfs,
 )
 from dilax.training.config import survey
 from dilax.weights import PUBLISHED
@@ -61,6 +71,9 @@ _SIZES_ELSEWHERE = (512, 768)
 _EPOCHS = 60
 _STEPS = {"small": (600, 6000), "pretrained": (600, 1000)}
 _MOST_FINE_CLASSES = 24  # with more, a context module on the finer grid takes too long
+# A search for a CRF tries 12 CRFs on up to 50 images with this many pixels in all, in
+# about ten minutes on two CPU cores.
+_SEARCH_PIXELS = 10_000_000
 
 
 def small() -> Config:
@@ -105,6 +118,24 @@ def _pretrained(scale: float, crop: tuple[int, int], steps: int) -> Config:
     return config
 
 
+def refined(config: Config, kind: str) -> Config:
+    """Return the configuration with a CRF after its last stage.
+
+    Args:
+        config: stays unchanged.
+        kind: `"dense"`, `"rnn"`, or `"none"`.
+    """
+    if kind == "none":
+        return config
+    dense, rnn = with_crfs(
+        config.stages[-1],
+        CRFConfig("dense"),
+        rnn_stage(100, 2, (0, 0), bilateral_sigma_rgb=10.0),
+    )
+    stage = dense if kind == "dense" else rnn
+    return dataclasses.replace(config, stages=(*config.stages, stage))
+
+
 def fit(config: Config, values: Any) -> Config:
     """Choose what the command line leaves open, as the run began, and print it.
 
@@ -137,24 +168,53 @@ def fit(config: Config, values: Any) -> Config:
             chosen.model.duc = 1
     data = dataclasses.replace(data, scale=data.scale or chosen.data.scale)
     duc = config.model.duc or chosen.model.duc
+    networks = [stage for stage in config.stages if not stage.crf]
     stages = [
         dataclasses.replace(
             stage,
             steps=stage.steps or choice.steps,
             crop=stage.crop if any(stage.crop) else choice.crop,
         )
-        for stage, choice in zip(config.stages, chosen.stages, strict=False)
+        for stage, choice in zip(networks, chosen.stages, strict=False)
     ]
+    last = stages[-1]
+    stages += [_fit_crf(s, last.crop, found.sizes) for s in config.stages if s.crf]
     print(f"images at {data.scale:g} of their size; steps and crops:")
     for stage in stages:
         height, width = stage.crop
-        print(f"  {stage.name}: {stage.steps} of {stage.batch_size} {width}x{height}")
+        what = f"{stage.steps} of {stage.batch_size} {width}x{height}"
+        if stage.crf and stage.crf.kind == "dense":
+            what = f"12 CRFs on up to {stage.crf.search_images} validation images"
+        print(f"  {stage.name}: {what}")
     return dataclasses.replace(
         config,
         data=data,
         model=dataclasses.replace(config.model, duc=duc),
-        stages=(*stages, *config.stages[len(stages) :]),
+        stages=tuple(stages),
     )
+
+
+def _fit_crf(
+    stage: StageConfig, crop: tuple[int, int], sizes: Mapping[tuple[int, int], int]
+) -> StageConfig:
+    """Return a stage with a CRF for images of these sizes."""
+    height, width = _median(sizes)
+    short = min(height, width)
+    sigma, sigma_xy = max(1.0, short / 360), max(1.0, short / 6)
+    crf = dataclasses.replace(
+        stage.crf or CRFConfig(),
+        spatial_sigma=sigma,
+        bilateral_sigma_xy=sigma_xy,
+        search_images=min(max(2, _SEARCH_PIXELS // (height * width)), 50),
+        grid=CRFGrid(
+            bilateral_weight=(0.5, 2.0),
+            bilateral_sigma_xy=(sigma_xy / 2, sigma_xy * 2),
+            bilateral_sigma_rgb=(13.0,),
+            spatial_weight=(1.0,),
+            spatial_sigma=(sigma,),
+        ),
+    )
+    return dataclasses.replace(stage, crop=crop, crf=crf)
 
 
 def choose(
@@ -170,13 +230,17 @@ def choose(
         backend: JAX's name of the machine: `"cpu"`, `"gpu"`, ….
         scale: of the images; 0 chooses it.
     """
-    every = np.repeat([*sizes], [*sizes.values()], 0)
-    height, width = np.median(every, 0).astype(int).tolist()
-    scale, crop = choose_crop((height, width), backend, scale, name)
+    scale, crop = choose_crop(_median(sizes), backend, scale, name)
     recipe, batch_size = (_small, 4) if name == "small" else (_pretrained, 2)
     fewest, most = _STEPS[name]
-    steps = min(max(_EPOCHS * len(every) // batch_size, fewest), most)
+    steps = min(max(_EPOCHS * sum(sizes.values()) // batch_size, fewest), most)
     return recipe(scale, crop, steps)
+
+
+def _median(sizes: Mapping[tuple[int, int], int]) -> tuple[int, int]:
+    every = np.repeat([*sizes], [*sizes.values()], 0)
+    height, width = np.median(every, 0).astype(int).tolist()
+    return height, width
 
 
 def choose_crop(
@@ -193,4 +257,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("images", "", "Folder or pattern of the images [looked for].")
     flags.DEFINE_string("labels", "", "Folder or pattern of the masks [looked for].")
     flags.DEFINE_string("classes", "", "Names, a,b,c, or a file [what masks hold].")
-    run({"small": small, "pretrained": pretrained}, __doc__, fit)
+    kinds = ("none", "dense", "rnn")
+    flags.DEFINE_enum("crf", "none", kinds, "A CRF after the network, as a last stage.")
+    recipes = {
+        "small": lambda: refined(small(), flags.FLAGS.crf),
+        "pretrained": lambda: refined(pretrained(), flags.FLAGS.crf),
+    }
+    run(recipes, __doc__, fit)

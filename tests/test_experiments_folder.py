@@ -146,12 +146,40 @@ def test_what_the_command_line_says_is_kept_and_the_rest_follows_it(tmp_path, ca
     assert "  joint: 7 of 4 16x8\n" in printed
 
 
-def test_a_run_goes_on_with_what_it_chose(tmp_path):
-    _colours(tmp_path / "data")
-    config = _fitted(tmp_path / "data", tmp_path / "run", "--config.data.scale=0.5")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.json").write_text(to_json(config))
-    assert _fitted(tmp_path / "data", tmp_path / "run") == config
+@pytest.mark.parametrize("kind", ["none", "dense", "rnn"])
+def test_a_run_goes_on_with_what_it_chose(tmp_path, kind):
+    def recipe():
+        return folder.refined(folder.small(), kind)
+
+    data, run = tmp_path / "data", tmp_path / "run"
+    _colours(data)
+    config = _fitted(data, run, "--config.data.scale=0.5", recipe=recipe)
+    run.mkdir()
+    (run / "config.json").write_text(to_json(config))
+    assert _fitted(data, run, recipe=recipe) == config
+
+
+@pytest.mark.parametrize("factor, images, sigma_xy", [(1, 50, 4), (120, 2, 480)])
+def test_a_crf_suits_the_images_and_its_search_is_bounded(
+    tmp_path, capsys, factor, images, sigma_xy
+):
+    for i in range(2):
+        image = np.zeros((24 * factor, 32 * factor), np.uint8)
+        image[: 12 * factor] = 1
+        _save(tmp_path / f"images/{i}.png", image)
+        _save(tmp_path / f"masks/{i}.png", image)
+
+    def recipe():
+        return folder.refined(folder.pretrained(), "dense")
+
+    config = _fitted(tmp_path, tmp_path / "run", "--config.init=", recipe=recipe)
+    last = config.stages[-1]
+    assert (last.name, last.start) == ("context_crf", "context")
+    assert last.crf.bilateral_sigma_xy == sigma_xy
+    grid = last.crf.grid
+    count = len(grid.points()) + len(grid.around(grid.points()[0]).points()) - 1
+    said = f"  context_crf: {count} CRFs on up to {images} validation images"
+    assert said in capsys.readouterr().out.splitlines()
 
 
 # From trained convolutions.
@@ -328,7 +356,7 @@ COST = r"[\d.]+ ms \([\d.]+ GFLOP, \d+ GFLOP/s\), 0 minutes; 0\.\d\d GB"
 
 
 @pytest.mark.slow
-def test_it_says_what_it_chose_and_will_take_before_it_trains_and_goes_on(tmp_path):
+def test_it_says_what_it_chose_and_will_take_and_adds_a_crf(tmp_path):
     _colours(tmp_path / "data")
     flags = ["--data_dir=data", "--workdir=data/run", *TINY]  # the run lies in the data
     done = _run(*flags, cwd=tmp_path)
@@ -352,10 +380,14 @@ def test_it_says_what_it_chose_and_will_take_before_it_trains_and_goes_on(tmp_pa
         assert re.fullmatch(pattern, line), (pattern, line)
     with Image.open(tmp_path / "data/run/pictures.png") as sheet:
         assert sheet.width > 6 * 160
-    again = _run(*flags, cwd=tmp_path)
+    results = tmp_path / "data/run/results.json"
+    before = json.loads(results.read_text())["stages"]
+    again = _run(*flags, "--crf=dense", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    tables = [[x for x in d.stdout.splitlines() if "|" in x] for d in (done, again)]
-    assert tables[0] == tables[1] != []
+    assert "search joint_crf: 12 CRFs on 2 images, about " in again.stdout
+    after = json.loads(results.read_text())["stages"]
+    assert list(after) == [*before, "joint_crf"]
+    assert {name: after[name] for name in before} == before
 
 
 def test_a_wrong_folder_ends_in_one_message_and_leaves_nothing(tmp_path):

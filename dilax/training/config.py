@@ -94,11 +94,11 @@ class CRFConfig:
     """
 
     kind: Literal["dense", "rnn"] = "dense"
-    spatial_sigma: float = 3.0
-    spatial_weight: float = 3.0
+    spatial_sigma: float = 1.0
+    spatial_weight: float = 1.0
     bilateral_sigma_xy: float = 80.0
     bilateral_sigma_rgb: float = 13.0
-    bilateral_weight: float = 10.0
+    bilateral_weight: float = 1.0
     iterations: int = 10
     train_steps: int = 5
     search: bool = True

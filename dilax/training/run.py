@@ -40,6 +40,8 @@ def check_same_config(old: Config, new: Config, path: Path) -> None:
             side["data"].pop(name)  # data may move; what is read is compared
         side.pop("reading")  # and be read in another way
         side.pop("mesh")  # on other devices
+    # And stages may follow, such as a CRF.
+    after["stages"] = after["stages"][: len(before["stages"])]
     changed = [k for k in after if before.get(k) != after[k]]
     if changed:
         detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dilax.inference import Predictor
 pytestmark = pytest.mark.slow
 
 SPEC = dataclasses.replace(DATASETS["scenes"], mean=(0.0, 0.0, 0.0))
-GRID = CRFGrid((1.0, 4.0), (10.0, 40.0), (6.0, 12.0))
+GRID = CRFGrid((1.0, 4.0), (10.0, 40.0), (12.0,))
 SOURCE = Scenes("val", 3, 64)
 
 
@@ -56,8 +57,10 @@ def _mean_iou(crf=None):
     """The mean IoU over the source, counted pixel by pixel class by class."""
     counts = np.zeros((8, 8), int)
     for sample in SOURCE:
-        odds = Noisy().probabilities(sample["image"])
-        guess = np.asarray(crf(odds, sample["image"]) if crf else odds).argmax(-1)
+        probabilities = Noisy().probabilities(sample["image"])
+        guess = np.asarray(
+            crf(probabilities, sample["image"]) if crf else probabilities
+        ).argmax(-1)
         known = sample["label"] != 255
         np.add.at(counts, (sample["label"][known], guess[known]), 1)
     return Scores(SPEC.classes, counts).mean_iou
@@ -77,7 +80,7 @@ def test_every_point_has_the_figure_of_its_own_crf(searched):
     found, _, _ = searched
     assert found.without == pytest.approx(_mean_iou(), abs=1e-9)
     assert found.mean_iou == pytest.approx(_mean_iou(found.best), abs=1e-4)
-    for point in found.points[1::9]:  # of both rounds
+    for point in found.points[1::6]:  # of both rounds
         parameters = {n: v for n, v in point.items() if n not in ("mean_iou", "round")}
         crf = DenseCRF(**parameters, iterations=3)
         assert point["mean_iou"] == pytest.approx(_mean_iou(crf), abs=1e-4)
@@ -87,44 +90,30 @@ def test_a_fine_grid_surrounds_the_coarse_best(searched):
     found, _, predictor = searched
     coarse = [p for p in found.points if p["round"] == "coarse"]
     fine = [p for p in found.points if p["round"] == "fine"]
-    assert len(coarse) == 8
-    assert len(fine) == 3**3 - 1
+    assert len(coarse) == 4
+    assert len(fine) == 3**2 - 1
     best = max(coarse, key=lambda p: p["mean_iou"])
-    for name in ("bilateral_weight", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
+    for name in ("bilateral_weight", "bilateral_sigma_xy"):
         low, middle, high = sorted({p[name] for p in fine})
         assert low < middle == best[name] < high
     assert {p["spatial_weight"] for p in found.points} == {3.0}
     assert predictor.seen == [s["id"] for s in SOURCE] * 2
 
 
-def test_a_crf_that_makes_it_worse_is_said_to(tmp_path, capsys):
+def test_it_says_what_it_will_take_and_what_came_of_it(tmp_path, capsys):
     path = tmp_path / "search.json"
     grid = CRFGrid((500.0,), (40.0,), (80.0,))
-    found = _search(path, Noisy(noise=0.0), grid=grid)
+    found = _search(path, Noisy(noise=0.0), grid=grid, title="search")
     assert not found.improves
     assert found.mean_iou < found.without
     assert len(found.points) == 1  # nothing to refine
-    assert "no CRF of the grid is better than none" in capsys.readouterr().out
+    first, last = capsys.readouterr().out.splitlines()
+    assert re.match(r"search: 1 CRFs on 3 images, about \d+\.\d minutes on 1 x ", first)
+    assert last == (
+        f"search: mean IoU {100 * found.mean_iou:.2f} % with the best CRF, "
+        f"{100 * found.without:.2f} % without one ({path})"
+    )
     assert json.loads(path.read_text())["improves"] is False
-
-
-def test_a_table_shows_the_best_and_none(searched):
-    found, _, _ = searched
-    lines = found.table(3).splitlines()
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
-    assert len(cells) == 2 + 3 + 1
-    best = found.best
-    assert dict(zip(cells[0], cells[2], strict=True)) == {
-        "spatial sigma": f"{best.spatial_sigma:g}",
-        "spatial weight": f"{best.spatial_weight:g}",
-        "bilateral sigma xy": f"{best.bilateral_sigma_xy:g}",
-        "bilateral sigma rgb": f"{best.bilateral_sigma_rgb:g}",
-        "bilateral weight": f"{best.bilateral_weight:g}",
-        "mean IoU, %": f"{100 * found.mean_iou:.2f}",
-    }
-    assert cells[-1][0] == "no CRF"
-    figures = [float(row[-1]) for row in cells[2:]]
-    assert figures == sorted(figures, reverse=True)
 
 
 @pytest.mark.parametrize("wanted, taken", [(1, [0]), (2, [0, 1]), (9, [0, 1, 2])])
@@ -140,14 +129,7 @@ def test_images_are_spread_over_the_source(tmp_path, wanted, taken):
 def test_the_record_holds_every_point(searched):
     found, path, _ = searched
     record = json.loads(path.read_text("utf-8"))
-    rounds = record["rounds"]
-    points = [
-        {**point, "round": name}
-        for name in ("coarse", "fine")
-        for point in rounds[name]["points"]
-    ]
-    assert tuple(points) == found.points
-    assert rounds["coarse"]["without"] == rounds["fine"]["without"] == found.without
+    assert tuple(record["points"]) == found.points
     assert (record["without"], record["improves"]) == (found.without, True)
     assert record["best"]["mean_iou"] == found.mean_iou
     assert record["search"]["images"] == 3
@@ -240,7 +222,9 @@ def test_the_default_grid_has_the_published_values_within():
 @pytest.mark.parametrize("values", [(), (0.0,), (1.0, -2.0), (float("nan"),)])
 @pytest.mark.parametrize("field", ["bilateral_weight", "spatial_sigma"])
 def test_values_that_are_not_positive_are_refused(field, values):
-    with pytest.raises(ValueError, match=f"grid: {field}=.*must be positive"):
+    with pytest.raises(
+        ValueError, match=f"grid: {field}=.*must be one or more positive"
+    ):
         CRFGrid(**{field: values})
 
 
@@ -249,7 +233,7 @@ def test_values_that_are_not_positive_are_refused(field, values):
     [
         ({"images": 0}, "images=0: must be 1 or more"),
         ({"iterations": 0}, "iterations=0: must be 1 or more"),
-        ({"source": []}, "source: holds no images"),
+        ({"source": []}, "source: has no images"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, change, message):
