@@ -22,6 +22,8 @@ small       A small network from random weights, in stages, in a size that suits
             images and the machine. What was found and chosen, and the time and memory
             needed, is printed before training starts. Every choice can be set
             (--config.data.scale=1, --config.stages.front_end.crop=(256,256), …).
+            --config.init=camvid --config.reinit=final,ctx starts from the street
+            network that comes with dilax, at the scale at which it knows images.
 pretrained  VGG-16 at full width from trained convolutions: the front end, then Basic
             context on its maps, in about half an hour on two CPU cores. For images with
             three channels, above all if there are few of them. Downloads Keras's file
@@ -34,6 +36,7 @@ without a CRF can be extended by one.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,7 @@ from absl import flags
 
 from dilax.cli import run
 from dilax.crf import CRFGrid
-from dilax.data import Augmentation
+from dilax.data import Augmentation, DatasetSpec
 from dilax.models import VGG16_SLIM_HEAD
 from dilax.runtime.files import printable
 from dilax.training import (
@@ -61,6 +64,7 @@ from dilax.training import (
     with_crfs,
 )
 from dilax.training.config import survey
+from dilax.training.initial import locate_init
 from dilax.weights import PUBLISHED
 
 # The shorter side of the network's input, and the longest of a crop, in pixels.
@@ -89,7 +93,7 @@ def pretrained() -> Config:
 
 
 def _small(scale: float, crop: tuple[int, int], steps: int) -> Config:
-    return from_scratch(
+    config = from_scratch(
         "small",
         DataConfig(
             "folder",
@@ -109,6 +113,9 @@ def _small(scale: float, crop: tuple[int, int], steps: int) -> Config:
         context=Schedule(steps and 600, batch_size=8, learning_rate=2e-3),
         joint=Schedule(steps // 4, batch_size=4, learning_rate=3e-4),
     )
+    front_end, context, _, joint = config.stages  # without the undilated control
+    config.stages = (front_end, context, joint)
+    return config
 
 
 def _pretrained(scale: float, crop: tuple[int, int], steps: int) -> Config:
@@ -163,7 +170,8 @@ def fit(config: Config, values: Any) -> Config:
         chosen = from_json(Config, began)
     else:
         backend = jax.default_backend()
-        chosen = choose(found.sizes, backend, data.scale, config.name)
+        scale = data.scale or scale_of_init(config, found.sizes)
+        chosen = choose(found.sizes, backend, scale, config.name)
         if len(found.spec.classes) > _MOST_FINE_CLASSES:
             chosen.model.duc = 1
     data = dataclasses.replace(data, scale=data.scale or chosen.data.scale)
@@ -215,6 +223,24 @@ def _fit_crf(
         ),
     )
     return dataclasses.replace(stage, crop=crop, crf=crf)
+
+
+def scale_of_init(config: Config, sizes: Mapping[tuple[int, int], int]) -> float:
+    """Return the scale at which the network to start from knows images; 0 if none.
+
+    Args:
+        config: its `init` may be a run, or a network that comes with dilax.
+        sizes: as for `choose`.
+    """
+    path = Path(locate_init(config.init or "", fetch=False)) / "spec.json"
+    if not config.init or not path.exists():
+        return 0.0
+    theirs = from_json(DatasetSpec, path)
+    if theirs.image_size is None:
+        return theirs.scale
+    pixels = np.average([h * w for h, w in sizes], weights=[*sizes.values()])
+    factor = theirs.scale * math.sqrt(math.prod(theirs.image_size) / pixels)
+    return min(1.0, float(f"{factor:.2g}"))
 
 
 def choose(

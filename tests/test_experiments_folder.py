@@ -1,5 +1,6 @@
 """Your own images, from a folder of any kind to predictions, with no file edited."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -30,7 +31,6 @@ TINY = (  # the slim network and its stages, small enough for a test
     "('pool3', 2, 0, 1, 0.0), ('fc', 1, 8, 1, 0.0))",
     "--config.stages.front_end.steps=3",
     "--config.stages.context.steps=2",
-    "--config.stages.control.steps=2",
     "--config.stages.joint.steps=2",
     "--config.pictures=2",
 )
@@ -67,8 +67,16 @@ def test_a_given_scale_decides_the_crop():
 )
 def test_steps_suit_the_number_of_images(count, steps):
     config = folder.choose({(360, 480): count}, "cpu")
-    assert [s.steps for s in config.stages] == [steps[0], 600, 600, steps[1]]
+    assert [s.steps for s in config.stages] == [steps[0], 600, steps[1]]
     check_config(config)
+
+
+def test_the_scale_is_that_at_which_the_network_to_start_from_knows_images():
+    config = dataclasses.replace(folder.small(), init="camvid")
+    assert folder.scale_of_init(config, {(3000, 4000): 3}) == 0.12
+    assert folder.scale_of_init(config, {(3000, 4000): 1, (360, 480): 70}) == 0.71
+    assert folder.scale_of_init(config, {(90, 120): 5}) == 1
+    assert folder.scale_of_init(folder.small(), {(3000, 4000): 3}) == 0
 
 
 def test_the_median_size_decides():
@@ -139,7 +147,7 @@ def test_what_the_command_line_says_is_kept_and_the_rest_follows_it(tmp_path, ca
     config = _fitted(tmp_path / "data", tmp_path / "run", *given, labels="*_L.png")
     assert (config.data.scale, config.data.labels) == (0.5, "*_L.png")
     assert {stage.crop for stage in config.stages} == {(8, 16)}
-    assert [stage.steps for stage in config.stages] == [600, 600, 600, 7]
+    assert [stage.steps for stage in config.stages] == [600, 600, 7]
     printed = capsys.readouterr().out
     assert "images at 0.5 of their size; steps and crops:\n" in printed
     assert "  front_end: 600 of 4 16x8\n" in printed
@@ -367,7 +375,6 @@ def test_it_says_what_it_chose_and_will_take_and_adds_a_crf(tmp_path):
         "images at 1 of their size; steps and crops:",
         "  front_end: 3 of 4 32x24",
         "  context: 2 of 8 32x24",
-        "  control: 2 of 8 32x24",
         "  joint: 2 of 4 32x24",
         "compiling each stage, to tell what it will take …",
         r"on \d+ x .+, training alone:",
