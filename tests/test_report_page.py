@@ -318,6 +318,26 @@ def test_the_paper_s_columns_stand_beside_ours_of_the_same_stage(run):
     assert rows["tvmonitor"].cells == ["50.0", "66.3", "50.0", "66.7"]
 
 
+@pytest.mark.parametrize(
+    "values, best",
+    [
+        ((0.0, 0.0, 0.0), set()),
+        ((0.0, None, None), set()),
+        ((0.5, 0.5001, 0.5), set()),  # 50.0 all
+        ((0.4, 0.5, 0.5), {1, 2}),
+    ],
+)
+def test_only_results_that_beat_others_are_bold(run, values, best):
+    [folder] = read_runs([run])
+    classes = folder.spec.classes
+    summary = dict.fromkeys(("mean_iou", "pixel_accuracy", "mean_accuracy"), 0.5)
+    scores = {
+        f"stage {i}": {**summary, "iou_per_class": dict.fromkeys(classes, value)}
+        for i, value in enumerate(values)
+    }
+    assert iou_grid(scores, [], folder.spec).rows[0].best == best
+
+
 def test_parameters_are_those_of_the_last_stage(run):
     [folder] = read_runs([run])
     front_end = (9 * 3 + 1) * 6 + (6 + 1) * 8 + (8 + 1) * 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,7 +139,7 @@ _GREEN, _RED, _LINES = "#bfe3c0", "#c81e1e", "#9a9a9a"
 _POINTS = 8  # font size
 _LETTERS = 14  # per inch
 _PANEL = 1.8  # inches, the maximum width of a picture
-_LEGEND, _TITLE = 0.22, 0.24  # inches
+_LEGEND, _TITLE = 0.18, 0.24  # inches; a line of the legend
 
 
 def field_figure(rates: Sequence[int] = (1, 2, 4)) -> Figure:
@@ -158,17 +159,29 @@ def field_figure(rates: Sequence[int] = (1, 2, 4)) -> Figure:
         >>> [panel.get_title() for panel in figure.axes]
         ['(a) 3×3', '(b) 7×7', '(c) 15×15']
     """
+    from matplotlib.colors import ListedColormap
+
     stacks = [gridding(rates[: n + 1]) for n in range(len(rates))]
-    whole = stacks[-1].size
-    side = whole // 2 + 1  # half the width of the grid, one pixel more than the field
+    side = stacks[-1].size // 2 + 1  # one pixel more than half of the largest field
+    edges = np.arange(-side, side + 2) - 0.5
     figure = _figure(_WIDTH, _WIDTH / len(rates) + 0.34)
     panels = figure.subplots(1, len(rates), squeeze=False)[0]
-    for letter, panel, stack, rate in zip(
-        "abcdefghijklmnopqrstuvwxyz", panels, stacks, rates, strict=False
-    ):
+    for i, (panel, stack, rate) in enumerate(zip(panels, stacks, rates, strict=True)):
         seen = np.pad(stack.counts > 0, side - stack.size // 2)
-        _draw_field(panel, np.outer(seen, seen), rate, side)
-        panel.set_title(f"({letter}) {stack.size}×{stack.size}", fontsize=_POINTS + 1)
+        panel.pcolormesh(
+            *(edges, edges, np.outer(seen, seen)),
+            cmap=ListedColormap(["white", _GREEN]),
+            vmin=0,
+            vmax=1,
+            edgecolors=_LINES,
+            lw=0.25,
+        )
+        taps = np.meshgrid([-rate, 0, rate], [-rate, 0, rate])
+        panel.scatter(*taps, s=max(4, 900 / side**2), color=_RED, zorder=2)
+        panel.set_aspect("equal")
+        _hide_axes(panel)
+        title = f"({ascii_lowercase[i % 26]}) {stack.size}×{stack.size}"
+        panel.set_title(title, fontsize=_POINTS + 1)
     return figure
 
 
@@ -196,14 +209,17 @@ def picture_figure(
         >>> len(picture_figure(shown, DATASETS["camvid"], classes=[0, 5]).axes)
         4
     """
+    from matplotlib.patches import Patch
+
     rows = list(zip(*columns.values(), strict=True))
     width = min(_WIDTH / len(columns), _PANEL)
     heights = [width * max(p.shape[0] / p.shape[1] for p in row) for row in rows]
-    lines = _legend_lines(spec, classes, _LETTERS * width * len(columns))
-    below = _LEGEND * len(lines)
-    height = sum(heights) + _TITLE + below
+    names = [spec.classes[i] for i in classes]
+    entry = max(map(len, names), default=0) / _LETTERS + 0.3  # inches, with its colour
+    entries = max(1, int(width * len(columns) / entry))  # per line of the legend
+    below = _LEGEND * -(-len(names) // entries)
     beside = _TITLE if notes else 0
-    figure = _figure(width * len(columns) + beside, height, below / height)
+    figure = _figure(width * len(columns) + beside, sum(heights) + _TITLE + below)
     panels = figure.subplots(
         len(rows), len(columns), squeeze=False, height_ratios=heights
     )
@@ -215,8 +231,17 @@ def picture_figure(
             line[0].set_ylabel(notes[i], fontsize=_POINTS)
     for panel, title in zip(panels[0], columns, strict=True):
         panel.set_title(title, fontsize=_POINTS + 1, pad=3)
-    for i, ids in enumerate(reversed(lines)):
-        _add_legend(figure, spec, ids, (i * _LEGEND + 0.03) / height)
+    colours = [np.array(spec.palette[i]) / 255 for i in classes]
+    figure.legend(
+        [Patch(facecolor=c, edgecolor="black", linewidth=0.4) for c in colours],
+        names,
+        loc="outside lower center",
+        ncols=entries,
+        frameon=False,
+        fontsize=_POINTS,
+        handlelength=1.0,
+        handleheight=1.0,
+    )
     return figure
 
 
@@ -240,32 +265,13 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     return png, pdf
 
 
-def _figure(width: float, height: float, below: float = 0.0) -> Figure:
-    """A figure in inches; the fraction `below` of its height is free for a legend."""
+def _figure(width: float, height: float) -> Figure:
+    """A figure in inches, whose panels leave room for titles and a legend."""
     from matplotlib.figure import Figure as Drawing  # imported late: slow
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    free = (0, below, 1, 1 - below)
-    layout = ConstrainedLayoutEngine(
-        w_pad=0.02, h_pad=0.02, wspace=0, hspace=0, rect=free
-    )
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     return Drawing(figsize=(width, height), layout=layout)
-
-
-def _draw_field(panel: Any, seen: np.ndarray, rate: int, side: int) -> None:
-    """Draw the field in green with grid lines, and the last layer's taps as dots."""
-    from matplotlib.colors import ListedColormap
-
-    edges = np.arange(-side, side + 2) - 0.5
-    colours = ListedColormap(["white", _GREEN])
-    panel.pcolormesh(
-        edges, edges, seen, cmap=colours, vmin=0, vmax=1, edgecolors=_LINES, lw=0.25
-    )
-    taps = np.array([-rate, 0, rate])
-    x, y = np.meshgrid(taps, taps)
-    panel.scatter(x, y, s=max(4, 900 / side**2), color=_RED, zorder=2)
-    panel.set_aspect("equal")
-    _hide_axes(panel)
 
 
 def _hide_axes(panel: Any) -> None:
@@ -273,51 +279,3 @@ def _hide_axes(panel: Any) -> None:
     panel.set_yticks([])
     for spine in panel.spines.values():
         spine.set_visible(False)
-
-
-def _legend_lines(
-    spec: DatasetSpec, classes: Sequence[int], letters: float
-) -> list[list[int]]:
-    """Break train ids into lines of about `letters` characters."""
-    lines: list[list[int]] = []
-    room = 0.0
-    for i in classes:
-        needed = len(spec.classes[i]) + 6
-        if needed > room:
-            lines.append([])
-            room = letters
-        lines[-1].append(i)
-        room -= needed
-    return lines
-
-
-def _add_legend(
-    figure: Figure, spec: DatasetSpec, ids: Sequence[int], height: float
-) -> None:
-    from matplotlib.legend import Legend
-    from matplotlib.patches import Patch
-
-    handles = [
-        Patch(
-            facecolor="#{:02x}{:02x}{:02x}".format(*spec.palette[i]),
-            edgecolor="black",
-            linewidth=0.4,
-        )
-        for i in ids
-    ]
-    legend = Legend(
-        figure,
-        handles,
-        [spec.classes[i] for i in ids],
-        loc="lower center",
-        bbox_to_anchor=(0.5, height),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=_POINTS,
-        handlelength=1.0,
-        handleheight=1.0,
-        handletextpad=0.4,
-        columnspacing=1.2,
-        borderaxespad=0.0,
-    )
-    figure.add_artist(legend)

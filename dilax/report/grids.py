@@ -116,9 +116,9 @@ def _row(
     cells = [percent(value) for value in (*ours, *theirs)]
     most = max((value for value in ours if value is not None), default=0)
     best = {i for i in range(len(ours)) if cells[i] == percent(most)}
-    return Row(
-        name, cells, number, colour, frozenset(best if len(best) < len(ours) else ())
-    )
+    if not most or len(best) == len(ours):  # nothing is better than anything else
+        best = set()
+    return Row(name, cells, number, colour, frozenset(best))
 
 
 def percent(value: float | None) -> str:
