@@ -231,7 +231,7 @@ def picture_figure(
             line[0].set_ylabel(notes[i], fontsize=_POINTS)
     for panel, title in zip(panels[0], columns, strict=True):
         panel.set_title(title, fontsize=_POINTS + 1, pad=3)
-    colours = [np.array(spec.palette[i]) / 255 for i in classes]
+    colours = ["#{:02x}{:02x}{:02x}".format(*spec.palette[i]) for i in classes]
     figure.legend(
         [Patch(facecolor=c, edgecolor="black", linewidth=0.4) for c in colours],
         names,

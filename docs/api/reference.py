@@ -48,7 +48,8 @@ def _entries(name: str, value: Any, indent: str = "") -> list[str]:
     lines = [f"{indent}- `{name}{_signature(value)}`: {_first_line(value)}"]
     for method, member in sorted(vars(value).items() if inspect.isclass(value) else []):
         function = getattr(member, "__func__", member)
-        if inspect.isfunction(function) and function.__doc__ and method[0] != "_":
+        ours = str(getattr(function, "__module__", "")).startswith("dilax")
+        if inspect.isfunction(function) and ours and method[0] != "_":
             lines += _entries(f".{method}", function, indent + "    ")
     return lines
 
