@@ -3,13 +3,16 @@
 import ast
 import importlib
 import inspect
+import operator
 import re
 import runpy
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import dilax
 from dilax.__main__ import MODES, TOOLS
 from dilax.cli import overridden
 from dilax.cli.options import OPTIONS
@@ -87,12 +90,27 @@ def test_commands_of_the_documentation_exist(words):
         assert overridden(make(), fields)
 
 
-@pytest.mark.slow
-def test_examples_of_coming_from_pytorch_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "coming_from.md").read_text("utf-8")
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+def _examples(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_names_in_examples_exist(page):
+    for node in ast.walk(ast.parse("\n".join(_examples(page)))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            missing = [n.name for n in node.names if not hasattr(module, n.name)]
+            assert not missing or importlib.import_module(f"{node.module}.{missing[0]}")
+        name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if re.fullmatch(r"dilax(\.\w+)+", name):
+            operator.attrgetter(name.removeprefix("dilax."))(dilax)
+
+
+def test_the_convolution_is_that_of_pytorch(torch):
+    [code] = _examples(ROOT / "docs" / "coming_from.md")
     found = {}
     exec(code, found)
-    assert found["predicted"].shape == (64, 96) and found["value"] > 0
-    assert (tmp_path / "mine.safetensors").exists()
+    x, weight = (torch.from_numpy(np.array(found[name])) for name in ("x", "weight"))
+    expected = torch.nn.functional.conv2d(x, weight, dilation=2)
+    ours = np.asarray(found["y"]).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-4, atol=1e-4)
