@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from crf_scenes import draw_image, draw_probabilities, gaussian_sums
+from PIL import Image
 
 from dilax import DenseCRF
 from dilax.crf import dense_crf
@@ -219,12 +220,44 @@ def _changed(at, value):
         (_draw()[0], _draw()[1].astype(np.uint16), "type uint16 is not .* uint8"),
         (_draw()[0], _draw()[1][..., 0], r"image of shape \(5, 7\)"),
         (_draw()[0][None], np.stack([_draw()[1]] * 2), "1 maps .* and 2 images"),
+        (_draw()[0][None], _draw()[1], r"\(1, 5, 7, 3\) are a batch"),
+        (_draw()[0].transpose(2, 0, 1), _draw()[1], r"\(k, h, w\).*transpose\(1, 2, 0"),
+        (_draw()[0].transpose(1, 0, 2), _draw()[1], r"\(w, h, k\).*transpose\(1, 0, 2"),
+        (_draw()[0].transpose(2, 1, 0), _draw()[1], r"\(k, w, h\).*transpose\(2, 1, 0"),
+        (_draw()[0].reshape(35, 3), _draw()[1], r"\(h·w, k\): .*\.reshape\(5, 7, -1"),
+        (_draw()[0].reshape(35, 3).T, _draw()[1], r"\(k, h·w\): .*\.T\.reshape"),
+        (_draw()[0], _draw()[1].transpose(2, 0, 1), r"image is \(h, w, c\).*\(c, h, w"),
+        ("no array", _draw()[1], "probabilities is no array"),
+        ([[1.0], [0.5, 0.5]], _draw()[1], "probabilities .* no array"),
         (np.zeros((0, 7, 3), np.float32), _draw()[1][:0], r"image of shape \(0, 7, 3"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(unchecked, probabilities, image, message):
     with pytest.raises(ValueError, match=message):
         DenseCRF(**SMALL)(probabilities, image)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_probabilities_of_16_bits_are_rounded_ones(dtype):
+    probabilities, image = _draw()
+    rounded = DenseCRF(**SMALL)(jnp.asarray(probabilities, dtype), image)
+    expected = DenseCRF(**SMALL)(probabilities, image)
+    np.testing.assert_allclose(rounded, expected, atol=0.01)
+
+
+def test_lists_pil_images_and_tensors_are_arrays(unchecked):
+    torch = pytest.importorskip("torch")
+    probabilities, image = _draw()
+    expected = DenseCRF(**SMALL)(probabilities, image)
+    for p, i in [
+        (probabilities.tolist(), image.tolist()),
+        (torch.tensor(probabilities), torch.tensor(image)),
+        (probabilities, Image.fromarray(image)),
+    ]:
+        np.testing.assert_allclose(DenseCRF(**SMALL)(p, i), expected, atol=1e-6)
+    tensor = torch.tensor(probabilities, requires_grad=True)
+    with pytest.raises(ValueError, match=r"probabilities of type Tensor .*detach"):
+        DenseCRF(**SMALL)(tensor, image)
 
 
 def test_sums_off_by_a_thousandth_pass():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from small_net import image_of, params_of
 
 from dilax.data import DatasetSpec, colour_map, resize, scaled_size
@@ -268,8 +269,7 @@ def test_other_parameters_give_other_predictions_from_the_same_program():
 @pytest.mark.parametrize(
     "shape, dtype",
     [
-        ((6, 7), np.uint8),
-        ((6, 7, 4), np.uint8),
+        ((6, 7, 5), np.uint8),
         ((6, 7, 3), np.float32),
         ((0, 7, 3), np.uint8),
     ],
@@ -277,3 +277,41 @@ def test_other_parameters_give_other_predictions_from_the_same_program():
 def test_what_is_not_an_image_is_refused(shape, dtype):
     with pytest.raises(ValueError, match=r"\(h, w, 3\) uint8 RGB, not \(\d, 7"):
         next(_predictor().stream([np.zeros(shape, dtype)]))
+
+
+@pytest.mark.parametrize(
+    "image, remedy",
+    [
+        (np.zeros((3, 6, 7), np.uint8), r"transpose\(1, 2, 0\)"),
+        (np.full((6, 7, 3), 0.5), r"\(255 \* image\)\.astype\(np\.uint8\)"),
+        (object(), r"not \(\) object"),
+        ("nowhere.jpg", r"nowhere\.jpg: cannot be read"),
+        ([["a", "b"]], "uint8 RGB, not"),
+    ],
+)
+def test_what_is_nearly_an_image_is_refused_with_the_remedy(image, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        _predictor()(image)
+
+
+def test_images_of_many_kinds_are_predicted_alike(tmp_path):
+    torch = pytest.importorskip("torch")
+    predictor, image = _predictor(), image_of((20, 30))
+    expected, grey = predictor(image), image[..., 0]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    for other in (
+        jnp.asarray(image),
+        torch.tensor(image),
+        image.tolist(),
+        Image.fromarray(image),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        np.dstack([image, np.full((20, 30), 255, np.uint8)]),
+        image.astype(np.int64),
+    ):
+        np.testing.assert_array_equal(predictor(other), expected)
+    np.testing.assert_array_equal(predictor([tmp_path / "a.png"] * 2)[1], expected)
+    np.testing.assert_array_equal(predictor(jnp.asarray(image)[None])[0], expected)
+    whole = predictor(np.dstack([grey] * 3))
+    for other in (grey, grey[..., None], Image.fromarray(grey), grey.tolist()):
+        np.testing.assert_array_equal(predictor(other), whole)

@@ -29,6 +29,7 @@ from dilax.crf.kernels import (
 )
 from dilax.crf.mean_field import Energy, Pairwise, energies, mean_field
 
+_ROUNDING = 0.02  # of 16-bit probabilities, in the sum over the classes
 SUM_TOLERANCE = 1e-3
 """How far from 1 a pixel's probabilities may add up."""
 
@@ -83,6 +84,74 @@ def check_compatibility(value: Any) -> tuple | None:
     return tuple(tuple(row) if matrix.ndim == 2 else row for row in rows)
 
 
+def as_array(name: str, value: Any) -> Any:
+    """A list, a PIL image or a tensor as a NumPy array; arrays and tracers as they are.
+
+    Integers of 0..255 in lists become uint8. Probabilities of 16 bits become float32,
+    and add up to 1, which their rounding prevents.
+
+    Raises:
+        ValueError: naming the argument, if it is no array.
+    """
+    if isinstance(value, jax.core.Tracer | ImageKernels):
+        return value
+    if not isinstance(value, jax.Array | np.ndarray):
+        if hasattr(value, "convert"):
+            value = value.convert("RGB")
+        try:
+            value = np.asarray(value)
+        except Exception as error:  # of any array library
+            raise ValueError(
+                f"{name} of type {type(value).__name__} is no array ({error})"
+            ) from error
+        if value.dtype.kind == "i" and value.size and value.min() >= 0:
+            value = value.astype(np.uint8) if value.max() <= 255 else value
+        if value.dtype.kind not in "fiub" and value.dtype != jnp.bfloat16:
+            raise ValueError(f"{name} is no array of numbers, all of one size")
+    if value.dtype in (jnp.bfloat16, jnp.float16):
+        value = jnp.asarray(value, jnp.float32)
+        sums = value.sum(-1, keepdims=True)
+        if value.size and jnp.abs(sums - 1).max() < _ROUNDING:
+            value = value / sums
+    return value
+
+
+def check_layout(shape: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """ValueError if the probabilities, or the image, fit when they are transposed.
+
+    Args:
+        shape: of the probabilities, (h, w, k).
+        image: shape of the image, (h, w, c).
+    """
+    if len(image) == 3 and len(shape) == 4:
+        raise ValueError(
+            f"probabilities of shape {shape} are a batch, and the image of shape "
+            f"{image} is one: give probabilities[0], (h, w, k), or image[None]"
+        )
+    if len(image) != 3 or (len(shape) == 3 and shape[:2] == image[:2]):
+        return
+    h, w = image[:2]
+    names = {"(k, h, w)": (1, 2, 0), "(w, h, k)": (1, 0, 2), "(k, w, h)": (2, 1, 0)}
+    for name, order in names.items():
+        if len(shape) == 3 and tuple(shape[i] for i in order[:2]) == (h, w):
+            raise ValueError(
+                f"probabilities are (h, w, k); yours of shape {shape} look like {name} "
+                f"beside an image of {h}×{w}: transpose{order}"
+            )
+    if len(shape) == 2 and h * w in shape:
+        flat = shape[0] == h * w
+        name, mend = ("(h·w, k)", "") if flat else ("(k, h·w)", ".T")
+        raise ValueError(
+            f"probabilities are (h, w, k); yours of shape {shape} look like {name}: "
+            f"probabilities{mend}.reshape({h}, {w}, -1)"
+        )
+    if len(shape) == 3 and shape[:2] == image[1:]:
+        raise ValueError(
+            f"an image is (h, w, c); yours of shape {image} looks like (c, h, w): "
+            "transpose(1, 2, 0)"
+        )
+
+
 def check_image(image: Any) -> None:
     """ValueError unless it is (h, w, c) of uint8; traced images may be floats too."""
     allowed = image.dtype == np.uint8
@@ -91,7 +160,8 @@ def check_image(image: Any) -> None:
     if image.ndim != 3 or 0 in image.shape or not allowed:
         raise ValueError(
             f"image of shape {image.shape} and type {image.dtype} is not (h, w, c) "
-            "uint8: colours are 0..255, which the colour bandwidth is in, too"
+            "uint8: colours are 0..255, which the colour bandwidth is in, too; of an "
+            "image in 0..1, give (255 * image).astype(np.uint8)"
         )
 
 
@@ -164,8 +234,9 @@ class DenseCRF:
     compiled in: a search over them compiles once.
 
     Args of a call: probabilities (h, w, k) float that add up to 1 in every pixel to
-    1e-3, those below 1e-8 counting as that, and an image (h, w, c) uint8, or what
-    `prepare` made of it. Batches (b, h, w, k) with (b, h, w, c), or with a list of
+    1e-3 (to 0.02 those of 16 bits), those below 1e-8 counting as that, and an image
+    (h, w, c) uint8, or what `prepare` made of it. Lists, tensors of PyTorch and PIL
+    images are taken as well. Batches (b, h, w, k) with (b, h, w, c), or with a list of
     prepared images, are taken one by one.
     Returns the marginals, float32 (float64 for float64).
 
@@ -228,24 +299,24 @@ class DenseCRF:
     def _keep(self, name: str, checked) -> None:
         object.__setattr__(self, name, checked(name, getattr(self, name)))
 
-    def __call__(
-        self,
-        probabilities: Float[Array | np.ndarray, "*b h w k"],
-        image: Num[Array | np.ndarray, "*b h w c"]
-        | ImageKernels
-        | Sequence[ImageKernels],
-    ) -> Float[Array, "*b h w k"]:
+    def __call__(self, probabilities: Any, image: Any) -> Float[Array, "*b h w k"]:
         """The marginals; see the class."""
+        probabilities = as_array("probabilities", probabilities)
+        if not (isinstance(image, Sequence) and isinstance(image[0], ImageKernels)):
+            image = as_array("image", image)
+        if hasattr(image, "shape"):
+            check_layout(probabilities.shape, image.shape)
         if probabilities.ndim == 4:
             return self._batch(probabilities, image)
         return self._with_kernels(image, functools.partial(self._infer, probabilities))
 
-    def prepare(self, image: Num[Array | np.ndarray, "h w c"]) -> ImageKernels:
+    def prepare(self, image: Any) -> ImageKernels:
         """What depends on the image, the bandwidths, the normalisation and the method.
 
         It takes the image's place in any number of calls, of CRFs of other weights,
         compatibilities and iterations as well.
         """
+        image = as_array("image", image)
         check_image(image)
         return image_kernels(image, self._settings)
 

@@ -77,8 +77,14 @@ def check_image(image: np.ndarray, channels: int) -> None:
     known = image.dtype in (np.uint8, np.uint16)
     if len(shape) != 3 or shape[2] != channels or 0 in shape or not known:
         kind = "uint8 RGB" if channels == 3 else "uint8 or uint16"
+        remedy = ""
+        if image.dtype.kind == "f" and image.size and image.min() >= 0:
+            unit = "255 * image" if image.max() <= 1 else "image"
+            remedy = f": give ({unit}).astype(np.uint8)"
+        elif len(shape) == 3 and shape[0] == channels != shape[2]:
+            remedy = ": it looks like (c, h, w), transpose(1, 2, 0)"
         raise ValueError(
-            f"an image is (h, w, {channels}) {kind}, not {shape} {image.dtype}"
+            f"an image is (h, w, {channels}) {kind}, not {shape} {image.dtype}{remedy}"
         )
 
 

@@ -113,6 +113,47 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
             return np.ascontiguousarray(turned(_pixels(image), orientation))
 
 
+def as_image(image: Any, channels: int) -> np.ndarray:
+    """An image of any kind as (h, w, channels), uint8 or uint16.
+
+    Args:
+        image: an array of NumPy, JAX or PyTorch, (h, w, c) or grey (h, w); nested
+            lists; a PIL image; or the path of a file.
+        channels: number of channels that the network takes; if it is 3, grey is
+            repeated, and transparent pixels are blended with white.
+
+    Raises:
+        ValueError: if it is none of these.
+
+    Example:
+        >>> as_image(np.zeros((4, 5), np.uint8), 3).shape
+        (4, 5, 3)
+    """
+    if isinstance(image, str | Path):
+        return read_photo(Path(image).expanduser(), str(image), channels)
+    if isinstance(image, Image.Image):
+        if channels == 3:
+            return turned(_pixels(image), orientation_of(image))
+        image = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except Exception as error:  # of any array library
+        kind = type(image).__name__
+        raise ValueError(f"an image of type {kind} is no array ({error})") from error
+    if array.dtype.kind == "i" and array.size and 0 <= array.min() <= array.max() < 256:
+        array = array.astype(np.uint8)
+    if array.ndim == 2:
+        array = array[..., None]
+    if channels == 3 and array.ndim == 3 and array.dtype == np.uint8:
+        if array.shape[2] == 1:
+            array = array.repeat(3, 2)
+        elif array.shape[2] == 4 and array.size:
+            array = _pixels(Image.fromarray(np.ascontiguousarray(array)))
+    elif channels == 3 and array.ndim == 3 and array.shape[2] == 1:
+        array = array.repeat(3, 2)
+    return array
+
+
 def _tiff(file: Path) -> Any:
     import tifffile  # here, as it takes long
 

@@ -8,14 +8,14 @@ constant per pixel, to which its softmax is invariant.
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Float, Int, UInt
+from jaxtyping import Float, Int
 
 from dilax.crf import CRFRNN
 from dilax.crf.dense_crf import MIN_PROBABILITY
@@ -32,6 +32,7 @@ from dilax.inference.cells import (
     read_labels,
     read_probabilities,
 )
+from dilax.inference.photos import as_image
 from dilax.inference.tiles import BlendGrid, TileGrid, plan_blend, plan_tiles
 from dilax.models import DilatedNet, apply_over_rows, row_mesh
 from dilax.ops import upsample_bilinear
@@ -186,25 +187,47 @@ class Predictor:
             return params
         return jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
-    def __call__(
-        self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
-    ) -> Int[np.ndarray, "*n h w"]:
-        """Return the label map (h, w) int32 of an image, or (n, h, w) of n images."""
-        return _at_once(images, self.stream)
+    def __call__(self, images: Any) -> Int[np.ndarray, "*n h w"]:
+        """Return the label map (h, w) int32 of an image, or (n, h, w) of n images.
 
-    def probabilities(
-        self, images: UInt[np.ndarray, "*n h w c"] | Sequence[np.ndarray]
-    ) -> Float[np.ndarray, "*n h w k"]:
+        Args:
+            images: an image of any kind, see `as_image`; an array (n, h, w, c); or a
+                sequence of images of one size.
+        """
+        return self._at_once(images, self.stream)
+
+    def probabilities(self, images: Any) -> Float[np.ndarray, "*n h w k"]:
         """Return class probabilities of every pixel, float32, for a dense CRF, say."""
-        return _at_once(images, self._stream_probabilities)
+        return self._at_once(images, self._stream_probabilities)
 
-    def stream(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def _at_once(self, images: Any, stream: Any) -> np.ndarray:
+        """Return what `stream` yields for one image, or stacked for several."""
+        if isinstance(images, list | tuple) and images:
+            nested = isinstance(images[0], list | tuple)  # numbers of one image
+            several = not nested
+        else:
+            several = getattr(images, "ndim", 0) == 4
+        if not several:
+            return next(stream([images]))
+        every = self._images(images)
+        if len({image.shape for image in every}) != 1:
+            raise ValueError(
+                "images: several in one call must be of one size; `stream` takes any"
+            )
+        return np.stack(list(stream(every)))
+
+    def _images(self, images: Iterable[Any]) -> list[np.ndarray]:
+        return [as_image(image, len(self.spec.mean)) for image in images]
+
+    def stream(self, images: Iterable[Any]) -> Iterator[np.ndarray]:
         """Yield the label maps of several images, whose tiles share batches."""
+        images = self._images(images)
         every = self._bands(images, probabilities=False)
         for image, bands in zip(images, every, strict=True):
             yield _assembled(bands, image.shape[:2], np.int32)
 
-    def _stream_probabilities(self, images: Sequence[np.ndarray]):
+    def _stream_probabilities(self, images: Iterable[Any]):
+        images = self._images(images)
         return self._whole_probabilities(images, self._bands(images, True))
 
     def _whole_probabilities(self, images: Sequence[np.ndarray], every: Any):
@@ -212,19 +235,17 @@ class Predictor:
             shape = (*image.shape[:2], self.model.num_classes)
             yield _assembled(bands, shape, np.float32)
 
-    def bands(
-        self, image: UInt[np.ndarray, "h w c"], probabilities: bool = False
-    ) -> Iterator[np.ndarray]:
+    def bands(self, image: Any, probabilities: bool = False) -> Iterator[np.ndarray]:
         """Yield the label map from top to bottom in bands of rows (≤ 256, w) uint8.
 
         Args:
             image: as for a call.
             probabilities: yield class probabilities (≤ 256, w, k) float32 instead.
         """
-        return next(self._bands([image], probabilities))
+        return next(self._bands(self._images([image]), probabilities))
 
     def maps(
-        self, images: Sequence[np.ndarray], full_tiles: bool = False
+        self, images: Iterable[Any], full_tiles: bool = False
     ) -> Iterator[np.ndarray]:
         """Yield the front end's logits over each image: (⌈h/8⌉, ⌈w/8⌉, k) float32.
 
@@ -236,6 +257,7 @@ class Predictor:
             full_tiles: yield the cells of whole tiles; those of the image are at the
                 upper left, the others see its reflection.
         """
+        images = self._images(images)
         views = [View(self.spec.scale)] * len(images)
         every = self._cell_bands(images, views, self._run_maps, self._plan_protocol)
         for image, bands in zip(images, every, strict=True):
@@ -355,15 +377,3 @@ def _assembled(bands: Iterator[np.ndarray], shape: tuple, dtype: Any) -> np.ndar
         whole[y : y + len(band)] = band
         y += len(band)
     return whole
-
-
-def _at_once(images: Any, stream: Any) -> np.ndarray:
-    """Return what `stream` yields for one image, or stacked for several of one size."""
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        return next(stream([images]))
-    images = list(images)
-    if len({image.shape for image in images}) != 1:
-        raise ValueError(
-            "images: several in one call must be of one size; `stream` takes any"
-        )
-    return np.stack(list(stream(images)))
