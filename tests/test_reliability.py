@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from dilax.models import dilation8_camvid, init_params
 from dilax.report import write_page
 from dilax.runtime import Interrupted
 from dilax.runtime.files import alone, printable, whole_or_not_at_all
-from dilax.runtime.processes import Interrupts, job_settings
+from dilax.runtime.processes import Interrupts, job_settings, stop_on_signals
 from dilax.training import (
     NonFiniteLoss,
     OptimizerConfig,
@@ -122,6 +123,23 @@ def test_a_signal_that_nobody_acted_on_is_not_lost():
     with pytest.raises(Interrupted), Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
     assert not issubclass(Interrupted, Exception)  # which libraries catch
+
+
+def test_a_signal_that_python_drops_comes_again(monkeypatch):
+    class Destroyed:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    old = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # and back again
+    try:
+        stop_on_signals()
+        with pytest.raises(Interrupted):
+            Destroyed()
+            time.sleep(30)
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 def test_an_interrupted_stage_is_not_done(data, whole, tmp_path, capsys):

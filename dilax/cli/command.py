@@ -11,7 +11,6 @@ modes read the configuration from the run's folder.
 import errno
 import inspect
 import re
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from dilax.cli.modes import MODES, Summarize, train_runs
 from dilax.cli.options import OPTIONS, define_flags
 from dilax.runtime import Interrupted, keep_compiled
 from dilax.runtime.files import print_any_name, printable
-from dilax.runtime.processes import join_job, leave
+from dilax.runtime.processes import join_job, leave, stop_on_signals
 from dilax.training import (
     Config,
     NonFiniteLoss,
@@ -181,7 +180,7 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
             _take_pretrained(values, mode)
         if mode != "compare" and not values.workdir:
             raise ValueError("--workdir: the folder of the run is missing")
-        signal.signal(signal.SIGTERM, _stop)  # in training steps, it saves instead
+        stop_on_signals()  # in training steps, they save instead
         if "distributed" in values:
             join_job(values)
         keep_compiled()
@@ -229,7 +228,3 @@ def _os_problem(error: OSError) -> str:
     remedy = remedies.get(error.errno or 0, "")
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
-
-
-def _stop(signum: int, frame: object) -> None:
-    raise Interrupted(signum, "stopped; the same command resumes")

@@ -36,6 +36,7 @@ from dilax.data.survey import Statistics, survey_folder
 from dilax.inference import save_image
 from dilax.report import contact_sheet
 from dilax.runtime.files import print_any_name, printable
+from dilax.runtime.processes import stop_on_signals
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,20 +47,17 @@ def main(argv: list[str] | None = None) -> None:
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
     logging.set_verbosity(logging.WARNING)
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_signals()
     try:
         values.command(values)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-prepared is left: run the command again", 130)
+    except KeyboardInterrupt as stop:
+        code = 128 + getattr(stop, "signum", signal.SIGINT)
+        _fail("interrupted; nothing half-prepared is left: run the command again", code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
     except ValueError as error:
         _fail(str(error))
-
-
-def _stop(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -202,6 +202,26 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+def stop_on_signals() -> None:
+    """Let SIGTERM raise `Interrupted`, as SIGINT raises `KeyboardInterrupt`.
+
+    Python drops what is raised in a destructor or while it collects garbage; a signal
+    that came then is sent again.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum, "stopped; the same command resumes")
+
+    def again(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            return sys.__unraisablehook__(dropped)
+        signum = getattr(dropped.exc_value, "signum", signal.SIGINT)
+        threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    sys.unraisablehook = again
+
+
 class Interrupts:
     """Context manager that records SIGINT and SIGTERM in `signum`.
 
