@@ -18,13 +18,34 @@ from dilax.cli import overridden
 from dilax.cli.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def test_the_reference_has_all_public_names():
     reference = runpy.run_path(str(ROOT / "docs" / "api" / "reference.py"))
     text = (ROOT / "docs" / "api" / "index.md").read_text("utf-8")
     assert text == reference["page"](), "run python docs/api/reference.py"
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem
+)
+def test_files_and_sections_that_are_named_exist(page):
+    text = page.read_text("utf-8")
+    for name in re.findall(r"`([\w/]+/\w+\.py)`", text):
+        assert (ROOT / name).exists() or (ROOT / "dilax" / name).exists(), name
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        if "://" in target or name.endswith(".png") or not name:
+            continue
+        assert (page.parent / name).exists(), target
+        if anchor:
+            other = (page.parent / name).read_text("utf-8").lower()
+            assert f"# {anchor.replace('-', ' ')}\n" in other.replace("-", " "), target
 
 
 def _texts():
