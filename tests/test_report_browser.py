@@ -35,16 +35,16 @@ def browser():
 
 
 class _Opened:
-    """A page with all that it said and asked for."""
+    """A page with its messages and requests."""
 
     def __init__(self, browser, path, size=WIDE, scheme="light"):
         view = {"width": size[0], "height": size[1]}
         self.page = browser.new_page(viewport=view, color_scheme=scheme)
         self.page.set_default_timeout(5000)
-        self.said, self.asked = [], []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages, self.requests = [], []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
 
 
@@ -52,10 +52,13 @@ class _Opened:
 def opened(browser, path):
     opened = _Opened(browser, path)
     yield opened
-    said, asked = opened.said, [u for u in opened.asked if not u.startswith("data:")]
+    messages, requests = (
+        opened.messages,
+        [u for u in opened.requests if not u.startswith("data:")],
+    )
     opened.page.close()
-    assert said == []  # whatever a test does
-    assert asked == [path.as_uri()]
+    assert messages == []  # whatever a test does
+    assert requests == [path.as_uri()]
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def test_worst_and_best_come_first_and_the_order_can_be_changed(page):
         assert _captions(page) == numbers
 
 
-def test_truth_and_prediction_stand_in_the_colours_of_their_classes(page):
+def test_truth_and_prediction_have_the_colours_of_their_classes(page):
     # Image 7: its first 28 rows are of the next class; the last columns are ignored.
     colours = {(0, 0, 0), (128, 0, 0), (0, 128, 0)}
     truth = _pixel(page, 7, "left", 40, 3, "truth all")
@@ -139,7 +142,7 @@ def test_another_stage_is_shown_and_ranked_by_its_own_scores(page):
     assert _pixel(page, 0, "right", 2, 3, "error all") == RIGHT
 
 
-def test_a_class_stands_alone_while_one_points_at_it(page):
+def test_only_the_class_under_the_pointer_is_shown(page):
     shown = _pixel(page, 0, "left", 5, 3, "truth all")
     number = {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}[tuple(shown[:3])]
     button = page.locator(f".legend button[data-class='{number}']")
@@ -153,7 +156,7 @@ def test_a_class_stands_alone_while_one_points_at_it(page):
     assert _pixel(page, 0, "left", 5, 3, "truth all") == shown
 
 
-def test_a_class_is_pinned_by_keyboard_and_let_go_by_escape(page):
+def test_a_class_is_pinned_by_keyboard_and_released_by_escape(page):
     button = page.locator(".legend button").first
     button.focus()
     page.keyboard.press("Enter")
@@ -179,7 +182,7 @@ def test_errors_of_one_class_are_hits_misses_and_false_alarms(page):
     assert all(word in key for word in ("correct", "missed", "false positive"))
 
 
-def test_the_line_moves_by_keys_alone(page):
+def test_the_divider_moves_by_keys(page):
     _card(page, 7).locator("input").focus()
     for key, wanted in (("ArrowRight", "51%"), ("ArrowLeft", "50%"), ("Home", "0%")):
         page.keyboard.press(key)
@@ -187,7 +190,7 @@ def test_the_line_moves_by_keys_alone(page):
     assert _cut(page, 0) == ""
 
 
-def test_the_line_moves_by_mouse_and_all_together_if_asked(page):
+def test_dividers_move_by_mouse_and_together(page):
     frame = _card(page, 7).locator(".frame").bounding_box()
     y = frame["y"] + frame["height"] / 2
     page.mouse.click(frame["x"] + frame["width"] / 4, y)
@@ -205,14 +208,14 @@ def test_radio_buttons_move_by_arrow_keys(page):
     assert _card(page, 7).locator(".tag.right").inner_text() == "Error, joint"
 
 
-def test_colour_is_as_strong_as_its_slider_says(page):
+def test_the_slider_sets_the_opacity(page):
     page.locator("#opacity").focus()
     page.keyboard.press("Home")
     canvas = _card(page, 7).locator("canvas.left")
     assert canvas.evaluate("c => getComputedStyle(c).opacity") == "0"
 
 
-def test_all_that_is_shown_or_moved_has_a_name(page):
+def test_every_control_and_image_has_a_name(page):
     named = """() => [...document.querySelectorAll('img, input, select, button, svg')]
         .filter(e => !(e.alt || e.ariaLabel || e.labels?.length || e.textContent))
         .map(e => e.outerHTML.slice(0, 80))"""
@@ -232,7 +235,7 @@ def test_nothing_is_wider_than_the_screen(browser, path, size):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(browser, path, scheme):
+def test_text_contrasts_with_its_background(browser, path, scheme):
     opened = _Opened(browser, path, scheme=scheme)
     read = """name => getComputedStyle(document.querySelector(name))"""
     ground = _luminance(opened.page.evaluate(f"({read})('body').backgroundColor"))

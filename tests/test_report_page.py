@@ -21,7 +21,7 @@ from dilax.report.grids import iou_grid, parameters, stage_notes
 from dilax.report.page import Predictions, chosen_indices, gallery, gallery_image
 from dilax.report.paper import paper_columns
 from dilax.report.runs import read_runs, run_charts
-from dilax.training import quickstart
+from dilax.training import CRFConfig, quickstart, rnn_stage, structured
 
 NONE = {"stages": {}}
 
@@ -190,7 +190,12 @@ def test_the_page_explains_its_stages(run):
     assert "Each score depends on 30 × 30 pixels" in notes["front end"]
     assert "dilations 1, 1, 2, 4, 8, 16, 1" in notes["context"]
     assert "what dilation contributes" in notes["control"]
-    assert "together" in notes["joint"]
+    assert "the context module of “context” together" in notes["joint"]
+    config = structured(quickstart(), CRFConfig(), rnn_stage(1, 1, (64, 64)))
+    notes = stage_notes([dataclasses.replace(folder, config=config)])
+    assert "“basic” by a dense CRF" in notes["basic crf"]
+    assert "CRF-RNN" in notes["large crfrnn"]
+    assert "pixels" not in notes["large crfrnn"]  # it depends on all of them
 
 
 def test_a_network_without_a_receptive_field_has_a_page(run):
@@ -269,7 +274,7 @@ def test_the_modes_write_pages_and_name_a_missing_run(run, tmp_path, capsys):
         MODES["compare"](values)
 
 
-def test_a_watcher_rests_as_long_as_the_page_is_dear(monkeypatch, tmp_path):
+def test_a_page_is_written_less_often_if_writing_takes_long(monkeypatch, tmp_path):
     now, written = [0.0], []
 
     def write(workdir, measure):
@@ -296,7 +301,7 @@ def test_columns_of_the_paper_have_the_classes_of_the_data_set(name):
         assert tuple(column.iou_per_class) == DATASETS[name].classes
 
 
-def test_the_paper_s_columns_stand_beside_ours_of_the_same_stage(run):
+def test_the_paper_s_columns_are_beside_ours_of_the_same_stage(run):
     spec = DATASETS["voc"]
     ours = dict.fromkeys(spec.classes, 0.5)
     summary = {"mean_iou": 0.5, "pixel_accuracy": 0.5, "mean_accuracy": 0.5}

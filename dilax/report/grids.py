@@ -190,8 +190,12 @@ def _stage_note(run: RunFolder, stage: StageConfig) -> str:
         how = "were searched on validation images" if stage.crf.search else "are given"
         return f"Refines {start} by a dense CRF, whose parameters {how}."
     if stage.crf:
-        note = f"Refines {start} by a CRF-RNN, which is a CRF with trained weights."
-    elif stage.trains == "context" and {*rates} == {1}:
+        own = " The network is trained with it." if stage.trains == "all" else ""
+        return (
+            f"Refines {start} by a CRF-RNN, which is a CRF with trained weights.{own}"
+        )
+    dilations = f"dilations {', '.join(map(str, rates))}"
+    if stage.trains == "context" and {*rates} == {1}:
         note = (
             f"Trains a context module without dilation on the scores of {start}: a "
             "control that shows what dilation contributes."
@@ -199,10 +203,15 @@ def _stage_note(run: RunFolder, stage: StageConfig) -> str:
     elif stage.trains == "context":
         note = (
             f"Trains a context module, which refines the scores of {start} by layers "
-            f"with dilations {', '.join(map(str, rates))}. The front end is frozen."
+            f"with {dilations}. The front end is frozen."
         )
-    elif rates:
+    elif rates and stage.start and run.config.stage(stage.start).context:
         note = f"Trains {front_end} and the context module of {start} together."
+    elif rates:
+        note = (
+            f"Trains {front_end} together with a context module, which refines its "
+            f"scores by layers with {dilations}."
+        )
     else:
         note = f"Trains {front_end}, which turns an image into class scores."
     model = build_model(run.config, stage, run.spec.num_classes)
