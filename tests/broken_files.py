@@ -7,7 +7,7 @@ import numpy as np
 from weight_files import Layers, mutations
 
 from dilax.models import DilatedNet, FrontEnd, Layer
-from dilax.weights import Inputs, place_weights, read_weights
+from dilax.weights import Inputs, assign_weights, read_weights
 
 _MOST_MEMORY = 20_000_000
 _MODEL = DilatedNet(
@@ -34,7 +34,7 @@ def check_broken(path, content: bytes, layers: Layers, count: int = 200) -> int:
     def load():
         weights = read_weights(path, Inputs((0.0, 0.0, 0.0)))
         everything = dict(allow_missing=("*",))
-        return place_weights(weights, _MODEL, initial, **everything)[0]
+        return assign_weights(weights, _MODEL, initial, **everything)[0]
 
     path.write_bytes(content)
     whole = load()["front_end"]

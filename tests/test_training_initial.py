@@ -181,9 +181,10 @@ def test_the_paper_s_recipes_ask_for_weights(experiment):
     assert not experiment.small().needs_init
 
 
-def test_resetting_without_weights_is_refused(data):
-    config = tiny_config(data, reinit=("final",))
-    with pytest.raises(ValueError, match=r"--config\.reinit"):
+@pytest.mark.parametrize("field", [{"reinit": ("final",)}, {"init_key": "ema"}])
+def test_choosing_layers_without_weights_is_refused(field, data):
+    config = tiny_config(data, **field)
+    with pytest.raises(ValueError, match=rf"--config\.{next(iter(field))}"):
         check_init(config)
 
 
@@ -218,7 +219,7 @@ def test_convolutions_alone_are_enough(data, tmp_path):
     )
     assert len(report.loaded) == 26 and len(report.missing) == 6
     assert "front_end/fc6: missing, keeps its initialization" in str(report)
-    assert "the convolutions of VGG-16 only" in report.notes[-1]
+    assert "--config.reinit=fc6,fc7,final" in report.notes[-1]
 
 
 def test_a_recipe_for_all_of_vgg_warns(data, tmp_path):
@@ -239,7 +240,28 @@ def test_a_head_that_is_reinitialized_is_no_surprise(data, tmp_path):
 
 def test_a_head_in_part_is_refused(data, tmp_path):
     config = _convolutions(data, tmp_path, without=("fc7",))
-    with pytest.raises(ValueError, match="lacks front_end/fc7/bias"):
+    with pytest.raises(ValueError, match=r"lacks front_end/fc7/bias.*=fc6,fc7,final"):
+        check_fits(config, _model(config)[1])
+
+
+def test_a_run_starts_from_the_network_that_a_key_names(data, tmp_path):
+    config = _still(data)
+    given = _file(config, tmp_path)
+    arrays = {}
+    for factor, network in enumerate(("net", "net_ema"), 1):
+        for layer, parts in given.items():
+            kernel = oihw(np.asarray(parts["kernel"]))
+            arrays[f"{network}.{layer}.weight"] = factor * kernel
+            arrays[f"{network}.{layer}.bias"] = parts["bias"]
+    np.savez(tmp_path / "a.npz", **arrays)
+    for key, factor in (("", 1), ("net_ema", 2)):
+        config.init, config.init_key = str(tmp_path / "a.npz"), key
+        _, params, report = _started(config)
+        expected = factor * given["fc"]["kernel"]
+        np.testing.assert_array_equal(params["front_end"]["fc"]["kernel"], expected)
+        assert ("--config.init_key" in report.notes[0]) == (key == "")
+    config.init_key = "ema"
+    with pytest.raises(ValueError, match=r"init_key='ema' .* has net, net_ema"):
         check_fits(config, _model(config)[1])
 
 

@@ -92,8 +92,8 @@ SOUND = field(5, bytes(24))
         (varint(100 << 3 | 3), "wire type 3"),
         (varint(100 << 3 | 5) + b"ab", "a field of 4 bytes, 2 are left"),
         (b"\x80", "cut off"),
-        (_net(field(5, 7)), "a number stands where"),
-        (_net(field(7, 7)), "a number stands where"),
+        (_net(field(5, 7)), "a number where"),
+        (_net(field(7, 7)), "a number where"),
         (caffe_layer("a", "ReLU", [SOUND[:2]]), "a field of 24 bytes, 0 are left"),
         (field(2, field(1, b"V0")), "Caffe's first form"),
         (2 * _net(field(5, bytes(4))), "two layers are called 'conv1_1'"),
@@ -109,4 +109,4 @@ def test_a_broken_file_is_refused_with_the_reason(content, message, tmp_path):
 @pytest.mark.parametrize("form", ["layer", "v1"])
 def test_no_broken_file_does_harm(form, unchecked, tmp_path):
     content = caffemodel(LAYERS, form)
-    assert check_broken(tmp_path / "a.caffemodel", content, LAYERS) > 100
+    assert check_broken(tmp_path / "a.caffemodel", content, LAYERS, 60) > 30

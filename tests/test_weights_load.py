@@ -18,7 +18,7 @@ from weight_files import (
 import dilax
 from dilax.data import DATASETS
 from dilax.models import DilatedNet, FrontEnd, Layer, dilation8_camvid
-from dilax.weights import place_weights, read_weights, save_weights, sources
+from dilax.weights import assign_weights, read_weights, resolve, save_weights
 
 MEAN = DATASETS["camvid"].mean
 LAYERS = vgg_layers()
@@ -43,7 +43,7 @@ def _loaded(path, **options):
 
 def _placed(path, **options):
     options = {"allow_missing": ("final",), **options}
-    return place_weights(read_weights(path), vgg(), FRESH, **options)
+    return assign_weights(read_weights(path), vgg(), FRESH, **options)
 
 
 def test_without_a_mean_the_values_of_the_file_stay_bit_for_bit(tmp_path):
@@ -119,8 +119,8 @@ def test_another_shape_is_refused_with_both_unless_the_layer_is_reinitialized(tm
     fresh = random_params(other, IMAGE, seed=1)
     message = r"ctx_conv1_2/kernel \(3, 3, 3, 3\) is \(3, 3, 11, 11\) there"
     with pytest.raises(ValueError, match=message):
-        place_weights(weights, other, fresh)
-    params, report = place_weights(weights, other, fresh, reinit=("final", "ctx"))
+        assign_weights(weights, other, fresh)
+    params, report = assign_weights(weights, other, fresh, reinit=("final", "ctx"))
     assert _same(params["context"], fresh["context"])
     assert _same(params["front_end"]["final"], fresh["front_end"]["final"])
     assert not _same(params["front_end"]["fc7"], fresh["front_end"]["fc7"])
@@ -173,7 +173,7 @@ def test_where_the_file_does_not_say_its_mean_nothing_is_folded(tmp_path):
     assert "nothing was done about it" in str(report)
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "weights", "vgg16.ckpt"])
+@pytest.mark.parametrize("name", ["weights.onnx", "weights", "config.json"])
 def test_other_kinds_of_files_are_told(name, tmp_path):
     with pytest.raises(ValueError, match=r"end in \.caffemodel, \.h5"):
         read_weights(tmp_path / name)
@@ -195,8 +195,8 @@ def test_no_short_name_is_taken_for_two_layers(tmp_path):
     params = random_params(twice, IMAGE)
     save_weights(params, tmp_path / "a.npz")
     weights = read_weights(tmp_path / "a.npz")
-    assert _same(params, place_weights(weights, twice, params)[0])
+    assert _same(params, assign_weights(weights, twice, params)[0])
     np.savez(
         tmp_path / "b.npz", **{"final/kernel": params["front_end"]["final"]["kernel"]}
     )
-    assert not sources(read_weights(tmp_path / "b.npz"), shapes_of(twice))
+    assert not resolve(read_weights(tmp_path / "b.npz"), shapes_of(twice)).sources

@@ -9,7 +9,7 @@ from weight_files import blob, caffe_layer, caffemodel, layers_of, oihw, vgg_lay
 from dilax.data import DATASETS
 from dilax.models import dilation10_cityscapes
 from dilax.runtime import jit
-from dilax.weights import CAFFE, place_weights, read_weights
+from dilax.weights import CAFFE, assign_weights, read_weights
 
 BILINEAR = np.outer(*(1 - np.abs(np.arange(16) / 8 - 15 / 16),) * 2)
 
@@ -103,7 +103,7 @@ def test_released_networks_give_the_probabilities_that_opencv_gives(
     net.setInput(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
     expected = net.forward().transpose(0, 2, 3, 1)
     zeros = jax.tree.map(np.zeros_like, made)
-    params, report = place_weights(read_weights(path), model, zeros)
+    params, report = assign_weights(read_weights(path), model, zeros)
     assert not report.left_over and not report.missing
     logits = np.asarray(run(params, image))
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
@@ -154,4 +154,4 @@ def test_another_upsampling_than_the_bilinear_one_is_refused(change, tmp_path):
     )
     net += caffe_layer("ctx_upsample", "Deconvolution", [blob(weight)])
     with pytest.raises(ValueError, match=r"ctx_upsample/kernel \(19, .* not the bilin"):
-        place_weights(read_weights(_written(tmp_path, net)), model, params)
+        assign_weights(read_weights(_written(tmp_path, net)), model, params)

@@ -71,10 +71,9 @@ def _containers(content):
         (b"cos\nsystem\n(S'touch x'\ntR.", "STRING"),
         (b"cos\nsystem\nX\x01\x00\x00\x00x\x85R.", r"would call os\.system"),
         (b"\x8c\x02os\x8c\x06system\x93)R.", r"would call os\.system"),
-        (b"cos\nsystem\n)\x81.", "NEWOBJ"),
+        (b"cos\nsystem\n)\x81.", r"an object of os\.system"),
         (b"(ios\nsystem\n.", "INST"),
         (b"(cos\nsystem\no.", "OBJ"),
-        (b"}(cos\nsystem\nK\x01u.", "no plain key"),
         (b"}(K\x01K\x02K\x03u.", "zip|argument"),
         (b"cos\nsystem\n}b.", "would set the state"),
         (b"K\x01K\x02)R.", "what is no function"),
@@ -121,8 +120,7 @@ def test_a_pickle_that_doubles_a_list_a_thousand_times_costs_nothing(tmp_path):
             assert len(str(refused.value)) < 1000
 
 
-def test_a_key_nested_without_end_is_no_key():
+def test_a_key_nested_without_end_is_left_out():
     """Hashing it would overflow the stack and end the process."""
     content = b"}" + b")" + b"\x85" * 100_000 + b"K\x01s."
-    with pytest.raises(ValueError, match="no plain key"):
-        unpickle(io.BytesIO(content))
+    assert unpickle(io.BytesIO(content)) == {}

@@ -34,7 +34,7 @@ from dilax.runtime.processes import Interrupts, is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.stage_crf import Params, stage_shapes
 from dilax.training.step import TrainState, split_params
-from dilax.weights import place_weights, read_weights
+from dilax.weights import assign_weights, read_weights
 
 # All parameters of a run's only stage, in place of its checkpoints (see `pack`).
 PACKED = "weights.safetensors"
@@ -235,7 +235,7 @@ def stage_params(
     model = build_model(config, stage, spec.num_classes)
     if (packed := workdir / PACKED).is_file():
         shapes = param_shapes(model, len(spec.mean))
-        return place_weights(read_weights(packed), model, shapes, mean=spec.mean)[0]
+        return assign_weights(read_weights(packed), model, shapes, mean=spec.mean)[0]
     frozen: Params = {}
     if stage.start and stage.trains != "all":
         frozen = stage_params(workdir, config, stage.start, spec)

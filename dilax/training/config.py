@@ -286,6 +286,8 @@ class Config:
             `dilax.load_weights` takes (`"vgg16"` is downloaded), or the folder of a
             run; `""` starts from random weights. If it lacks `final`, fc6 with fc7, or
             the context module, these start from their initialization.
+        init_key: which network of the file `init` to take, if it holds several, such as
+            `"state_dict_ema"`; `""` takes the first that fits.
         reinit: layers that start from random weights though `init` has them, for other
             classes: beginnings of names or globs, such as `("final", "ctx")`.
         needs_init: the recipe is meant to start from ImageNet weights: refuse to start
@@ -311,6 +313,7 @@ class Config:
     saved_predictions: int = 200
     boundaries: bool = False
     init: str | None = ""
+    init_key: str = ""
     reinit: tuple[str, ...] = ()
     needs_init: bool = False
 

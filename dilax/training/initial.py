@@ -6,6 +6,7 @@ They come from a file, or from the folder of another run.
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,14 +40,14 @@ from dilax.weights import (
     Report,
     Stored,
     Weights,
+    assign_weights,
     check_weights,
-    chosen,
     fetch_weights,
     flat_shapes,
-    matches_layer,
-    place_weights,
     read_weights,
-    sources,
+    resolve,
+    select_layers,
+    selects,
     weights_path,
 )
 
@@ -75,8 +76,9 @@ def check_init(config: Config) -> None:
             "Keras's file of the convolutions only. --config.init=FILE reads your own "
             "file; --config.init=none trains from random weights"
         )
-    if config.reinit and config.init == "":
-        raise ValueError(f"--config.reinit={config.reinit}: give --config.init, too")
+    for field in ("reinit", "init_key"):
+        if (value := getattr(config, field)) and config.init == "":
+            raise ValueError(f"--config.{field}={value}: give --config.init, too")
 
 
 def with_network_of_init(config: Config) -> Config:
@@ -135,22 +137,21 @@ def params_from_init(
         params: its initialization, which reinitialized or missing layers keep.
 
     Raises:
-        ValueError: as `place_weights`.
+        ValueError: as `assign_weights`.
     """
     weights = _read(config)
-    names = list(flat_shapes(params))
-    placed, report = place_weights(
+    loaded, report = assign_weights(
         weights,
         model,
         params,
-        allow_missing=_may_lack(weights, model, names),
-        reinit=_reinit(config, names),
+        **_options(config, weights, model, flat_shapes(params)),
         mean=spec.mean,
     )
-    if any(matches_layer(layer, n) for layer in _HEAD for n in report.missing):
+    if any(selects(layer, n) for layer in _HEAD for n in report.missing):
         note = (
             "the file holds the convolutions of VGG-16 only: fc6 and fc7 start from "
-            "their initialization"
+            "their initialization, as --config.reinit=fc6,fc7,final says, the normal "
+            "way for such files"
         )
         if config.needs_init:
             note = (
@@ -159,7 +160,7 @@ def params_from_init(
                 "the loss falls"
             )
         report = dataclasses.replace(report, notes=(*report.notes, note))
-    return placed, report
+    return loaded, report
 
 
 def check_fits(config: Config, spec: DatasetSpec) -> None:
@@ -175,13 +176,8 @@ def check_fits(config: Config, spec: DatasetSpec) -> None:
         shapes = flat_shapes(param_shapes(model, len(spec.mean)))
         everything |= dict.fromkeys(shapes)
         if not stage.start:
-            check_weights(
-                weights,
-                shapes,
-                allow_missing=_may_lack(weights, model, list(shapes)),
-                reinit=_reinit(config, list(shapes)),
-            )
-    chosen(config.reinit, everything, "--config.reinit")
+            check_weights(weights, shapes, **_options(config, weights, model, shapes))
+    select_layers(config.reinit, everything, "--config.reinit")
 
 
 def _read(config: Config) -> Weights:
@@ -198,23 +194,25 @@ def _read(config: Config) -> Weights:
     return Weights(path, "run", tensors, Inputs(spec.mean))
 
 
-def _may_lack(weights: Weights, model: DilatedNet, names: list[str]) -> tuple[str, ...]:
-    """Return the layers that the file may lack, the last two only as a whole:
+def _options(
+    config: Config,
+    weights: Weights,
+    model: DilatedNet,
+    shapes: dict[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    """Return what `check_weights` takes.
 
-    `final`, the context module, and fc6 with fc7.
+    The file may lack `final`; and, as a whole, the context module, and fc6 with fc7.
+    The layers to reinitialize are those that this stage has.
     """
+    sources = resolve(weights, shapes, config.init_key).sources
     lacking = [f"*/{layer}" for layer in model.front_end.own_layers]
     for part in (("context/",), _HEAD):
-        own = [n for n in names if any(matches_layer(layer, n) for layer in part)]
-        if own and not sources(weights, own):
-            lacking += [p for p in part if any(matches_layer(p, n) for n in own)]
-    return tuple(lacking)
-
-
-def _reinit(config: Config, names: list[str]) -> tuple[str, ...]:
-    """Return the layers to reinitialize that this stage has."""
-    found = (p for p in config.reinit if any(matches_layer(p, n) for n in names))
-    return tuple(found)
+        own = [n for n in shapes if any(selects(layer, n) for layer in part)]
+        if own and not sources.keys() & set(own):
+            lacking += [p for p in part if any(selects(p, n) for n in own)]
+    reinit = [p for p in config.reinit if any(selects(p, n) for n in shapes)]
+    return {"allow_missing": lacking, "reinit": reinit, "key": config.init_key}
 
 
 # The images on which the paper evaluates the released networks.
@@ -299,10 +297,10 @@ def import_weights(
             f"{spec.name} has {spec.num_classes} classes, {network} {model.num_classes}"
         )
     weights = read_weights(path, inputs)
-    if weights.inputs is None:
-        weights = dataclasses.replace(weights, inputs=Inputs(spec.mean))
     shapes = param_shapes(model)
-    params, report = place_weights(weights, model, shapes, mean=spec.mean)
+    if resolve(weights, flat_shapes(shapes)).inputs is None:
+        weights = dataclasses.replace(weights, inputs=Inputs(spec.mean))
+    params, report = assign_weights(weights, model, shapes, mean=spec.mean)
     forget(workdir, name)  # an import that was killed may have left another network
     checkpoints = Checkpoints(workdir, name)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {"none": ()}))

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from dilax.training.config import OptimizerConfig
-from dilax.weights import matches_layer
+from dilax.weights import selects
 
 
 def scale_to_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
@@ -80,7 +80,7 @@ def build_optimizer(
         optax.masked(optax.scale(config.bias_multiplier), biases),
     )
     for layer, multiplier in config.lr_multipliers:
-        matches = _where(functools.partial(matches_layer, layer))
+        matches = _where(functools.partial(selects, layer))
         rate = optax.chain(rate, optax.masked(optax.scale(multiplier), matches))
     match config.name:
         case "sgd":
@@ -101,7 +101,7 @@ def detach_frozen(config: OptimizerConfig, params: Any) -> Any:
     """
     for layer, multiplier in config.lr_multipliers:
         if multiplier == 0:
-            frozen = _where(functools.partial(matches_layer, layer))(params)
+            frozen = _where(functools.partial(selects, layer))(params)
             params = jax.tree.map(
                 lambda leaf, stop: jax.lax.stop_gradient(leaf) if stop else leaf,
                 params,

@@ -1,23 +1,24 @@
 """Weights of other frameworks' files, and of our own, as parameters; and back."""
 
 from dilax.weights.flat import save_weights
-from dilax.weights.load import load_weights, place_weights, read_weights
-from dilax.weights.match import (
+from dilax.weights.load import (
     Report,
     Row,
+    assign_weights,
     check_weights,
-    chosen,
     flat_shapes,
-    matches_layer,
-    sources,
+    load_weights,
+    read_weights,
 )
-from dilax.weights.names import RELEASED, Released
 from dilax.weights.published import (
     PUBLISHED,
+    RELEASED,
     Published,
+    Released,
     fetch_weights,
     weights_path,
 )
+from dilax.weights.resolve import Resolved, resolve, select_layers, selects
 from dilax.weights.stored import CAFFE, TORCHVISION, Inputs, Stored, Weights
 
 __all__ = [
@@ -29,18 +30,19 @@ __all__ = [
     "Published",
     "Released",
     "Report",
+    "Resolved",
     "Row",
     "Stored",
     "Weights",
+    "assign_weights",
     "check_weights",
-    "chosen",
     "fetch_weights",
     "flat_shapes",
     "load_weights",
-    "matches_layer",
-    "place_weights",
     "read_weights",
+    "resolve",
     "save_weights",
-    "sources",
+    "select_layers",
+    "selects",
     "weights_path",
 ]

@@ -4,36 +4,46 @@ A NetParameter holds layers (field 100), or in files from before 2014 "V1" layer
 (field 2); a layer holds a name and blobs: kernel (out, in, h, w), then bias. The field
 numbers are those of caffe.proto. Caffe correlates, as JAX does: kernels are not turned.
 
-The wire format of protocol buffers, as much of it as reading takes.
-
-A message is a row of fields: a varint that holds number and wire type, then the value.
-Nothing is copied: what a field holds is a view of the message's bytes.
+Of protocol buffers, only reading is needed: a message is a sequence of fields, each a
+varint that holds number and wire type, then the value. A field's content is a view of
+the message's bytes.
 
 Source: the public description of the encoding (protobuf.dev, "Encoding").
 """
 
-from collections.abc import Iterator
+import functools
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dilax.weights.names import caffe_inputs
-from dilax.weights.stored import Stored, Weights, check_size, from_buffer, mapped
+from dilax.data import DATASETS
+from dilax.weights.published import RELEASED
+from dilax.weights.resolve import FIXED, VGG
+from dilax.weights.stored import (
+    CAFFE,
+    MAX_AXES,
+    Inputs,
+    Shape,
+    Stored,
+    Weights,
+    check_size,
+    from_buffer,
+    mapped,
+)
 
 Value = int | memoryview
-_FIXED = {1: 8, 5: 4}
+_FIXED_SIZES = {1: 8, 5: 4}
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """The (number, value) pairs of a message.
+    """Yield the (number, value) pairs of a message.
 
-    Args:
-        message: its bytes.
-
-    Yields:
-        Varints as unsigned numbers; everything else as bytes: 8 or 4 for fixed-size
-        numbers, little-endian, and the contents of strings and messages.
+    Values are unsigned numbers for varints, and bytes for everything else: 8 or 4 for
+    fixed-size numbers, little-endian, and the contents of strings and messages.
 
     Raises:
         ValueError: if the bytes are no message.
@@ -52,8 +62,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
             continue
         if wire == 2:
             size, at = _varint(message, at)
-        elif wire in _FIXED:
-            size = _FIXED[wire]
+        elif wire in _FIXED_SIZES:
+            size = _FIXED_SIZES[wire]
         else:
             raise ValueError(f"byte {at}: wire type {wire} is not in use")
         if size > len(message) - at:
@@ -78,18 +88,13 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def varints(value: Value) -> Iterator[int]:
-    """A repeated field's signed numbers, packed or one by one."""
-    if isinstance(value, int):
-        yield _signed(value)
-        return
-    at = 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        yield _signed(number)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
+    """Yield a repeated field's signed numbers, packed or one by one."""
+    packed, at = value, 0
+    while isinstance(packed, int) or at < len(packed):
+        number, at = (packed, 0) if isinstance(packed, int) else _varint(packed, at)
+        yield number - (1 << 64) if number >> 63 else number
+        if isinstance(packed, int):
+            return
 
 
 class _Form(NamedTuple):
@@ -100,6 +105,7 @@ class _Form(NamedTuple):
 
 
 _FORMS = {100: _Form(1, 7), 2: _Form(4, 6)}
+_MAX_BLOBS, _MAX_NAME = 20_000, 1000
 _V0_LAYER = 1  # within a V1 layer: the form before that
 _LEGACY = (1, 2, 3, 4)  # num, channels, height, width
 _DATA, _SHAPE, _DOUBLES = 5, 7, 8
@@ -107,7 +113,7 @@ _PARTS = ("kernel", "bias")
 
 
 def read_caffe(path: Path) -> Weights:
-    """The layers of a `.caffemodel` that have weights.
+    """Read the layers of a `.caffemodel` that have weights.
 
     Raises:
         ValueError: if the file is no such file, or two layers share a name.
@@ -115,62 +121,87 @@ def read_caffe(path: Path) -> Weights:
     with path.open("rb") as file:
         net = memoryview(mapped(file))
     tensors: dict[str, Stored] = {}
-    for name, blobs in _layers(net):
-        for i, blob in enumerate(blobs):
-            part = _PARTS[i] if i < len(_PARTS) else f"blob{i}"
-            if f"{name}/{part}" in tensors:
-                raise ValueError(f"two layers are called {name!r}")
-            tensors[f"{name}/{part}"] = _stored(blob)
+    for name, i, blob in _blobs(net):
+        part = _PARTS[i] if i < len(_PARTS) else f"blob{i}"
+        if f"{name}/{part}" in tensors:
+            raise ValueError(f"two layers are called {name!r}")
+        if len(tensors) == _MAX_BLOBS:
+            raise ValueError(f"holds more than {_MAX_BLOBS} arrays")
+        tensors[f"{name}/{part}"] = _stored(blob)
     if not tensors:
         raise ValueError("holds no layers with weights")
-    return Weights(path, "Caffe", tensors, caffe_inputs(tensors))
+    return Weights(path, "Caffe", tensors, _inputs(tensors))
 
 
-def _layers(net: memoryview) -> Iterator[tuple[str, list[memoryview]]]:
+def _blobs(net: memoryview) -> Iterator[tuple[str, int, memoryview]]:
+    """Yield the layer's name, index and message of each blob."""
     for number, value in fields(net):
         if number not in _FORMS or isinstance(value, int):
             continue
-        name, blobs, form = "", [], _FORMS[number]
+        name, form = "", _FORMS[number]
         for inner, content in fields(value):
             if number == 2 and inner == _V0_LAYER:
                 raise ValueError(
-                    "is of Caffe's first form; Caffe's upgrade_net_proto_binary "
-                    "makes it readable"
+                    "has Caffe's first form; Caffe's upgrade_net_proto_binary makes it "
+                    "readable"
                 )
             if inner == form.name:
-                name = bytes(_message(content)).decode()
-            elif inner == form.blobs:
-                blobs.append(_message(content))
-        yield name, blobs
+                name = bytes(_message(content)[:_MAX_NAME]).decode()
+        blobs = (v for n, v in fields(value) if n == form.blobs)
+        for i, blob in enumerate(blobs):
+            yield name, i, _message(blob)
 
 
 def _stored(blob: memoryview) -> Stored:
     legacy, dims = dict.fromkeys(_LEGACY, 1), None
-    chunks: dict[int, list[memoryview]] = {_DATA: [], _DOUBLES: []}
+    sizes = {_DATA: 0, _DOUBLES: 0}
     for number, value in fields(blob):
         if number in legacy:
             legacy[number] = next(varints(value), 1)
         elif number == _SHAPE:
-            dims = [d for n, v in fields(_message(value)) if n == 1 for d in varints(v)]
-        elif number in chunks:
-            chunks[number].append(_message(value))
-    kind = _DATA if chunks[_DATA] else _DOUBLES
+            sides = (
+                d for n, v in fields(_message(value)) if n == 1 for d in varints(v)
+            )
+            dims = tuple(itertools.islice(sides, MAX_AXES + 1))
+        elif number in sizes:
+            sizes[number] += len(_message(value))
+    kind = _DATA if sizes[_DATA] else _DOUBLES
     dtype = np.dtype("<f4" if kind == _DATA else "<f8")
-    shape = tuple(legacy.values() if dims is None else dims)
-    content = chunks[kind]
+    shape = tuple(legacy.values()) if dims is None else dims
+    check_size(shape, dtype, sizes[kind])
+    return Stored(shape, "oihw", functools.partial(_read, blob, kind, dtype, shape))
 
-    def read() -> np.ndarray:
-        return from_buffer(_joined(content), dtype, shape)
 
-    check_size(shape, dtype, sum(map(len, content)))
-    return Stored(shape, "oihw", read)
+def _read(blob: memoryview, kind: int, dtype: np.dtype, shape: Shape) -> np.ndarray:
+    content = bytearray()  # of one packed field, or of many with a number each
+    for number, value in fields(blob):
+        if number == kind:
+            content += _message(value)
+    return from_buffer(content, dtype, shape)
 
 
 def _message(value: Value) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a number stands where a message should")
+        raise ValueError("a number where a message is expected")
     return value
 
 
-def _joined(chunks: list[memoryview]) -> memoryview | bytes:
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+def _inputs(tensors: Mapping[str, Stored]) -> Inputs | None:
+    """What the network takes: VGG's mean, or that of a release's data set.
+
+    None for other networks: the mean is not in the file, and guessing would be worse.
+    """
+    layers = {name.rpartition("/")[0] for name in tensors}
+    if layers <= set(VGG):
+        return CAFFE
+    for build, dataset in RELEASED.values():
+        model = build()
+        context = model.context
+        assert context is not None
+        names: Collection[str] = (*(row.name for row in context.layers), "final")
+        own = (model.front_end.final_name, *(context.prefix + name for name in names))
+        last = tensors.get(f"{own[-1]}/bias")
+        same = layers - {*VGG, FIXED.rpartition("/")[0]} == set(own)
+        if same and last and math.prod(last.shape) == model.num_classes:
+            return Inputs(DATASETS[dataset].mean)
+    return None

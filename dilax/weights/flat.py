@@ -1,15 +1,16 @@
 """`.safetensors` and `.npz`: arrays under flat names, read and written.
 
 Ours are named by module, layer and parameter, `front_end/conv1_1/kernel`; kernels are
-HWIO. Other names are taken for PyTorch's, `features.0.weight`, whose kernels are OIHW.
+HWIO. Other names are PyTorch's, `features.0.weight`, whose kernels are OIHW.
 """
 
+import functools
+import io
 import json
 import math
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,109 +18,114 @@ import safetensors.numpy
 from flax import traverse_util
 
 from dilax.runtime.files import whole_or_not_at_all
-from dilax.weights.names import from_torch, torch_inputs
-from dilax.weights.stored import Inputs, Shape, Stored, Weights, from_buffer
+from dilax.weights.stored import (
+    Inputs,
+    Shape,
+    Stored,
+    Weights,
+    from_buffer,
+    has_own_name,
+    open_zip,
+)
 
 _MEAN = "mean"
-_MOST_CHANNELS = 1000
+_MAX_CHANNELS = 1000
+_MAX_HEADER = 4 << 20  # of a .safetensors file, and 2 % of its size
+_MAX_NPY_HEADER = 10_000  # the limit of `numpy.lib.format`, which reads it whole first
 
 
 def read_safetensors(path: Path) -> Weights:
-    """The arrays of a `.safetensors` file.
+    """Read the arrays of a `.safetensors` file.
 
     Raises:
         ValueError: if it is no such file.
     """
+    with path.open("rb") as opened:
+        header = int.from_bytes(opened.read(8), "little")
+    if header > _MAX_HEADER + path.stat().st_size // 50:
+        raise ValueError(f"its header of {header} bytes is too long")
 
-    def reader(name: str) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
-            with safetensors.safe_open(path, "np") as file:
-                return file.get_tensor(name)
-
-        return read
+    def read(name: str) -> np.ndarray:
+        with safetensors.safe_open(path, "np") as file:
+            return file.get_tensor(name)
 
     with safetensors.safe_open(path, "np") as file:
-        names = list(file.keys())
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        tensors = {
+            name: _stored(name, file.get_slice(name).get_shape(), read, name)
+            for name in file.keys()  # noqa: SIM118  the file is no mapping
+        }
         mean = (file.metadata() or {}).get(_MEAN)
-    arrays = {name: (shape, reader(name)) for name, shape in shapes.items()}
-    return _named(path, "safetensors", arrays, _pixel(json.loads(mean or "null")))
+    return _weights(path, "safetensors", tensors, json.loads(mean or "null"))
 
 
 def read_npz(path: Path) -> Weights:
-    """The arrays of a `.npz` file; objects are refused.
+    """Read the arrays of a `.npz` file; objects are refused.
 
     Raises:
         ValueError: if it is no such file.
     """
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
+    tensors = {}
+    with open_zip(path) as archive:
         for entry in archive.namelist():
             with archive.open(entry) as file:
                 shape = _npy_header(file)[1]
-            arrays[entry.removesuffix(".npy")] = (shape, _npy_reader(path, entry))
+            name = entry.removesuffix(".npy")
+            tensors[name] = _stored(name, shape, _read_npy, path, entry)
     mean = None
-    if _MEAN in arrays:
-        (count,), read = arrays.pop(_MEAN)
-        mean = _pixel(read().tolist() if count <= _MOST_CHANNELS else [])
-    return _named(path, "npz", arrays, mean)
+    if stored := tensors.pop(_MEAN, None):
+        [count] = stored.shape
+        values = stored.read()
+        numbers = count <= _MAX_CHANNELS and values.dtype.kind in "fiu"
+        mean = values.tolist() if numbers else []
+    return _weights(path, "npz", tensors, mean)
 
 
-def _npy_reader(path: Path, entry: str) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
-            dtype, shape, fortran = _npy_header(file)
-            size = math.prod(shape) * dtype.itemsize
-            left = archive.getinfo(entry).file_size - file.tell()
-            if left != size:
-                raise ValueError(f"{entry}: {left} bytes for shape {shape}")
-            content = file.read(size)
-        values = from_buffer(content, dtype, shape[::-1] if fortran else shape)
-        return values.T if fortran else values
+def _read_npy(path: Path, entry: str) -> np.ndarray:
+    with open_zip(path) as archive, archive.open(entry) as file:
+        dtype, shape, fortran, at = _npy_header(file)
+        size = archive.getinfo(entry).file_size
+        if size > 4 * path.stat().st_size + (64 << 20):
+            raise ValueError(f"{entry}: swells to {size} bytes")
+        if size - at != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{entry}: {size - at} bytes for shape {shape}")
+        file.seek(at)
+        content = file.read(size - at)
+    values = from_buffer(content, dtype, shape[::-1] if fortran else shape)
+    return values.T if fortran else values
 
-    return read
 
-
-def _npy_header(file: Any) -> tuple[np.dtype, Shape, bool]:
-    version = np.lib.format.read_magic(file)
+def _npy_header(file: Any) -> tuple[np.dtype, Shape, bool, int]:
+    """Read (dtype, shape, whether Fortran's order, where the values begin)."""
+    head = io.BytesIO(file.read(12 + _MAX_NPY_HEADER))
+    version = np.lib.format.read_magic(head)
     if version == (1, 0):
-        header = np.lib.format.read_array_header_1_0(file)
+        header = np.lib.format.read_array_header_1_0(head)
     elif version == (2, 0):
-        header = np.lib.format.read_array_header_2_0(file)
+        header = np.lib.format.read_array_header_2_0(head)
     else:
         raise ValueError(f"version {version} of NumPy's format is for named fields")
     shape, fortran, dtype = header
     if dtype.hasobject:
         raise ValueError("holds Python objects, not arrays of numbers")
-    return dtype, tuple(map(int, shape)), fortran
+    return dtype, tuple(map(int, shape)), fortran, head.tell()
 
 
-def _named(
-    path: Path,
-    kind: str,
-    arrays: Mapping[str, tuple[Shape, Callable[[], np.ndarray]]],
-    mean: tuple[float, ...] | None,
+def _stored(name: str, shape: Any, read: Any, *arguments: Any) -> Stored:
+    axes: Any = "hwio" if has_own_name(name) else "oihw"
+    return Stored(tuple(shape), axes, functools.partial(read, *arguments))
+
+
+def _weights(
+    path: Path, kind: str, tensors: Mapping[str, Stored], mean: Any
 ) -> Weights:
-    tensors: dict[str, Stored] = {}
-    for given, (shape, read) in arrays.items():
-        ours = "/" in given or "." not in given
-        name = given if ours else from_torch(given)
-        if name in tensors:
-            raise ValueError(f"two arrays are called {name}")
-        tensors[name] = Stored(shape, "hwio" if ours else "oihw", read)
-    inputs = Inputs(mean) if mean else torch_inputs(arrays)
     if not tensors:
         raise ValueError("holds no arrays")
-    return Weights(path, kind, tensors, inputs)
-
-
-def _pixel(values: Any) -> tuple[float, ...] | None:
-    if values is None:
-        return None
-    pixel = tuple(float(value) for value in values)
+    if mean is None:
+        return Weights(path, kind, tensors)
+    pixel = tuple(float(value) for value in mean)
     if not pixel or not all(map(math.isfinite, pixel)):
-        raise ValueError(f"its mean pixel is {values}")
-    return pixel
+        raise ValueError(f"its mean pixel is {mean}")
+    return Weights(path, kind, tensors, Inputs(pixel))
 
 
 def save_weights(
@@ -127,15 +133,15 @@ def save_weights(
     path: str | Path,
     mean: tuple[float, ...] | None = None,
 ) -> None:
-    """Writes parameters to a `.safetensors` or `.npz` file, whole or not at all.
+    """Write parameters to a `.safetensors` or `.npz` file, whole or not at all.
 
     `load_weights` gives them back bit for bit.
 
     Args:
         params: `{"front_end": …, "context": …}`, float32.
-        path: its suffix decides the format; a file that is there is replaced.
-        mean: the mean pixel (B, G, R) that the network expects subtracted, kept in the
-            file for whoever loads it for another data set.
+        path: its suffix decides the format; an existing file is replaced.
+        mean: the mean pixel (B, G, R) that the network expects subtracted; it is stored
+            in the file, for other data sets.
 
     Raises:
         ValueError: for another suffix, or parameters that are not float32.
@@ -156,22 +162,13 @@ def save_weights(
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise ValueError(f"save_weights: {name} is {array.dtype}, not float32")
-    if path.suffix not in _WRITERS:
+    if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"save_weights: {path} ends in none of .safetensors, .npz")
     with whole_or_not_at_all(path, durable=True) as partial, partial.open("wb") as file:
-        _WRITERS[path.suffix](file, arrays, mean)
-
-
-def _write_safetensors(file: IO[bytes], arrays: dict[str, np.ndarray], mean) -> None:
-    about = {_MEAN: json.dumps(mean)} if mean else None
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    file.write(safetensors.numpy.save(whole, metadata=about))
-
-
-def _write_npz(file: IO[bytes], arrays: dict[str, np.ndarray], mean) -> None:
-    if mean:
-        arrays = {_MEAN: np.asarray(mean, np.float64), **arrays}
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-_WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz}
+        if path.suffix == ".npz":
+            about = {_MEAN: np.asarray(mean, np.float64)} if mean else {}
+            np.savez(file, **about, **arrays)  # type: ignore[arg-type]
+        else:
+            text = {_MEAN: json.dumps(mean)} if mean else None
+            whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+            file.write(safetensors.numpy.save(whole, metadata=text))

@@ -1,69 +1,168 @@
-"""VGG-16 in Keras's HDF5 files: weights alone, whole models, and `.weights.h5`.
+"""VGG-16 in Keras's files: HDF5 of weights or whole models, `.weights.h5`, `.keras`.
 
 Only arrays and the names of their layers are read: no configuration, no code. Kernels
 are (h, w, in, out), as here; dense layers number their inputs by row, column, channel.
+
+The HDF5 library does whatever a file says: broken ones make it reserve memory without
+end, or crash. So it runs in a process of its own with limits, and never in the one that
+loads weights.
 """
 
+import functools
+import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-import dilax.weights.hdf5 as hdf5
-from dilax.weights.names import VGG, from_keras
-from dilax.weights.stored import CAFFE, Stored, Weights, from_buffer, mapped
+from dilax.weights.resolve import CONVOLUTIONS, DENSE, VGG
+from dilax.weights.stored import (
+    CAFFE,
+    Shape,
+    Stored,
+    Weights,
+    from_buffer,
+    mapped,
+    stored_entries,
+)
+
+_NAMES = (
+    {name: name for name in VGG}
+    | {f"block{n[4]}_conv{n[6]}": n for n in CONVOLUTIONS}
+    | dict(zip(("fc1", "fc2", "predictions"), DENSE, strict=True))
+)
 
 
 def read_keras(path: Path) -> Weights:
-    """The arrays of a Keras file, under our names where they are VGG-16's.
+    """Read the arrays of a Keras file, under our names where they are VGG-16's.
 
     Raises:
         ValueError: if it is no such file, or two arrays are of the same layer.
     """
-    tensors: dict[str, Stored] = {}
-    flat = _flattened(path)
+    if zipfile.is_zipfile(path):  # `.keras`
+        entries = stored_entries(path)
+        if "model.weights.h5" not in entries:
+            raise ValueError("this zip has no model.weights.h5, as Keras writes it")
+        with tempfile.NamedTemporaryFile(suffix=".h5") as file:
+            file.write(entries["model.weights.h5"]())
+            file.flush()
+            flat = _flattened(Path(file.name))
+    else:
+        flat = _flattened(path)
     at = 8 + int.from_bytes(flat[:8], "little")
+    arrays = {}
     for name, layer, shape, dtype, problem in json.loads(bytes(flat[8:at])):
-        size = 0 if problem else math.prod(shape) * np.dtype(dtype).itemsize
+        kind = np.dtype(dtype)
+        size = 0 if problem else math.prod(shape) * kind.itemsize
         values, at = flat[at : at + size], at + size
-        if name.startswith("optimizer"):
-            continue
-        ours = from_keras(name, layer)
-        if ours in tensors:
-            raise ValueError(f"two arrays are of {ours}; one of them is {name}")
-        read = _reader(name, values, np.dtype(dtype), tuple(shape), problem)
-        tensors[ours] = Stored(tuple(shape), "hwio", read)
+        read = functools.partial(_values, name, values, kind, tuple(shape), problem)
+        if not name.startswith("optimizer"):
+            arrays[name] = layer, Stored(tuple(shape), "hwio", read)
+    ours = _our_names({n: (layer, s.shape) for n, (layer, s) in arrays.items()})
+    tensors: dict[str, Stored] = {}
+    for name, (_, stored) in arrays.items():
+        if (own := ours.get(name, name)) in tensors:
+            raise ValueError(f"two arrays are of {own}; one of them is {name}")
+        tensors[own] = stored
     if not tensors:
         raise ValueError("holds no arrays")
-    known = {layer.rpartition("/")[0] for layer in tensors} & set(VGG)
-    return Weights(path, "Keras", tensors, CAFFE if known else None)
+    return Weights(path, "Keras", tensors, CAFFE if ours else None)
 
 
-def _reader(
-    name: str,
-    values: memoryview,
-    dtype: np.dtype,
-    shape: tuple[int, ...],
-    problem: str,
-) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        if problem:
-            raise ValueError(f"{name}: {problem}")
-        return from_buffer(values, dtype, shape)
+def _values(
+    name: str, values: memoryview, dtype: np.dtype, shape: Shape, problem: str
+) -> np.ndarray:
+    if problem:
+        raise ValueError(f"{name}: {problem}")
+    return from_buffer(values, dtype, shape)
 
-    return read
+
+def _our_names(arrays: Mapping[str, tuple[str, Shape]]) -> dict[str, str]:
+    """Name the arrays that are VGG-16's by their layers.
+
+    A layer is known by its own name, which Keras 3 stores as an attribute, or by its
+    path in the file. If none is known, Keras named them all: the path then counts the
+    layers of each kind again in every nested model, and the layer's own name over all
+    models of a session (conv2d_14 …). So the order of one or the other is VGG-16's if
+    the kernels' shapes follow from one another.
+
+    Args:
+        arrays: path in the file → (the layer's own name or nothing, shape).
+    """
+    parts = {}  # by folder: path of the kernel and of the bias
+    names = {}
+    for path, (layer, _) in arrays.items():
+        folder, _, last = path.rpartition("/")
+        part = re.fullmatch(r"(?:.*_)?(W|kernel|b|bias)(?:_\d+)?(?::0)?|([01])", last)
+        if not part:
+            continue
+        kind = "bias" if part[1] in ("b", "bias") or part[2] == "1" else "kernel"
+        parts[folder, kind] = path
+        known = [_NAMES[p] for p in (*folder.split("/"), layer) if p in _NAMES]
+        if known:
+            names[path] = f"{known[-1]}/{kind}"
+    if names:
+        return names
+    kernels = {f: arrays[p] for (f, kind), p in parts.items() if kind == "kernel"}
+    by_own_name = sorted(kernels, key=lambda folder: _counted(kernels[folder][0]))
+    by_path = sorted(kernels, key=_counted)
+    for order in (by_own_name, by_path):
+        shapes = [(folder, kernels[folder][1]) for folder in order]
+        folders = _vgg_layers(shapes)
+        if folders:
+            return {
+                parts[folder, kind]: f"{name}/{kind}"
+                for name, folder in folders.items()
+                for kind in ("kernel", "bias")
+                if (folder, kind) in parts
+            }
+    return {}
+
+
+def _counted(name: str) -> list[tuple[str, int]]:
+    """Sort conv2d_10 behind conv2d_9, and both behind conv2d."""
+    pairs = (re.fullmatch(r"(.*?)_?(\d*)", p) for p in name.split("/"))
+    return [(pair[1], int(pair[2] or 0)) for pair in pairs if pair]
+
+
+def _vgg_layers(kernels: Sequence[tuple[str, Shape]]) -> dict[str, str]:
+    """Our name → folder of kernels in VGG-16's order; nothing if they are not VGG-16's.
+
+    Each convolution takes what the one before gives, and those of a block give equally
+    many maps. The dense layers follow from the last one's 7 × 7 maps.
+    """
+    found: dict[str, str] = {}
+    widths: dict[str, int] = {}
+    before = None
+    convolutions = (item for item in kernels if item[1][:2] == (3, 3))
+    for name, (folder, shape) in zip(CONVOLUTIONS, convolutions, strict=False):
+        c_in, c_out = shape[2:]
+        if before not in (None, c_in) or widths.setdefault(name[:5], c_out) != c_out:
+            return {}
+        found[name], before = folder, c_out
+    if len(found) == len(CONVOLUTIONS):
+        size = 49 * before
+        dense = (item for item in kernels if len(item[1]) == 2)
+        for name, (folder, shape) in zip(DENSE, dense, strict=False):
+            if shape[0] != size:
+                break
+            found[name], size = folder, shape[1]
+    return found
 
 
 def _flattened(path: Path) -> memoryview:
-    """What `hdf5.py` makes of a file, in a process that a broken one may bring down."""
-    path.stat()  # raises where there is none
-    command = [sys.executable, "-P", hdf5.__file__, str(path.resolve())]
+    """What `_flatten` makes of a file, in a process that a broken one may end."""
+    size = path.stat().st_size  # raises where there is none
+    program = f"{inspect.getsource(_flatten)}\n_flatten()"
+    command = [sys.executable, "-P", "-c", program, str(path.resolve()), str(size)]
     alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as out:
         done = subprocess.run(
@@ -73,3 +172,81 @@ def _flattened(path: Path) -> memoryview:
             said = done.stderr.decode(errors="replace").strip()
             raise ValueError(said or f"HDF5 ended with {done.returncode}")
         return memoryview(mapped(out))
+
+
+def _flatten() -> None:
+    """Write out the arrays of an HDF5 file; runs alone, as a program's only function.
+
+    On standard output: the length of a JSON text in eight bytes, little-endian; the
+    text, `[[name, layer, shape, dtype, problem], …]`, where a problem is why the values
+    are not read; and the values of the arrays without one, one after the other.
+    """
+    import contextlib
+    import json
+    import math
+    import sys
+
+    import h5py
+    import numpy as np
+
+    path, size = sys.argv[1], int(sys.argv[2])
+
+    def limit() -> None:
+        """Limit memory to what runs already and twice the file, and time, if possible.
+
+        After the imports: the limit counts what they take.
+        """
+        import resource
+
+        seconds = 60 + size // 20_000_000
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        most = now + 2 * size + (100 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def problem(item: h5py.Dataset) -> str:
+        if item.dtype.kind != "f" or item.dtype.hasobject:
+            return f"holds {item.dtype}, not floating-point numbers"
+        if item.is_virtual or item.external:
+            return "its values are in another file"
+        values = math.prod(item.shape) * item.dtype.itemsize
+        chunk = math.prod(item.chunks or item.shape) * item.dtype.itemsize
+        stored = item.id.get_storage_size()
+        if chunk > values:
+            return f"{values} bytes are in chunks of {chunk}"
+        if not stored or (item.chunks is None and stored != values):
+            return f"{stored} of its {values} bytes are in the file"
+        return ""
+
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        limit()
+    try:
+        found: list[tuple] = []
+
+        def visit(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset):
+                own = item.parent.attrs.get("name", "")
+                own = own if isinstance(own, str) else ""
+                if len(found) == 20_000 or len(name) + len(own) > 1000:
+                    raise ValueError("holds more or longer names than weights have")
+                found.append((name, own, item, problem(item)))
+
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+            sound = [item for *_, item, wrong in found if not wrong]
+            values = sum(item.size * item.dtype.itemsize for item in sound)
+            if values > 4 * size + (64 << 20):
+                raise ValueError("holds more values than a file of its size should")
+            about = [
+                (name, own, [int(n) for n in item.shape or ()], item.dtype.str, wrong)
+                for name, own, item, wrong in found
+            ]
+            text = json.dumps(about).encode()
+            sys.stdout.buffer.write(len(text).to_bytes(8, "little") + text)
+            for item in sound:
+                sys.stdout.buffer.write(np.ascontiguousarray(item[()]))
+        sys.stdout.flush()
+    except Exception as error:
+        sys.exit(str(error)[:500] or type(error).__name__)

@@ -1,31 +1,226 @@
-"""`load_weights`: from a file to parameters in one call.
+"""Load a file's arrays as the parameters of a network.
 
-A file's arrays become the parameters of a network.
+Nothing is left to chance: what is missing or has another shape is an error that names
+it, unless the caller named it first, and the report lists what became of every layer.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from tabulate import tabulate
 
 from dilax.models import DilatedNet, init_params, param_shapes
 from dilax.models.layers import norm_name
 from dilax.weights.caffe import read_caffe
 from dilax.weights.flat import read_npz, read_safetensors
 from dilax.weights.keras import read_keras
-from dilax.weights.match import Report, check_weights, flat_shapes, listed, sources
 from dilax.weights.published import PUBLISHED, fetch_weights
 from dilax.weights.pytorch import read_torch
+from dilax.weights.resolve import (
+    FIXED,
+    Resolved,
+    Shapes,
+    layer_of,
+    listed,
+    resolve,
+    select_layers,
+)
 from dilax.weights.stored import Inputs, Shape, Weights, adapted, reading, shown
 
 Params = dict[str, Any]
 
 
-def place_weights(
+class Row(NamedTuple):
+    """A layer of the file, or one of the network that the file lacks.
+
+    Attributes:
+        layer: its name in the file; empty for one that the file lacks.
+        shape: of its arrays in the file.
+        where: the layer that it became, with its kernel's shape, or what else happened.
+    """
+
+    layer: str
+    shape: str
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was loaded and what was not; `print` shows it as a table.
+
+    Attributes:
+        title: the file and its kind.
+        rows: one per layer.
+        loaded: names of the parameters that come from the file.
+        missing: of those that the file lacks; they keep the initialization.
+        reinit: of those that keep the initialization.
+        left_over: names of the file's arrays that no parameter takes.
+        notes: which network of the file was taken, and what was done to the values.
+
+    Example:
+        >>> rows = (Row("conv1", "(3, 3, 3, 4)", "conv1"),)
+        >>> str(Report("net.npz", rows, ("conv1/kernel",))).splitlines()[0]
+        'net.npz'
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    reinit: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        heads = ("in the file", "shape", "became")
+        counts = (
+            f"{len(self.loaded)} parameters loaded, {len(self.missing)} missing, "
+            f"{len(self.reinit)} reinitialized; {len(self.left_over)} arrays left over"
+        )
+        table = tabulate(self.rows, heads, disable_numparse=True)
+        return "\n".join((self.title, "", table, "", counts, *self.notes))
+
+
+def flat_shapes(params: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the shapes of parameters, or of what has shapes, by name.
+
+    Example:
+        >>> flat_shapes({"front_end": {"final": {"bias": np.zeros(3)}}})
+        {'front_end/final/bias': (3,)}
+    """
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
+
+
+def check_weights(
+    weights: Weights,
+    shapes: Shapes,
+    *,
+    allow_missing: Sequence[str] = (),
+    reinit: Sequence[str] = (),
+    key: str = "",
+) -> Report:
+    """Check that a file has the parameters of a network; their values are not read.
+
+    Args:
+        weights: of the file.
+        shapes: `"front_end/conv1_1/kernel"` → shape.
+        allow_missing: layers that the file may lack, as `select_layers` takes them.
+        reinit: layers that are not taken from the file, the same.
+        key: see `resolve`.
+
+    Raises:
+        ValueError: naming what is missing or has another shape, a fixed layer with
+            other values than ours, or a pattern that selects no layer.
+    """
+    kept = select_layers(reinit, shapes, "reinit")
+    allowed = select_layers(allow_missing, shapes, "allow_missing")
+    found = resolve(weights, shapes, key)
+    missing = [n for n in shapes if n not in found.sources and n not in kept]
+    lost = [n for n in missing if n not in allowed]
+    if lost:
+        raise ValueError(
+            f"{weights.path}: lacks {listed(lost)}. It holds {listed(weights.tensors)}."
+            f" {_how_to_start_without(lost)}"
+        )
+    loaded = {n: s for n, s in found.sources.items() if n not in kept}
+    wrong = [
+        f"{name} {shapes[name]} is {weights.tensors[source].shape} there"
+        for name, source in loaded.items()
+        if not weights.tensors[source].fits(shapes[name])
+    ]
+    if wrong:
+        raise ValueError(
+            f"{weights.path}: has other shapes: {listed(wrong)}. Name the layers that "
+            "should start from their initialization in reinit"
+        )
+    _check_fixed(weights)
+    return Report(
+        title=f"{weights.path} ({weights.kind})",
+        rows=tuple(_rows(weights, found, kept, missing, shapes)),
+        loaded=tuple(loaded),
+        missing=tuple(missing),
+        reinit=tuple(kept),
+        left_over=tuple(name for name in found.others if name != FIXED),
+        notes=(found.note,) if found.note else (),
+    )
+
+
+def _how_to_start_without(lost: Sequence[str]) -> str:
+    layers = list(dict.fromkeys(layer_of(name).partition("/")[2] for name in lost))
+    if {"fc6", "fc7"} & set(layers) <= set(layers) <= {"fc6", "fc7", "final"}:
+        return (
+            "Files of VGG-16's convolutions alone are used with "
+            "--config.reinit=fc6,fc7,final (in Python, "
+            'allow_missing=["fc6", "fc7", "final"]): these layers are trained from '
+            "their initialization"
+        )
+    return (
+        "Name the layers that may keep their initialization in reinit, such as "
+        f"--config.reinit={','.join(layers[:3])} (in Python, also allow_missing)"
+    )
+
+
+def _check_fixed(weights: Weights) -> None:
+    """`ctx_upsample` of the releases must be the bilinear upsampling that is ours."""
+    stored = weights.tensors.get(FIXED)
+    if stored is None:
+        return
+    ramp = 1 - np.abs(np.arange(16) / 8 - 15 / 16)
+    with reading(weights.path, weights.kind):
+        same = stored.shape[1:] == (1, 16, 16) and np.allclose(
+            stored.read(), np.outer(ramp, ramp), rtol=0, atol=1e-5
+        )
+    if not same:
+        raise ValueError(
+            f"{weights.path}: {FIXED} {stored.shape} is not the bilinear upsampling by "
+            "8 that this network has instead"
+        )
+
+
+def _rows(
+    weights: Weights,
+    found: Resolved,
+    kept: Collection[str],
+    missing: Sequence[str],
+    shapes: Shapes,
+) -> Iterator[Row]:
+    """The layers of the file in its order, then those that it lacks."""
+    targets = {source: name for name, source in found.sources.items()}
+    listed_names = {*targets, *found.others}
+    layers = collections.defaultdict(list)
+    for name in weights.tensors:
+        if name in listed_names:
+            layers[layer_of(name)].append(name)
+    for layer, names in layers.items():
+        names.sort(key=lambda name: not name.endswith(("/kernel", ".weight")))
+        shape = ", ".join(str(weights.tensors[name].shape) for name in names)
+        became = [targets[name] for name in names if name in targets]
+        if layer == layer_of(FIXED):
+            fate = "left out: fixed, bilinear as it should be"
+        elif not became:
+            fate = "left over"
+        elif became[0] in kept:
+            fate = f"left out: {layer_of(became[0])} is reinitialized"
+        else:
+            fate = f"{layer_of(became[0])} {shapes[became[0]]}"
+        yield Row(layer, shape, fate)
+    for layer in dict.fromkeys(map(layer_of, missing)):
+        yield Row("", "", f"{layer}: missing, keeps its initialization")
+    absent = (name for name in kept if name not in found.sources)
+    for layer in dict.fromkeys(map(layer_of, absent)):
+        yield Row("", "", f"{layer}: reinitialized, not in the file")
+
+
+def assign_weights(
     weights: Weights,
     model: DilatedNet,
     initial: Params,
@@ -33,8 +228,9 @@ def place_weights(
     allow_missing: Sequence[str] = (),
     reinit: Sequence[str] = (),
     mean: tuple[float, ...] | None = None,
+    key: str = "",
 ) -> tuple[Params, Report]:
-    """The parameters of a network, from a file where it has them.
+    """Return the parameters of a network, from a file where it has them.
 
     Args:
         weights: of the file.
@@ -43,112 +239,91 @@ def place_weights(
             keep; where there are none of these, shapes (`param_shapes`) are enough.
         allow_missing: see `check_weights`.
         reinit: see `check_weights`.
-        mean: of the images that the network will see; a difference to the file's goes
-            into the first layer's bias.
+        mean: of the images that the network will see. The difference from the file's
+            mean is added to the first layer's bias.
+        key: see `resolve`.
 
     Returns:
         New parameters, float32, and what was loaded from where.
 
     Raises:
         ValueError: as `check_weights`, and naming layers whose values are not finite.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from dilax.models import FrontEnd, Layer, init_params
-        >>> from dilax.weights.stored import Stored
-        >>> model = DilatedNet(FrontEnd(2, (Layer("a", 3, 4),)))
-        >>> stored = Stored((1, 1, 4, 2), "hwio", lambda: np.ones((1, 1, 4, 2)))
-        >>> weights = Weights(Path("net.npz"), "npz", {"final/kernel": stored})
-        >>> params, report = place_weights(
-        ...     weights,
-        ...     model,
-        ...     init_params(model, seed=0),
-        ...     allow_missing=["a", "final/bias"],
-        ... )
-        >>> report.loaded, float(params["front_end"]["final"]["kernel"].sum())
-        (('front_end/final/kernel',), 8.0)
     """
     shapes = flat_shapes(initial)
-    report = check_weights(weights, shapes, allow_missing=allow_missing, reinit=reinit)
-    found = sources(weights, shapes)
-    values = {n: _values(weights, found[n], shapes[n]) for n in report.loaded}
+    report = check_weights(
+        weights, shapes, allow_missing=allow_missing, reinit=reinit, key=key
+    )
+    found = resolve(weights, shapes, key)
+    with reading(weights.path, weights.kind):
+        values = {
+            name: weights.tensors[found.sources[name]].fitted(shapes[name])
+            for name in report.loaded
+        }
     bad = [n for n, value in values.items() if not np.isfinite(value).all()]
     if bad:
         raise ValueError(f"{weights.path}: not finite: {listed(bad)}")
     flat = traverse_util.flatten_dict(initial, sep="/")
-    note = _adapt(values, weights, model, flat, mean)
+    try:
+        note = _adapt(values, found.inputs, model, flat, mean)
+    except ValueError as error:
+        raise ValueError(f"{weights.path}: {error}") from error
     merged = {**flat, **{n: jnp.asarray(value) for n, value in values.items()}}
     params = traverse_util.unflatten_dict(merged, sep="/")
-    return params, dataclasses.replace(report, notes=(note,))
-
-
-def _values(weights: Weights, source: str, shape: Shape) -> np.ndarray:
-    with reading(weights.path, weights.kind):
-        return weights.tensors[source].fitted(shape)
+    return params, dataclasses.replace(report, notes=(*report.notes, note))
 
 
 def _adapt(
     values: dict[str, np.ndarray],
-    weights: Weights,
+    inputs: Inputs | None,
     model: DilatedNet,
     flat: Mapping[str, Any],
     mean: tuple[float, ...] | None,
 ) -> str:
-    """Rewrites the first layer for our images; returns what to say about it."""
+    """Rewrite the first layer for our images; return what to say about it."""
     first = model.front_end.first_layer
-    kernel, bias, sign = _first_parameters(first, flat)
+    kernel, bias, sign = f"front_end/{first}/kernel", f"front_end/{first}/bias", 1.0
     if kernel not in values:
         return f"{first} is not from the file; it takes whatever it learns to take"
-    if weights.inputs is None:
+    if inputs is None:
         return (
             "the file does not say which mean pixel its network expects subtracted: "
             "nothing was done about it"
         )
+    if bias not in flat:
+        # The layer is normalized: what would be added to its outputs is subtracted
+        # from the mean that the normalization subtracts.
+        bias, sign = f"front_end/{norm_name(first)}/mean", -1.0
     before = sign * (values[bias] if bias in values else np.asarray(flat[bias]))
-    try:
-        changed = adapted(values[kernel], before, weights.inputs, mean)
-    except ValueError as error:
-        raise ValueError(f"{weights.path}: {error}") from error
-    values[kernel], values[bias] = changed[0], sign * changed[1]
-    now = shown(mean or weights.inputs.mean)
-    return f"{first} took {weights.inputs}; it takes BGR minus {now} now"
-
-
-def _first_parameters(first: str, flat: Mapping[str, Any]) -> tuple[str, str, float]:
-    """Names of the first kernel and of what shifts its outputs, and the shift's sign.
-
-    A layer without a bias is normalised: what would be added to its outputs is taken
-    from the mean that the normalisation subtracts.
-    """
-    kernel, bias = (f"front_end/{first}/{part}" for part in ("kernel", "bias"))
-    if bias in flat:
-        return kernel, bias, 1.0
-    return kernel, f"front_end/{norm_name(first)}/mean", -1.0
+    values[kernel], after = adapted(values[kernel], before, inputs, mean)
+    values[bias] = sign * after
+    now = shown(mean or inputs.mean)
+    return f"{first} took {inputs}; it takes BGR minus {now} now"
 
 
 _READERS: dict[str, tuple[str, Callable[[Path], Weights]]] = {
     ".caffemodel": ("Caffe", read_caffe),
-    ".h5": ("Keras", read_keras),
-    ".hdf5": ("Keras", read_keras),
-    ".pth": ("PyTorch", read_torch),
-    ".pt": ("PyTorch", read_torch),
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), ("Keras", read_keras)),
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), ("PyTorch", read_torch)),
     ".safetensors": ("safetensors", read_safetensors),
     ".npz": ("npz", read_npz),
 }
+_MAX_INDEX, _MAX_SHARDS = 4 << 20, 1000
 
 
 def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
-    """What a file of weights holds, under our names; the values are read later.
+    """Read which arrays a file of weights holds; their values are read later.
 
     Args:
-        path: `.caffemodel`, `.h5`, `.hdf5`, `.pth`, `.pt`, `.safetensors` or `.npz`; or
-            a name of `PUBLISHED`, such as `"vgg16"`, which `fetch_weights` downloads.
-        inputs: how the file's network takes its images, where that is not what the kind
-            of the file says.
+        path: `.caffemodel`, `.h5`, `.hdf5`, `.keras`, `.pth`, `.pt`, `.ckpt`, `.bin`,
+            `.pth.tar`, `.safetensors`, `.npz`, or the `.index.json` of shards; or a
+            name of `PUBLISHED`, such as `"vgg16"`, which `fetch_weights` downloads.
+        inputs: how the file's network takes its images, if it is not what the kind of
+            the file says.
 
     Raises:
         ValueError: naming the file, if it is missing, of another kind, or broken. No
-            file can make this run code or reserve memory for more than it holds.
+            file can make this run code or use more memory than four times its size and
+            200 MB.
 
     Example:
         >>> import tempfile
@@ -163,16 +338,37 @@ def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
     if isinstance(path, str) and path in PUBLISHED:
         path = fetch_weights(path)
     path = Path(path).expanduser()
-    if path.suffix not in _READERS:
+    kind, read = _READERS.get(path.suffix.lower(), ("", None))
+    if path.name.endswith(".index.json"):
+        kind, read = "sharded", _read_shards
+    elif shard := re.fullmatch(r"(.+)-\d+-of-\d+(\.\w+)", path.name):
+        index = path.with_name(f"{shard[1]}{shard[2]}.index.json")
+        if index.is_file():
+            return read_weights(index, inputs)
+    if read is None:
         raise ValueError(
-            f"{path}: weights are read from files that end in {', '.join(_READERS)}"
+            f"{path}: weights are read from files that end in {', '.join(_READERS)}, "
+            "or .index.json"
         )
-    kind, read = _READERS[path.suffix]
     with reading(path, kind):
         weights = read(path)
-    if inputs is None:
-        return weights
-    return Weights(weights.path, weights.kind, weights.tensors, inputs)
+    return weights if inputs is None else dataclasses.replace(weights, inputs=inputs)
+
+
+def _read_shards(path: Path) -> Weights:
+    """Read the arrays of several files beside an index, as Hugging Face writes them."""
+    if path.stat().st_size > _MAX_INDEX:
+        raise ValueError(f"an index of more than {_MAX_INDEX} bytes")
+    files = json.loads(path.read_bytes())["weight_map"]
+    shards = sorted(set(files.values()))
+    strange = [s for s in shards if Path(s).name != s or s.lower().endswith(".json")]
+    if strange or len(shards) > _MAX_SHARDS:
+        raise ValueError(f"its weight_map names {listed(strange or shards)}")
+    if absent := [s for s in shards if not (path.parent / s).is_file()]:
+        raise ValueError(f"{listed(absent)} must be in the same folder")
+    read = {s: _READERS[Path(s).suffix.lower()][1](path.parent / s) for s in shards}
+    tensors = {name: read[shard].tensors[name] for name, shard in files.items()}
+    return Weights(path, read[shards[0]].kind, tensors)
 
 
 def load_weights(
@@ -183,6 +379,7 @@ def load_weights(
     reinit: Sequence[str] = (),
     mean: tuple[float, ...] | None = None,
     inputs: Inputs | None = None,
+    key: str = "",
     seed: int = 0,
 ) -> tuple[dict[str, Any], Report]:
     """Load weights of Caffe, Keras, PyTorch, safetensors or NumPy.
@@ -202,6 +399,8 @@ def load_weights(
         mean: the mean pixel (B, G, R) that is subtracted from our images, `spec.mean`.
             None: the one that the file's network expects.
         inputs: see `read_weights`.
+        key: which network of the file to take, if it holds several that fit, such as
+            `"state_dict_ema"`; see `resolve`.
         seed: of the initialization.
 
     Returns:
@@ -225,8 +424,12 @@ def load_weights(
     """
     weights = read_weights(path, inputs)
     initial = param_shapes(model, channels := len(mean) if mean else 3)
-    options: dict[str, Any] = {"allow_missing": allow_missing, "reinit": reinit}
+    options: dict[str, Any] = {
+        "allow_missing": allow_missing,
+        "reinit": reinit,
+        "key": key,
+    }
     known = check_weights(weights, flat_shapes(initial), **options)
     if known.missing or known.reinit:
         initial = init_params(model, seed, channels)
-    return place_weights(weights, model, initial, mean=mean, **options)
+    return assign_weights(weights, model, initial, mean=mean, **options)

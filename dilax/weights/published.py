@@ -1,4 +1,6 @@
-"""Trained weights by name: downloaded once, verified, and kept in a cache folder.
+"""Trained weights by name, and the networks that the paper's authors released.
+
+Weights are downloaded once, verified, and kept in a cache folder.
 
 Sources: the addresses and checksums that torchvision, Caffe's Model Zoo and Keras
 publish. torchvision writes the first eight digits of a file's SHA-256 into its name.
@@ -6,13 +8,36 @@ publish. torchvision writes the first eight digits of a file's SHA-256 into its 
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from dilax.models import (
+    DilatedNet,
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+)
 from dilax.runtime.download import download
 from dilax.runtime.files import user_cache
 
 CACHE_VARIABLE = "DILAX_CACHE"
+
+
+class Released(NamedTuple):
+    """A released network: how it is built, and the data set that it is for."""
+
+    build: Callable[..., DilatedNet]
+    dataset: str
+
+
+RELEASED = {
+    "dilation8_pascal_voc": Released(dilation8_voc, "voc"),
+    "dilation8_camvid": Released(dilation8_camvid, "camvid"),
+    "dilation7_kitti": Released(dilation7_kitti, "kitti"),
+    "dilation10_cityscapes": Released(dilation10_cityscapes, "cityscapes"),
+}
 
 
 class Published(NamedTuple):

@@ -1,18 +1,18 @@
 """PyTorch's `.pth`, read without PyTorch: the zip form, and the legacy one before it.
 
-Both hold a pickle that describes tensors as views of storages, and the storages' bytes.
-In a zip these are entries; in the legacy form they follow four more pickles.
+Both hold a pickle that describes tensors as views of storages, and the storages' bytes:
+entries of the zip, or what follows the pickles of the legacy form.
 
-A reader of the pickles in PyTorch's files that can run nothing.
-
-A pickle is a program that names functions to call. This interpreter has no way to call
-any: a name becomes a `Name`, inert, and the few calls that make up a state dictionary
-are recognised by their names and turned into plain data. Everything else is refused.
+A pickle is a program that names functions to call. The interpreter here cannot call
+any: a name becomes a `Name`, the calls that checkpoints are made of become plain data
+or None, and everything else is refused. Its number of steps is limited by the file's
+size, and with it what a pickle can make of few bytes.
 
 Source: the documentation of `pickletools`, which describes the instructions, and what
 it shows of PyTorch's files.
 """
 
+import functools
 import io
 import math
 import mmap
@@ -25,8 +25,25 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dilax.weights.names import from_torch, torch_inputs
-from dilax.weights.stored import Stored, Weights, from_buffer, mapped
+from dilax.weights.stored import (
+    MAX_AXES,
+    Stored,
+    Weights,
+    from_buffer,
+    has_own_name,
+    mapped,
+    stored_entries,
+)
+
+_MAX_PICKLE = 32 << 20
+# Of a pickle: a step makes 400 bytes of memory at most, with what is made of it here.
+_MAX_STEPS, _BYTES_PER_STEP = 200_000, 100
+_MAX_DEPTH, _MAX_NAME = 12, 300
+_REMEDY = (
+    "Save the weights alone where the network is, torch.save(model.state_dict(), "
+    "'weights.pth'), or take them out of a file that you trust: "
+    "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pth')"
+)
 
 
 class Name(NamedTuple):
@@ -40,7 +57,7 @@ class Name(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage, which lies elsewhere in the file; counted in values."""
+    """A view of a storage elsewhere in the file; counted in values."""
 
     storage: Any
     offset: int
@@ -48,24 +65,23 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class _Mark:
-    """Where the arguments of a later instruction begin."""
-
-
-_MARK = _Mark()
+_MARK = object()  # where the arguments of a later instruction begin
 _Stack = list[Any]
 
 
 def _refused(description: Any) -> Any:
-    raise ValueError("a storage stands where none should")
+    raise ValueError("a storage where none is expected")
 
 
-def unpickle(file: Any, storage: Callable[[Any], Any] = _refused) -> Any:
-    """The next pickle of a file as dicts, lists, tuples, numbers, text and `Tensor`s.
+def unpickle(
+    file: Any, storage: Callable[[Any], Any] = _refused, steps: int = _MAX_STEPS
+) -> Any:
+    """Read the next pickle of a file as containers, numbers, text, and `Tensor`s.
 
     Args:
-        file: with `read` and `readline`; it stands behind the pickle afterwards.
+        file: with `read` and `readline`, which is left behind the pickle.
         storage: makes a storage of how the pickle describes it.
+        steps: how many the pickle may take.
 
     Raises:
         ValueError: naming what the pickle would import or do beyond that.
@@ -73,6 +89,12 @@ def unpickle(file: Any, storage: Callable[[Any], Any] = _refused) -> Any:
     stack: _Stack = []
     memo: dict[Any, Any] = {}
     for code, argument, _ in pickletools.genops(file):
+        steps -= 1
+        if code.name == "REDUCE":  # a copy of its arguments at most
+            steps -= len(stack[-1])
+            steps -= sum(len(a) for a in stack[-1] if isinstance(a, list | tuple))
+        if steps < 0:
+            raise ValueError(f"holds too much beside tensors. {_REMEDY}")
         if code.name == "STOP":
             return stack.pop()
         if code.name in ("BINPUT", "LONG_BINPUT"):
@@ -88,7 +110,10 @@ def unpickle(file: Any, storage: Callable[[Any], Any] = _refused) -> Any:
         elif code.name in _DONE:
             _DONE[code.name](stack)
         else:
-            raise ValueError(f"the instruction {code.name} has no place in weights")
+            raise ValueError(
+                f"the instruction {code.name} of its pickle is not for weights. "
+                f"{_REMEDY}"
+            )
     raise ValueError("the pickle has no end")
 
 
@@ -119,10 +144,12 @@ def _append(stack: _Stack, items: list[Any]) -> None:
 
 
 def _set_items(stack: _Stack, items: list[Any]) -> None:
-    target, keys = stack[-1], items[::2]
-    if not isinstance(target, dict) or not all(type(k) in (str, int) for k in keys):
-        raise ValueError("sets what is no entry of a dictionary, or has no plain key")
-    target.update(zip(keys, items[1::2], strict=True))
+    """Set entries of a dictionary; keys that cannot name a parameter are left out."""
+    target = stack[-1]
+    if not isinstance(target, dict):
+        raise ValueError("sets an entry of what is no dictionary")
+    pairs = zip(items[::2], items[1::2], strict=True)
+    target.update((k, v) for k, v in pairs if type(k) in (str, int))
 
 
 def _reduce(stack: _Stack) -> None:
@@ -130,13 +157,19 @@ def _reduce(stack: _Stack) -> None:
     if not isinstance(name, Name):
         raise ValueError("would call what is no function")
     if name not in _CALLS:
-        raise ValueError(f"would call {name}, which has no place in weights")
+        raise ValueError(f"would call {name}, which dilax does not run. {_REMEDY}")
     stack.append(_CALLS[name](*arguments))
 
 
+def _new_object(stack: _Stack) -> None:
+    name = stack[-2]
+    shown = name if isinstance(name, Name) else "what is no class"
+    raise ValueError(f"would make an object of {shown}, which is no tensor. {_REMEDY}")
+
+
 def _build(stack: _Stack) -> None:
-    stack.pop()  # what a state dictionary knows of module versions
-    if not isinstance(stack[-1], dict):
+    stack.pop()  # such as the versions of modules, which a state dictionary has
+    if not (stack[-1] is None or isinstance(stack[-1], dict)):
         raise ValueError("would set the state of what is no dictionary")
 
 
@@ -148,6 +181,8 @@ def _named(stack: _Stack) -> None:
 
 
 def _rebuilt(storage, offset, size, stride, *_: Any) -> Tensor:
+    if max(len(size), len(stride)) > MAX_AXES:
+        raise ValueError(f"a tensor of {len(size)} axes")
     whole = all(type(n) is int for n in (offset, *size, *stride))
     if not whole or len(size) != len(stride):
         raise ValueError("a tensor is not described by whole numbers")
@@ -156,17 +191,47 @@ def _rebuilt(storage, offset, size, stride, *_: Any) -> Tensor:
 
 def _ordered(pairs: Any = ()) -> dict:
     stack: _Stack = [{}]
-    _set_items(stack, [part for pair in pairs for part in pair])
+    _set_items(stack, [part for pair in pairs for part in pair[:2]])
     return stack[0]
 
 
-# What is called in a state dictionary, and what becomes of it.
+def _rebuilt_from_type(function, kind, arguments, *_: Any) -> Tensor:
+    if not isinstance(function, Name) or function.module != "torch._utils":
+        raise ValueError("a tensor of a kind that is unknown")
+    stack: _Stack = [function, arguments]
+    _reduce(stack)
+    return stack[0]
+
+
+# What checkpoints call, and what becomes of it. What no tensor can be in becomes None.
 _CALLS: dict[Name, Callable[..., Any]] = {
     Name("collections", "OrderedDict"): _ordered,
+    Name("collections", "defaultdict"): lambda *_: {},
+    Name("collections", "deque"): lambda *_: [],
+    Name("torch", "Size"): lambda size: tuple(size[:MAX_AXES]),
     Name("torch._utils", "_rebuild_tensor"): _rebuilt,
     Name("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
     Name("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    Name("torch", "Size"): tuple,
+    Name("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    Name("torch._tensor", "_rebuild_from_type_v2"): _rebuilt_from_type,
+    **{
+        Name(module, name): lambda *_: None
+        for modules, names in (
+            ("torch", "device"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray numpy._core.multiarray", "scalar _reconstruct"),
+            ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+            ("builtins __builtin__", "set frozenset complex bytes slice range"),
+            ("collections", "Counter"),
+            ("_codecs", "encode"),
+            ("pathlib pathlib._local", "Path PosixPath WindowsPath"),
+            ("pathlib pathlib._local", "PurePath PurePosixPath PureWindowsPath"),
+            ("datetime", "datetime date time timedelta timezone"),
+            ("uuid", "UUID"),
+        )
+        for module in modules.split()
+        for name in names.split()
+    },
 }
 
 
@@ -179,11 +244,13 @@ _PUSHED: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _itself),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE"), _itself),
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _itself),  # Python 2
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES"), _itself),
     "NONE": lambda _: None,
     "NEWTRUE": lambda _: True,
     "NEWFALSE": lambda _: False,
     "EMPTY_DICT": lambda _: {},
     "EMPTY_LIST": lambda _: [],
+    "EMPTY_SET": lambda _: [],
     "EMPTY_TUPLE": lambda _: (),
     "MARK": lambda _: _MARK,
     "GLOBAL": lambda text: Name(*text.split(" ", 1)),
@@ -196,12 +263,15 @@ _DONE: dict[str, Callable[[_Stack], None]] = {
     "TUPLE1": _tuple(1),
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),
+    "FROZENSET": lambda stack: stack.append(tuple(_since_mark(stack))),
     "APPEND": lambda stack: _append(stack, [stack.pop()]),
     "APPENDS": lambda stack: _append(stack, _since_mark(stack)),
+    "ADDITEMS": lambda stack: _append(stack, _since_mark(stack)),
     "SETITEM": lambda stack: _set_items(stack, [stack.pop(-2), stack.pop()]),
     "SETITEMS": lambda stack: _set_items(stack, _since_mark(stack)),
     "STACK_GLOBAL": _named,
     "REDUCE": _reduce,
+    "NEWOBJ": _new_object,
     "BUILD": _build,
 }
 
@@ -217,17 +287,15 @@ _STORAGES = {
     "ShortStorage": np.dtype("<i2"),
     "IntStorage": np.dtype("<i4"),
     "LongStorage": np.dtype("<i8"),
+    "ComplexFloatStorage": np.dtype("<c8"),
+    "ComplexDoubleStorage": np.dtype("<c16"),
 }
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _COUNTER = ".num_batches_tracked"  # of batches, for PyTorch's own training
-_MOST_AXES = 8
-
-Contents = Callable[[], memoryview | bytes]
 
 
 class _Storage(NamedTuple):
-    """A storage as a pickle describes it: its bytes lie elsewhere under a key."""
+    """A storage as a pickle describes it: its bytes are elsewhere, under a key."""
 
     key: str
     dtype: np.dtype
@@ -235,38 +303,60 @@ class _Storage(NamedTuple):
 
 
 def read_torch(path: Path) -> Weights:
-    """The tensors of a state dictionary, by itself or in a checkpoint.
+    """Read the tensors of a checkpoint, at any depth of its dictionaries and lists.
 
     Raises:
-        ValueError: if the file is no such file, names anything that a state dictionary
-            does not need, or is of a network with batch normalisation that is not
-            named as torchvision's ResNets are.
+        ValueError: if the file is none of PyTorch's, or holds what dilax does not run.
     """
     zipped = zipfile.is_zipfile(path)
     described, contents = _read_zip(path) if zipped else _read_legacy(path)
-    found = dict(_tensors(described))
-    found = {n: t for n, t in found.items() if not n.endswith(_COUNTER)}
-    if any(from_torch(name).endswith("running_mean") for name in found):
-        raise ValueError("has batch normalisation where no ResNet of torchvision has")
     tensors = {
-        from_torch(name): _stored(tensor, contents(tensor.storage))
-        for name, tensor in found.items()
+        name: Stored(
+            tensor.size,
+            "hwio" if has_own_name(name) else "oihw",
+            functools.partial(_read, name, tensor, contents),
+        )
+        for name, tensor in _tensors(described, "", set())
+        if not name.endswith(_COUNTER)
     }
-    if not tensors or len(tensors) < len(found):
-        raise ValueError("holds no tensors, or two of one name")
-    return Weights(path, "PyTorch", tensors, torch_inputs(found))
+    if not tensors:
+        raise ValueError(f"holds no named tensors. {_REMEDY}")
+    return Weights(path, "PyTorch", tensors)
 
 
-def _tensors(described: Any) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors, in a dictionary or in the one within that holds them."""
-    if not isinstance(described, dict):
-        raise ValueError("does not hold a state dictionary")
-    if not any(isinstance(value, Tensor) for value in described.values()):
-        inner = [described[n] for n in _WRAPPERS if isinstance(described.get(n), dict)]
-        described = inner[0] if inner else {}
-    for name, value in described.items():
-        if isinstance(value, Tensor):
-            yield str(name), value
+def _tensors(item: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Walk through containers, each once, however often the file refers to it."""
+    if isinstance(item, Tensor):
+        yield name, item
+    elif (
+        isinstance(item, dict | list | tuple)
+        and id(item) not in seen
+        and name.count(".") < _MAX_DEPTH
+    ):
+        seen.add(id(item))
+        pairs = item.items() if isinstance(item, dict) else enumerate(item)
+        for key, value in pairs:
+            if len(name) + len(key := str(key)) <= _MAX_NAME:
+                yield from _tensors(value, f"{name}.{key}" if name else key, seen)
+
+
+def _read(
+    name: str, tensor: Tensor, contents: Callable[[_Storage], memoryview]
+) -> np.ndarray:
+    """View the values of a tensor in its storage, once its strides are checked."""
+    storage, offset, size, stride = tensor
+    if not isinstance(storage, _Storage):
+        raise ValueError(f"{name} has no storage")
+    if min((offset, *size, *stride)) < 0:
+        raise ValueError(f"{name} has a negative axis")
+    last = offset + sum(s * (n - 1) for n, s in zip(size, stride, strict=True))
+    if last >= storage.values and 0 not in size:
+        raise ValueError(f"{name} of {size} reaches beyond its storage")
+    if math.prod(size) > storage.values:
+        raise ValueError(f"{name} of {size} repeats the values of its storage")
+    values = from_buffer(contents(storage), storage.dtype, (storage.values,))[offset:]
+    strides = tuple(s * values.itemsize for s in stride)
+    return np.lib.stride_tricks.as_strided(values, size, strides, writeable=False)
 
 
 def _storage(description: Any) -> _Storage:
@@ -278,74 +368,39 @@ def _storage(description: Any) -> _Storage:
         case _:
             raise ValueError("what is described is no storage")
     if kind.module != "torch" or kind.name not in _STORAGES:
-        raise ValueError(f"a storage of {kind}")
+        raise ValueError(f"a storage of {kind}. {_REMEDY}")
     return _Storage(key, _STORAGES[kind.name], count)
 
 
-def _stored(tensor: Tensor, contents: Contents) -> Stored:
-    """The view of a storage that a tensor is; its strides are checked first."""
-    storage = tensor.storage
-    if not isinstance(storage, _Storage):
-        raise ValueError("a tensor is of no storage")
-    size, stride = tensor.size, tensor.stride
-    if len(size) > _MOST_AXES or min((tensor.offset, *size, *stride)) < 0:
-        raise ValueError(f"a tensor of {len(size)} axes, or with a negative one")
-    last = tensor.offset + sum(s * (n - 1) for n, s in zip(size, stride, strict=True))
-    if last >= storage.values and 0 not in size:
-        raise ValueError(f"a tensor of {size} reaches beyond its storage")
-    if math.prod(size) > storage.values:
-        raise ValueError(f"a tensor of {size} repeats the values of its storage")
-
-    def read() -> np.ndarray:
-        content = contents()
-        values = from_buffer(content, storage.dtype, (storage.values,))
-        values = values[tensor.offset :]
-        strides = tuple(s * values.itemsize for s in stride)
-        return np.lib.stride_tricks.as_strided(values, size, strides, writeable=False)
-
-    return Stored(size, "oihw", read)
+def _steps(path: Path) -> int:
+    return _MAX_STEPS + path.stat().st_size // _BYTES_PER_STEP
 
 
-def _read_zip(path: Path) -> tuple[Any, Callable[[_Storage], Contents]]:
-    with zipfile.ZipFile(path) as archive:
-        pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
-        if len(pickles) != 1:
-            raise ValueError("this zip is none that torch.save writes")
-        root = pickles[0].removesuffix("data.pkl")
-        order = f"{root}byteorder"
-        if order in archive.namelist() and _entry(archive, order) != b"little":
-            raise ValueError("was written on a big-endian machine")
-        described = unpickle(io.BytesIO(_entry(archive, pickles[0])), _storage)
-
-    def contents(storage: _Storage) -> Contents:
-        def read() -> bytes:
-            with zipfile.ZipFile(path) as archive:
-                return _entry(archive, f"{root}data/{storage.key}")
-
-        return read
-
-    return described, contents
-
-
-def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    return archive.read(_plain(archive, name))
+def _read_zip(path: Path) -> tuple[Any, Callable[[_Storage], memoryview]]:
+    entries = stored_entries(path)
+    pickles = [n for n in entries if n.split("/")[1:] == ["data.pkl"]]
+    if len(pickles) != 1:
+        raise ValueError("this zip is none that torch.save writes")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}constants.pkl" in entries:
+        raise ValueError(
+            "is a program, TorchScript. Save its weights: "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    if (order := entries.get(f"{root}byteorder")) and order() != b"little":
+        raise ValueError("was written on a big-endian machine")
+    text = entries[pickles[0]]()
+    if len(text) > _MAX_PICKLE:
+        raise ValueError(f"describes its tensors in {len(text)} bytes. {_REMEDY}")
+    described = unpickle(io.BytesIO(text), _storage, _steps(path))
+    return described, lambda storage: entries[f"{root}data/{storage.key}"]()
 
 
-def _plain(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """An entry that is not compressed, as torch.save has them: it cannot swell."""
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size:
-        raise ValueError(f"{name} is compressed, which torch.save does not do")
-    assert archive.filename is not None
-    if info.compress_size > Path(archive.filename).stat().st_size:
-        raise ValueError(f"{name} is said to be larger than the file")
-    return info
-
-
-def _read_legacy(path: Path) -> tuple[Any, Callable[[_Storage], Contents]]:
+def _read_legacy(path: Path) -> tuple[Any, Callable[[_Storage], memoryview]]:
     with path.open("rb") as opened:
         file = mapped(opened)
-    if unpickle(file) != _LEGACY_MAGIC or unpickle(file) != _LEGACY_VERSION:
+    head, steps = io.BytesIO(file[:_MAX_PICKLE]), _steps(path)
+    if unpickle(head) != _LEGACY_MAGIC or unpickle(head) != _LEGACY_VERSION:
         raise ValueError("is neither a zip nor PyTorch's legacy form")
     sizes: dict[str, int] = {}
 
@@ -354,27 +409,23 @@ def _read_legacy(path: Path) -> tuple[Any, Callable[[_Storage], Contents]]:
         sizes[found.key] = found.dtype.itemsize
         return found
 
-    system, described, keys = unpickle(file), unpickle(file, storage), unpickle(file)
+    system = unpickle(head)
+    described, keys = unpickle(head, storage, steps), unpickle(head, steps=steps)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("was written on a big-endian machine")
-    places = _legacy_places(file, keys, sizes)
-
-    def contents(storage: _Storage) -> Contents:
-        begin, end = places[storage.key]
-        return lambda: memoryview(file)[begin:end]
-
-    return described, contents
+    spans = _legacy_spans(file, head.tell(), keys, sizes)
+    return described, lambda storage: memoryview(file)[slice(*spans[storage.key])]
 
 
-def _legacy_places(file: mmap.mmap, keys: Any, sizes: dict) -> dict:
+def _legacy_spans(file: mmap.mmap, at: int, keys: Any, sizes: dict) -> dict:
     """Where each storage's bytes begin and end; the number of values is before them."""
-    places, at = {}, file.tell()
+    spans = {}
     for key in keys:
         if not isinstance(key, str) or key not in sizes:
             raise ValueError("there are storages that are no tensor's")
         count = int.from_bytes(file[at : at + 8], "little", signed=True)
         if not 0 <= count <= len(file):
             raise ValueError(f"the storage {key} holds {count} values")
-        places[key] = at + 8, at + 8 + count * sizes[key]
-        at = places[key][1]
-    return places
+        spans[key] = at + 8, at + 8 + count * sizes[key]
+        at = spans[key][1]
+    return spans

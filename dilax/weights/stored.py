@@ -1,20 +1,23 @@
-"""What a file of weights holds, read from it only when it is known to fit.
+"""The arrays of a file of weights, and how its network takes images.
 
-How networks take their images, and the same network for images as ours takes them.
+An array is read only once its shape is known to fit, and no reader uses more memory
+than a small multiple of the file's size, whatever the file claims.
 
-Ours takes BGR on the 0..255 scale minus the data set's mean pixel. The first layer of a
-network that takes them otherwise can be rewritten so that it computes the same:
+Our networks take BGR on the 0..255 scale minus the data set's mean pixel. The first
+layer of another network is rewritten so that it computes the same:
 
     W * ((x − m) / σ) + b  =  (W / σ) * (x − m′) + b′
                         b′  =  b + Σ_{t,c} W_{t,c} (m′_c − m_c) / σ_c
 
 This is exact where every tap of the first layer lies on the image or on its reflection,
-as in valid convolutions of a reflection-padded image; where a layer pads with zeros,
-they come to stand for the pixel m′ instead of m.
+as in valid convolutions of a reflection-padded image. Where a layer pads with zeros,
+these mean the pixel m′ instead of m.
 """
 
 import contextlib
 import dataclasses
+import functools
+import io
 import math
 import mmap
 import struct
@@ -34,8 +37,8 @@ class Inputs:
     """What a network takes: (x − mean) / deviation, for x on the 0..255 scale.
 
     Attributes:
-        mean: (B, G, R); in general a number a channel, in the order of ours.
-        deviation: likewise; empty for no division.
+        mean: (B, G, R), or one number per channel of our images.
+        deviation: the same; empty for no division.
         rgb: whether the first kernel's channels are R, G, B.
 
     Example:
@@ -53,7 +56,7 @@ class Inputs:
         return text + (f" over {shown(self.deviation)}" if self.deviation else "")
 
 
-# What the VGG group's Caffe files take, and Keras's, which were made of them.
+# The Caffe files of VGG's authors, and Keras's, which were converted from them.
 CAFFE = Inputs((103.939, 116.779, 123.68))
 # PyTorch's: RGB on the 0..1 scale, normalised by mean and deviation of ImageNet.
 TORCHVISION = Inputs(
@@ -64,12 +67,7 @@ TORCHVISION = Inputs(
 
 
 def shown(values: tuple[float, ...]) -> str:
-    """Numbers of a pixel for a message.
-
-    Example:
-        >>> shown((103.939, 116.779, 123.68))
-        '(103.939, 116.779, 123.68)'
-    """
+    """Format the numbers of a pixel for a message."""
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 
@@ -79,7 +77,7 @@ def adapted(
     inputs: Inputs,
     mean: tuple[float, ...] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first layer for BGR images on the 0..255 scale minus `mean`.
+    """Rewrite the first layer for BGR images on the 0..255 scale minus `mean`.
 
     Args:
         kernel: (h, w, c, o) float32, for images as `inputs` says.
@@ -118,7 +116,8 @@ def adapted(
 
 Shape = tuple[int, ...]
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
-_MOST_AXES = 8
+MAX_AXES = 8
+_MAX_LISTING = 2 << 20  # bytes that list a zip's entries, and 5 % of the file
 _BROKEN = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
     *(OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -134,10 +133,6 @@ class Stored(NamedTuple):
         axes: of kernels, `"hwio"` (Keras, ours) or `"oihw"` (Caffe, PyTorch). It also
             says how a dense layer numbers its inputs: (H·W·C, out) or (out, C·H·W).
         read: reads the values, of any dtype.
-
-    Example:
-        >>> Stored((4,), "hwio", lambda: np.zeros(4)).read().shape
-        (4,)
     """
 
     shape: Shape
@@ -147,16 +142,20 @@ class Stored(NamedTuple):
     def fits(self, shape: Shape) -> bool:
         """Whether the values can become a parameter of this shape (kernels HWIO)."""
         if len(shape) == 4:
-            return self.shape in _kernel_shapes(self.axes, shape)
+            kh, kw, c_in, c_out = shape
+            if self.axes == "hwio":
+                return self.shape in (shape, (kh * kw * c_in, c_out))
+            dense = (c_out, c_in * kh * kw)  # Caffe before 2014: (1, 1, *dense)
+            return self.shape in ((c_out, c_in, kh, kw), dense, (1, 1, *dense))
         wide = sum(side != 1 for side in self.shape)
         return self.shape == shape or (
             len(shape) == 1 and wide <= 1 and math.prod(self.shape) == shape[0]
         )
 
     def fitted(self, shape: Shape) -> np.ndarray:
-        """The values as a float32 parameter of a shape that they fit.
+        """Return the values as a float32 parameter of a shape that they fit.
 
-        A dense layer becomes the convolution that computes the same at each place.
+        A dense layer becomes the convolution that computes the same at each position.
 
         Raises:
             ValueError: if the values are not floating-point numbers.
@@ -173,30 +172,18 @@ class Stored(NamedTuple):
             return np.ascontiguousarray(values.reshape(shape), np.float32)
 
 
-def _kernel_shapes(axes: str, shape: Shape) -> tuple[Shape, ...]:
-    """How a kernel (kh, kw, c_in, c_out) may lie in a file: convolution or dense."""
-    kh, kw, c_in, c_out = shape
-    if axes == "hwio":
-        return shape, (kh * kw * c_in, c_out)
-    dense = (c_out, c_in * kh * kw)
-    return (c_out, c_in, kh, kw), dense, (1, 1, *dense)  # the last: Caffe before 2014
-
-
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The arrays of a file under names of ours.
+    """The arrays of a file.
 
     Attributes:
         path: the file.
         kind: `"Caffe"`, `"Keras"`, `"PyTorch"` …, for messages.
-        tensors: `"conv1_1/kernel"` → array.
-        inputs: how the network of the file takes its images; None where neither the
-            kind of the file nor its names say so.
-
-    Example:
-        >>> stored = Stored((4,), "hwio", lambda: np.zeros(4))
-        >>> Weights(Path("net.npz"), "npz", {"a": stored}).kind
-        'npz'
+        tensors: name → array. VGG-16's layers of Caffe and Keras have our names,
+            `"conv1_1/kernel"`; PyTorch's names stay, dictionaries and tensors joined by
+            dots: `"state_dict.module.features.0.weight"`. See `resolve`.
+        inputs: how the network of the file takes its images; None where the format does
+            not say.
     """
 
     path: Path
@@ -212,7 +199,7 @@ class Weights:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turns what a broken file causes within into one `ValueError` that names it."""
+    """Turn whatever a broken file raises into one `ValueError` that names it."""
     try:
         yield
     except _BROKEN as error:
@@ -224,26 +211,82 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 
 def mapped(file: Any) -> mmap.mmap:
-    """An open file as read-only memory; reading beyond its end gives less, not more."""
+    """Map an open file as read-only memory; reading beyond its end returns less."""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+class _Listing(io.FileIO):
+    """A zip file, of which only a short list of entries is read.
+
+    `ZipFile` reads the list at once and makes almost a kilobyte of its smallest records
+    of 46 bytes.
+    """
+
+    limit = math.inf
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > self.limit:
+            raise ValueError("lists more entries than a file of weights has")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive whose list of entries is small, or of a large file."""
+    with _Listing(path) as file:
+        file.limit = _MAX_LISTING + path.stat().st_size // 20
+        with zipfile.ZipFile(file) as archive:
+            file.limit = math.inf
+            yield archive
+
+
+def stored_entries(path: Path) -> dict[str, Callable[[], memoryview]]:
+    """Return the entries of a zip archive as functions that view them in the file.
+
+    These raise a `ValueError` for a compressed entry or a wrong checksum.
+    """
+    with path.open("rb") as file:
+        content = memoryview(mapped(file))
+    with open_zip(path) as archive:
+        entries = archive.infolist()
+
+    def view(entry: zipfile.ZipInfo) -> memoryview:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(
+                f"{entry.filename} is compressed, which PyTorch and Keras do not do"
+            )
+        at = entry.header_offset + 30  # after the header come name and extra field
+        name, extra = struct.unpack("<HH", content[at - 4 : at])
+        found = content[at + name + extra :][: entry.file_size]
+        if zlib.crc32(found) != entry.CRC:
+            raise ValueError(f"{entry.filename} is damaged: its checksum is another")
+        return found
+
+    return {entry.filename: functools.partial(view, entry) for entry in entries}
+
+
+def has_own_name(name: str) -> bool:
+    """Whether an array is named as dilax names them: kernels are HWIO, not OIHW.
+
+    `front_end/conv1_1/kernel` is; `features.0.weight` is PyTorch's.
+    """
+    return "/" in name or "." not in name
+
+
 def check_size(shape: Shape, dtype: np.dtype, size: int) -> None:
-    """Refuses a shape that so many bytes do not fill; nothing is allocated for it.
+    """Check that a shape fills so many bytes; nothing is allocated for it.
 
     Raises:
         ValueError: with the shape and what the file holds.
     """
-    plausible = len(shape) <= _MOST_AXES and min(shape, default=0) >= 0
+    plausible = len(shape) <= MAX_AXES and min(shape, default=0) >= 0
     if not plausible or math.prod(shape) * dtype.itemsize != size:
-        sides = " x ".join(map(str, shape[:_MOST_AXES]))
+        sides = " x ".join(map(str, shape[:MAX_AXES]))
         raise ValueError(f"{size} bytes are there for {sides} values of {dtype}")
 
 
-def from_buffer(
-    buffer: memoryview | bytes, dtype: np.dtype, shape: Shape
-) -> np.ndarray:
-    """An array over bytes, without copying them.
+def from_buffer(buffer: Any, dtype: np.dtype, shape: Shape) -> np.ndarray:
+    """View bytes as an array without copying them.
 
     Raises:
         ValueError: if they are not as many as the shape needs.
