@@ -7,7 +7,8 @@ import numpy as np
 from weight_files import Layers, mutations
 
 from dilax.models import DilatedNet, FrontEnd, Layer
-from dilax.weights import Inputs, assign_weights, read_weights
+from dilax.weights import Inputs, read_weights
+from dilax.weights.load import assign_weights
 
 _MOST_MEMORY = 20_000_000
 _MODEL = DilatedNet(

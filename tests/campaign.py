@@ -46,7 +46,8 @@ from dilax.training.config import build_model, build_spec
 from dilax.training.inputs import StoredMaps, store_maps
 from dilax.training.records import read_metrics, read_results
 from dilax.training.step import init_state
-from dilax.weights import Inputs, place_weights, read_weights, save_weights
+from dilax.weights import Inputs, read_weights, save_weights
+from dilax.weights.load import assign_weights
 
 Trials = Iterator[str]
 _PROCESSES = multiprocessing.get_context("forkserver")  # which imports JAX once
@@ -328,7 +329,7 @@ def weights(folder: Path, seed: int, count: int) -> Trials:
             path.write_bytes(mutated)
             try:
                 found = read_weights(path, Inputs((0.0, 0.0, 0.0)))
-                place_weights(found, model, initial, allow_missing=("*",))
+                assign_weights(found, model, initial, allow_missing=("*",))
                 yield f"{suffix} read"
             except (ValueError, OSError):
                 yield f"{suffix} refused"

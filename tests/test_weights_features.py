@@ -25,16 +25,10 @@ import dilax
 from dilax.data import DATASETS
 from dilax.models import DilatedNet, FrontEnd, Layer
 from dilax.runtime import jit
-from dilax.weights import (
-    CAFFE,
-    Inputs,
-    assign_weights,
-    flat_shapes,
-    read_weights,
-    resolve,
-    save_weights,
-)
+from dilax.weights import CAFFE, Inputs, flat_shapes, read_weights, save_weights
 from dilax.weights import TORCHVISION as TORCHVISION_INPUTS
+from dilax.weights.load import assign_weights
+from dilax.weights.resolve import resolve_weights
 
 MEAN = DATASETS["camvid"].mean
 LAYERS = vgg_layers()
@@ -186,7 +180,7 @@ def _write_dense(path, conv, dense, biases):
 def test_a_file_says_which_inputs_its_network_takes(name, inputs, tmp_path):
     FILES[name](tmp_path / name)
     weights = read_weights(tmp_path / name)
-    assert resolve(weights, flat_shapes(FRESH)).inputs == inputs
+    assert resolve_weights(weights, flat_shapes(FRESH)).inputs == inputs
 
 
 def _pooled(map_, size):

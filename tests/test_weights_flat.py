@@ -16,14 +16,9 @@ from weight_files import IMAGE, shapes_of, torch_arrays, vgg, vgg_layers
 
 import dilax
 from dilax.models import dilation8_voc
-from dilax.weights import (
-    TORCHVISION,
-    Inputs,
-    assign_weights,
-    read_weights,
-    resolve,
-    save_weights,
-)
+from dilax.weights import TORCHVISION, Inputs, read_weights, save_weights
+from dilax.weights.load import assign_weights
+from dilax.weights.resolve import resolve_weights
 
 LAYERS = vgg_layers()
 FEW = {name: LAYERS[name] for name in ("conv1_1", "conv1_2", "fc7")}
@@ -113,7 +108,7 @@ def test_names_of_torchvision_are_known(suffix, tmp_path):
         np.savez(path, **arrays)
     else:
         safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
-    found = resolve(read_weights(path), shapes_of(vgg()))
+    found = resolve_weights(read_weights(path), shapes_of(vgg()))
     assert found.inputs == TORCHVISION
     assert len(found.sources) == 2 * 15
 

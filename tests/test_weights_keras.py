@@ -11,7 +11,8 @@ from broken_files import check_broken
 from weight_files import KERAS, keras_file, vgg_layers
 
 from dilax.models import DilatedNet, FrontEnd, param_shapes
-from dilax.weights import CAFFE, check_weights, flat_shapes, read_weights
+from dilax.weights import CAFFE, flat_shapes, read_weights
+from dilax.weights.load import check_weights
 
 LAYERS = vgg_layers()
 FEW = {name: LAYERS[name] for name in ("conv1_1", "conv1_2", "fc7")}

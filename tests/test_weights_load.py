@@ -18,7 +18,9 @@ from weight_files import (
 import dilax
 from dilax.data import DATASETS
 from dilax.models import DilatedNet, FrontEnd, Layer, dilation8_camvid
-from dilax.weights import assign_weights, read_weights, resolve, save_weights
+from dilax.weights import read_weights, save_weights
+from dilax.weights.load import assign_weights
+from dilax.weights.resolve import resolve_weights
 
 MEAN = DATASETS["camvid"].mean
 LAYERS = vgg_layers()
@@ -199,4 +201,6 @@ def test_no_short_name_is_taken_for_two_layers(tmp_path):
     np.savez(
         tmp_path / "b.npz", **{"final/kernel": params["front_end"]["final"]["kernel"]}
     )
-    assert not resolve(read_weights(tmp_path / "b.npz"), shapes_of(twice)).sources
+    assert not resolve_weights(
+        read_weights(tmp_path / "b.npz"), shapes_of(twice)
+    ).sources

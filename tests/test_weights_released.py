@@ -9,7 +9,8 @@ from weight_files import blob, caffe_layer, caffemodel, layers_of, oihw, vgg_lay
 from dilax.data import DATASETS
 from dilax.models import dilation10_cityscapes
 from dilax.runtime import jit
-from dilax.weights import CAFFE, assign_weights, read_weights
+from dilax.weights import CAFFE, read_weights
+from dilax.weights.load import assign_weights
 
 BILINEAR = np.outer(*(1 - np.abs(np.arange(16) / 8 - 15 / 16),) * 2)
 

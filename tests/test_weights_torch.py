@@ -17,7 +17,8 @@ from weight_files import TORCHVISION as TORCHVISION_NAMES
 from weight_files import shapes_of, torch_arrays, vgg, vgg_layers
 
 import dilax
-from dilax.weights import TORCHVISION, read_weights, resolve
+from dilax.weights import TORCHVISION, read_weights
+from dilax.weights.resolve import resolve_weights
 
 LAYERS = vgg_layers()
 SHAPES = shapes_of(vgg())
@@ -171,7 +172,7 @@ def test_the_network_is_found_in_what_training_scripts_save(
     path = tmp_path / "a.ckpt"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     weights = read_weights(path)
-    found = resolve(weights, SHAPES)
+    found = resolve_weights(weights, SHAPES)
     layers = [n for n in LAYERS if n[0] == "c" or name != "features"]
     assert found.inputs == TORCHVISION
     assert (f"below {prefix!r}" in found.note) == bool(prefix)
@@ -189,7 +190,7 @@ def test_pickles_of_every_protocol_are_read(torch, protocol, state, tmp_path):
     tensors = {n: torch.tensor(a) for n, a in state.items()}
     content = CHECKPOINTS["other things"][1](torch, tensors)
     torch.save(content, tmp_path / "a.pt", pickle_protocol=protocol)
-    assert len(resolve(read_weights(tmp_path / "a.pt"), SHAPES).sources) == 30
+    assert len(resolve_weights(read_weights(tmp_path / "a.pt"), SHAPES).sources) == 30
 
 
 @pytest.mark.parametrize(

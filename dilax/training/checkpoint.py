@@ -34,7 +34,8 @@ from dilax.runtime.processes import Interrupts, is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.stage_crf import Params, stage_shapes
 from dilax.training.step import TrainState, split_params
-from dilax.weights import assign_weights, read_weights
+from dilax.weights import read_weights
+from dilax.weights.load import assign_weights
 
 # All parameters of a run's only stage, in place of its checkpoints (see `pack`).
 PACKED = "weights.safetensors"

@@ -38,18 +38,16 @@ from dilax.weights import (
     RELEASED,
     Inputs,
     Report,
-    Stored,
-    Weights,
-    assign_weights,
-    check_weights,
     fetch_weights,
     flat_shapes,
     read_weights,
-    resolve,
     select_layers,
     selects,
     weights_path,
 )
+from dilax.weights.load import assign_weights, check_weights
+from dilax.weights.resolve import resolve_weights
+from dilax.weights.stored import Stored, Weights
 
 # The layers that files of VGG-16 without its classifier lack.
 _HEAD = ("fc6/", "fc7/")
@@ -205,7 +203,7 @@ def _options(
     The file may lack `final`; and, as a whole, the context module, and fc6 with fc7.
     The layers to reinitialize are those that this stage has.
     """
-    sources = resolve(weights, shapes, config.init_key).sources
+    sources = resolve_weights(weights, shapes, config.init_key).sources
     lacking = [f"*/{layer}" for layer in model.front_end.own_layers]
     for part in (("context/",), _HEAD):
         own = [n for n in shapes if any(selects(layer, n) for layer in part)]
@@ -298,7 +296,7 @@ def import_weights(
         )
     weights = read_weights(path, inputs)
     shapes = param_shapes(model)
-    if resolve(weights, flat_shapes(shapes)).inputs is None:
+    if resolve_weights(weights, flat_shapes(shapes)).inputs is None:
         weights = dataclasses.replace(weights, inputs=Inputs(spec.mean))
     params, report = assign_weights(weights, model, shapes, mean=spec.mean)
     forget(workdir, name)  # an import that was killed may have left another network

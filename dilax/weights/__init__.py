@@ -1,25 +1,16 @@
 """Weights of other frameworks' files, and of our own, as parameters; and back."""
 
 from dilax.weights.flat import save_weights
-from dilax.weights.load import (
-    Report,
-    Row,
-    assign_weights,
-    check_weights,
-    flat_shapes,
-    load_weights,
-    read_weights,
-)
+from dilax.weights.load import Report, flat_shapes, load_weights, read_weights
 from dilax.weights.published import (
     PUBLISHED,
     RELEASED,
     Published,
-    Released,
     fetch_weights,
     weights_path,
 )
-from dilax.weights.resolve import Resolved, resolve, select_layers, selects
-from dilax.weights.stored import CAFFE, TORCHVISION, Inputs, Stored, Weights
+from dilax.weights.resolve import select_layers, selects
+from dilax.weights.stored import CAFFE, TORCHVISION, Inputs
 
 __all__ = [
     "CAFFE",
@@ -28,19 +19,11 @@ __all__ = [
     "TORCHVISION",
     "Inputs",
     "Published",
-    "Released",
     "Report",
-    "Resolved",
-    "Row",
-    "Stored",
-    "Weights",
-    "assign_weights",
-    "check_weights",
     "fetch_weights",
     "flat_shapes",
     "load_weights",
     "read_weights",
-    "resolve",
     "save_weights",
     "select_layers",
     "selects",

@@ -141,11 +141,11 @@ def _vgg_layers(kernels: Sequence[tuple[str, Shape]]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     widths: dict[str, int] = {}
-    before = None
+    before = 0
     convolutions = (item for item in kernels if item[1][:2] == (3, 3))
     for name, (folder, shape) in zip(CONVOLUTIONS, convolutions, strict=False):
         c_in, c_out = shape[2:]
-        if before not in (None, c_in) or widths.setdefault(name[:5], c_out) != c_out:
+        if before not in (0, c_in) or widths.setdefault(name[:5], c_out) != c_out:
             return {}
         found[name], before = folder, c_out
     if len(found) == len(CONVOLUTIONS):
@@ -246,7 +246,7 @@ def _flatten() -> None:
             text = json.dumps(about).encode()
             sys.stdout.buffer.write(len(text).to_bytes(8, "little") + text)
             for item in sound:
-                sys.stdout.buffer.write(np.ascontiguousarray(item[()]))
+                sys.stdout.buffer.write(np.ascontiguousarray(item[()]).data)
         sys.stdout.flush()
     except Exception as error:
         sys.exit(str(error)[:500] or type(error).__name__)

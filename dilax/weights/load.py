@@ -30,7 +30,7 @@ from dilax.weights.resolve import (
     Shapes,
     layer_of,
     listed,
-    resolve,
+    resolve_weights,
     select_layers,
 )
 from dilax.weights.stored import Inputs, Shape, Weights, adapted, reading, shown
@@ -115,7 +115,7 @@ def check_weights(
         shapes: `"front_end/conv1_1/kernel"` → shape.
         allow_missing: layers that the file may lack, as `select_layers` takes them.
         reinit: layers that are not taken from the file, the same.
-        key: see `resolve`.
+        key: see `resolve_weights`.
 
     Raises:
         ValueError: naming what is missing or has another shape, a fixed layer with
@@ -123,7 +123,7 @@ def check_weights(
     """
     kept = select_layers(reinit, shapes, "reinit")
     allowed = select_layers(allow_missing, shapes, "allow_missing")
-    found = resolve(weights, shapes, key)
+    found = resolve_weights(weights, shapes, key)
     missing = [n for n in shapes if n not in found.sources and n not in kept]
     lost = [n for n in missing if n not in allowed]
     if lost:
@@ -241,7 +241,7 @@ def assign_weights(
         reinit: see `check_weights`.
         mean: of the images that the network will see. The difference from the file's
             mean is added to the first layer's bias.
-        key: see `resolve`.
+        key: see `resolve_weights`.
 
     Returns:
         New parameters, float32, and what was loaded from where.
@@ -253,7 +253,7 @@ def assign_weights(
     report = check_weights(
         weights, shapes, allow_missing=allow_missing, reinit=reinit, key=key
     )
-    found = resolve(weights, shapes, key)
+    found = resolve_weights(weights, shapes, key)
     with reading(weights.path, weights.kind):
         values = {
             name: weights.tensors[found.sources[name]].fitted(shapes[name])
@@ -400,7 +400,7 @@ def load_weights(
             None: the one that the file's network expects.
         inputs: see `read_weights`.
         key: which network of the file to take, if it holds several that fit, such as
-            `"state_dict_ema"`; see `resolve`.
+            `"state_dict_ema"`; see `resolve_weights`.
         seed: of the initialization.
 
     Returns:

@@ -387,7 +387,7 @@ def _read_zip(path: Path) -> tuple[Any, Callable[[_Storage], memoryview]]:
             "is a program, TorchScript. Save its weights: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         )
-    if (order := entries.get(f"{root}byteorder")) and order() != b"little":
+    if (order := entries.get(f"{root}byteorder")) and bytes(order()) != b"little":
         raise ValueError("was written on a big-endian machine")
     text = entries[pickles[0]]()
     if len(text) > _MAX_PICKLE:

@@ -136,7 +136,7 @@ class Resolved(NamedTuple):
     note: str = ""
 
 
-def resolve(weights: Weights, shapes: Shapes, key: str = "") -> Resolved:
+def resolve_weights(weights: Weights, shapes: Shapes, key: str = "") -> Resolved:
     """Find the arrays of a file that are a network's parameters.
 
     An array has a parameter's name, or the name without the module where it is no other
@@ -153,6 +153,15 @@ def resolve(weights: Weights, shapes: Shapes, key: str = "") -> Resolved:
     Raises:
         ValueError: if the file has no such key, two arrays are the same parameter, or
             VGG-16's convolutions have batch normalisation between them.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dilax.weights.stored import Stored
+        >>> bias = Stored((4,), "oihw", None)
+        >>> names = ["model.module.conv1_1.bias", "optimizer.conv1_1.bias", "loss"]
+        >>> weights = Weights(Path("a.pth"), "PyTorch", dict.fromkeys(names, bias))
+        >>> resolve_weights(weights, {"front_end/conv1_1/bias": (4,)}).sources
+        {'front_end/conv1_1/bias': 'model.module.conv1_1.bias'}
     """
     short = collections.Counter(name.partition("/")[2] for name in shapes)
     wanted = {own: name for name in shapes if short[own := name.partition("/")[2]] == 1}
@@ -161,8 +170,7 @@ def resolve(weights: Weights, shapes: Shapes, key: str = "") -> Resolved:
     for source in weights.tensors:
         for prefix, ours, _ in _readings(source):
             if (name := wanted.get(ours)) and _below(prefix, key):
-                found = networks.setdefault(prefix, {}).setdefault(name, [])
-                found.append(source)
+                networks.setdefault(prefix, {}).setdefault(name, []).append(source)
 
     def score(prefix: str) -> tuple[bool, int, int]:
         found = networks[prefix]
@@ -183,12 +191,13 @@ def resolve(weights: Weights, shapes: Shapes, key: str = "") -> Resolved:
         if score(prefix) == best:
             fitting.setdefault(tuple(map(tuple, found.values())), prefix)
     prefix, *rivals = fitting.values()
-    for name, found in networks[prefix].items():
-        if len(found) > 1:
+    network = networks[prefix]
+    for name, same in network.items():
+        if len(same) > 1:
             raise ValueError(
-                f"{weights.path}: two arrays are called {name}: {listed(found)}"
+                f"{weights.path}: two arrays are called {name}: {listed(same)}"
             )
-    sources = {n: networks[prefix][n][0] for n in shapes if n in networks[prefix]}
+    sources = {name: network[name][0] for name in shapes if name in network}
     taken = set(sources.values())
     others = tuple(n for n in weights.tensors if _below(n, prefix) and n not in taken)
     _check_norms(weights, taken, others)

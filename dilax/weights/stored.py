@@ -181,7 +181,7 @@ class Weights:
         kind: `"Caffe"`, `"Keras"`, `"PyTorch"` …, for messages.
         tensors: name → array. VGG-16's layers of Caffe and Keras have our names,
             `"conv1_1/kernel"`; PyTorch's names stay, dictionaries and tensors joined by
-            dots: `"state_dict.module.features.0.weight"`. See `resolve`.
+            dots: `"state_dict.module.features.0.weight"`. See `resolve_weights`.
         inputs: how the network of the file takes its images; None where the format does
             not say.
     """
