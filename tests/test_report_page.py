@@ -214,7 +214,7 @@ def test_a_run_without_a_finished_stage_has_a_page(tmp_path):
         '{"stage": "front_end", "step": 2, "loss": 1}\n{"st'
     )
     text = write_page(run).read_text("utf-8")
-    assert "0 of 3 stages are complete; front end is at step 2 of 6" in text
+    assert "0 of 3 stages complete; front end is at step 2 of 6" in text
     assert "Predictions appear here once" in text
     assert 'id="gallery-data"' not in text
 

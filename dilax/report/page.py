@@ -200,8 +200,9 @@ _SECTIONS = {
 
 def _status(run: RunFolder) -> str:
     if run.is_done:
-        return f"All {len(run.stages)} stages are complete."
-    done = f"{len(run.stages)} of {len(run.config.stages)} stages are complete"
+        count = len(run.stages)
+        return f"All {count} stages are complete." if count > 1 else "Complete."
+    done = f"{len(run.stages)} of {len(run.config.stages)} stages complete"
     if not run.metrics:
         return f"{done}."
     stage, step = run.metrics[-1]["stage"], run.metrics[-1]["step"]

@@ -189,8 +189,8 @@ def run_charts(runs: Sequence[RunFolder]) -> list[Chart]:
     logged = {name for run in runs for entry in run.metrics for name in entry}
     on_maps = sorted(n for n in logged if n.startswith("val_mean_iou_stride_"))
     loss = _lines(runs, ["loss"])
-    losses = [v for line in loss for v in line.values if v > 0]
-    wide = bool(losses) and max(losses) > 20 * min(losses)
+    losses = [value for line in loss for value in line.values]
+    wide = bool(losses) and 0 < 20 * min(losses) < max(losses)
     iou = _lines(runs, ["val_mean_iou"], 100.0)
     for run in runs:
         for name, scores in run.stages.items():
