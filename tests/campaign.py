@@ -12,10 +12,12 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -40,6 +42,7 @@ import dilax
 from dilax.data import DatasetSpec
 from dilax.inference.photos import count_pixels, read_photo
 from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+from dilax.runtime import keep_compiled
 from dilax.training import Config, from_json, read_machine
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import build_model, build_spec
@@ -78,20 +81,21 @@ def broken(content: bytes, rng: np.random.Generator) -> bytes:
 # Kills and full disks: a training in a process of its own.
 
 
+def _two_stages(data: Path) -> Config:
+    config = tiny_config(data)
+    return dataclasses.replace(config, stages=config.stages[:2])
+
+
 def _job(data: Path, workdir: Path, log: Path) -> None:
-    """What a process runs: the command line, on the first two stages."""
+    """What a process runs: the command line."""
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     from dilax.cli import run
 
-    def tiny() -> Config:
-        config = tiny_config(data)
-        return dataclasses.replace(config, stages=config.stages[:2])
-
     flags = [f"--data_dir={data}", f"--workdir={workdir}", "--noestimate"]
     sys.argv = ["campaign", *flags]
-    run({"tiny": tiny}, "")
+    run({"tiny": lambda: _two_stages(data)}, "")
 
 
 def _start(data: Path, workdir: Path, log: Path):
@@ -155,6 +159,47 @@ def kills(folder: Path, seed: int, count: int) -> Trials:
         assert _outcome(workdir) == wanted, f"run {run} differs"
         yield "equal runs"
         shutil.rmtree(workdir)
+
+
+def crashes(folder: Path, seed: int, count: int) -> Trials:
+    """Copy a run's folder at random moments, as a kill would leave it; resume there.
+
+    The process is stopped meanwhile. Copies that are equal are resumed once. Not for
+    pytest, which compiles for this process in another way than for others.
+    """
+    data, wanted, seconds = _reference(folder)
+    rng, copies, run = np.random.default_rng(seed), {}, 0
+    while count > 0:
+        run += 1
+        workdir = folder / f"run{run}"
+        process = _start(data, workdir, folder / "log.txt")
+        while count > 0:
+            process.join(rng.uniform(0, seconds / 40))
+            if process.exitcode is not None:
+                break
+            if not workdir.exists():
+                continue
+            os.kill(process.pid, signal.SIGSTOP)
+            copy = folder / f"copy{count}"
+            subprocess.run(["cp", "-a", str(workdir), str(copy)], check=True)
+            os.kill(process.pid, signal.SIGCONT)
+            digest = hashlib.sha256()
+            for path in sorted(copy.rglob("*")):
+                # What no resume reads.
+                if path.is_file() and "tensorboard" not in path.parts:
+                    times = rb'"(step_seconds|input_wait|\w+_nsecs)": [\d.e-]+'
+                    name, content = path.relative_to(copy), path.read_bytes()
+                    digest.update(bytes(name) + re.sub(times, b"", content))
+            copies.setdefault(digest.hexdigest(), []).append(copy)
+            count -= 1
+        process.kill()
+        process.join()
+    for same in copies.values():
+        dilax.train(_two_stages(data), same[0])
+        assert _outcome(same[0]) == wanted, f"{same[0].name} differs"
+        yield from ["resumed, equal"] + ["same state as another"] * (len(same) - 1)
+        for copy in same:
+            shutil.rmtree(copy)
 
 
 def disks(folder: Path, seed: int, count: int) -> Trials:
@@ -369,6 +414,7 @@ def images(folder: Path, seed: int, count: int) -> Trials:
 
 PARTS = {  # with the number of trials that takes a minute or so
     kills: 8,
+    crashes: 20,
     disks: 4,
     checkpoints: 100,
     maps: 2000,
@@ -402,9 +448,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0)
     values = parser.parse_args()
     logging.set_verbosity(logging.FATAL)
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), "dilax-campaign"))
-    )
+    keep_compiled()
     failures = 0
     for name in values.part or names:
         count = max(1, int(PARTS[names[name]] * values.scale))

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from layouts import unpacked
+from PIL import Image
 
 from dilax.data.builders.archives import Archive, Tree, check_archive
+from dilax.data.builders.builder import decoded
 
 NOISE = np.random.default_rng(0).bytes(3000)
 FILES = {
@@ -203,6 +205,27 @@ def test_a_damaged_member_is_named(tmp_path, form):
     tree = Tree(file, scratch=tmp_path)
     with pytest.raises(ValueError, match=r"set/images/a\.jpg is damaged"):
         tree.read("set/images/a.jpg")
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_archives_that_unpack_to_far_too_much_are_refused(tmp_path, form):
+    content = {"a.png": bytes(1 << 27)}  # 128 MiB in 128 kB
+    packed = zipped(content) if form == "zip" else gzip.compress(tarred(content))
+    path = tmp_path / f"a.{form}"
+    path.write_bytes(packed)
+    with pytest.raises(ValueError, match=rf"{path}: .*unpacks to far"):
+        Tree(path, scratch=tmp_path)
+
+
+def test_files_larger_than_any_of_a_data_set_are_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ValueError, match=r"a.png has 1073741824 bytes"):
+        Tree(tmp_path, scratch=tmp_path).read("a.png")
+    wide = Image.new("1", (5000, 5000))
+    wide.save(file := io.BytesIO(), "png")
+    with pytest.raises(ValueError, match=r"wide.png: .*5000x5000 pixels"):
+        decoded(file.getvalue(), "wide.png")
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):

@@ -115,6 +115,15 @@ def test_a_download_is_the_published_file_and_nothing_else(
     assert ranges(server) == [None]
 
 
+def test_the_digest_of_a_file_that_cannot_be_verified_is_printed(server, file, caplog):
+    partial = file.with_name(f"{file.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.symlink_to(file.with_name("another"))  # which is not written to
+    download(server.url, file)
+    assert hashlib.sha256(CONTENT).hexdigest() in caplog.text
+    assert left(file) == ["set.tar"]
+
+
 def test_a_wrong_file_that_is_there_is_replaced(server, file):
     file.write_bytes(b"half of it")
     assert download(server.url, file, DIGESTS[0]).read_bytes() == CONTENT

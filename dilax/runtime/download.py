@@ -115,6 +115,8 @@ def _fetch(url: str, output: str, _: Any, *, file: Path, size: int) -> None:
 def _attempt(url: str, partial: Path, size: int) -> None:
     """Request what the partial file lacks, and append it."""
     headers = {"Accept-Encoding": "identity"}
+    if partial.is_symlink():  # never write to where it leads
+        partial.unlink()
     if have := _size(partial):
         headers["Range"] = f"bytes={have}-"
         if _version(partial).exists():
