@@ -101,7 +101,7 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
         _write_sheet(workdir, config, spec, source)
     alone = jax.process_count() == 1  # several read a checkpoint together or not at all
     watcher(workdir, measure=alone)()
-    print(f"page: {workdir / 'report.html'}")
+    print(f"page: {workdir.resolve() / 'report.html'}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
 
