@@ -41,7 +41,7 @@ def test_what_is_saved_comes_back_bit_for_bit(suffix, tmp_path):
     for a, b in zip(*map(jax.tree.leaves, (params, back)), strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    assert not (report.left_over or report.missing) and weights.mean is None
+    assert not (report.left_over or report.missing) and weights.inputs is None
 
 
 @KINDS

@@ -9,7 +9,7 @@ from weight_files import blob, caffe_layer, caffemodel, layers_of, oihw, vgg_lay
 from dilax.data import DATASETS
 from dilax.models import dilation10_cityscapes
 from dilax.runtime import jit
-from dilax.weights import CAFFE, read_weights
+from dilax.weights import CAFFE, Inputs, read_weights
 from dilax.weights.load import assign_weights
 
 BILINEAR = np.outer(*(1 - np.abs(np.arange(16) / 8 - 15 / 16),) * 2)
@@ -129,7 +129,7 @@ def test_the_mean_of_a_release_is_that_of_its_data_set(release, tmp_path):
     params = random_params(model, np.zeros((1, 397, 412, 3), np.float32))
     weights = read_weights(_written(tmp_path, release_layers(release, params)))
     dataset = release.build.__name__.split("_")[1]
-    assert weights.mean == DATASETS[dataset].mean
+    assert weights.inputs == Inputs(DATASETS[dataset].mean)
 
 
 def test_vgg_s_mean_is_its_own_and_that_of_other_networks_is_unknown(tmp_path):

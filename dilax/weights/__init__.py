@@ -1,14 +1,15 @@
 """Weights of other frameworks' files, and of our own, as parameters; and back."""
 
-from dilax.weights.flat import save_weights
-from dilax.weights.load import Report, flat_shapes, load_weights, read_weights
-from dilax.weights.published import (
+from dilax.weights.caffe import RELEASED
+from dilax.weights.files import (
     PUBLISHED,
-    RELEASED,
     Published,
     fetch_weights,
+    read_weights,
     weights_path,
 )
+from dilax.weights.flat import save_weights
+from dilax.weights.load import Report, flat_shapes, load_weights
 from dilax.weights.resolve import select_layers, selects
 from dilax.weights.stored import CAFFE, TORCHVISION, Inputs
 

@@ -14,14 +14,20 @@ Source: the public description of the encoding (protobuf.dev, "Encoding").
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dilax.data import DATASETS
-from dilax.weights.published import RELEASED
+from dilax.models import (
+    DilatedNet,
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_voc,
+    dilation10_cityscapes,
+)
 from dilax.weights.resolve import FIXED, VGG
 from dilax.weights.stored import (
     CAFFE,
@@ -184,6 +190,21 @@ def _message(value: Value) -> memoryview:
     if isinstance(value, int):
         raise ValueError("a number where a message is expected")
     return value
+
+
+class Released(NamedTuple):
+    """A released network: how it is built, and the data set that it is for."""
+
+    build: Callable[..., DilatedNet]
+    dataset: str
+
+
+RELEASED = {
+    "dilation8_pascal_voc": Released(dilation8_voc, "voc"),
+    "dilation8_camvid": Released(dilation8_camvid, "camvid"),
+    "dilation7_kitti": Released(dilation7_kitti, "kitti"),
+    "dilation10_cityscapes": Released(dilation10_cityscapes, "cityscapes"),
+}
 
 
 def _inputs(tensors: Mapping[str, Stored]) -> Inputs | None:

@@ -6,11 +6,9 @@ it, unless the caller named it first, and the report lists what became of every 
 
 import collections
 import dataclasses
-import json
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,11 +17,7 @@ from tabulate import tabulate
 
 from dilax.models import DilatedNet, init_params, param_shapes
 from dilax.models.layers import norm_name
-from dilax.weights.caffe import read_caffe
-from dilax.weights.flat import read_npz, read_safetensors
-from dilax.weights.keras import read_keras
-from dilax.weights.published import PUBLISHED, fetch_weights
-from dilax.weights.pytorch import read_torch
+from dilax.weights.files import read_weights
 from dilax.weights.resolve import (
     FIXED,
     Resolved,
@@ -38,27 +32,14 @@ from dilax.weights.stored import Inputs, Shape, Weights, adapted, reading, shown
 Params = dict[str, Any]
 
 
-class Row(NamedTuple):
-    """A layer of the file, or one of the network that the file lacks.
-
-    Attributes:
-        layer: its name in the file; empty for one that the file lacks.
-        shape: of its arrays in the file.
-        where: the layer that it became, with its kernel's shape, or what else happened.
-    """
-
-    layer: str
-    shape: str
-    where: str
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What was loaded and what was not; `print` shows it as a table.
 
     Attributes:
         title: the file and its kind.
-        rows: one per layer.
+        rows: one per layer: its name in the file, the shapes of its arrays, and which
+            layer it became, or what else happened.
         loaded: names of the parameters that come from the file.
         missing: of those that the file lacks; they keep the initialization.
         reinit: of those that keep the initialization.
@@ -66,13 +47,13 @@ class Report:
         notes: which network of the file was taken, and what was done to the values.
 
     Example:
-        >>> rows = (Row("conv1", "(3, 3, 3, 4)", "conv1"),)
+        >>> rows = (("conv1", "(3, 3, 3, 4)", "conv1"),)
         >>> str(Report("net.npz", rows, ("conv1/kernel",))).splitlines()[0]
         'net.npz'
     """
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[tuple[str, str, str], ...]
     loaded: tuple[str, ...]
     missing: tuple[str, ...] = ()
     reinit: tuple[str, ...] = ()
@@ -192,7 +173,7 @@ def _rows(
     kept: Collection[str],
     missing: Sequence[str],
     shapes: Shapes,
-) -> Iterator[Row]:
+) -> Iterator[tuple[str, str, str]]:
     """The layers of the file in its order, then those that it lacks."""
     targets = {source: name for name, source in found.sources.items()}
     listed_names = {*targets, *found.others}
@@ -212,12 +193,12 @@ def _rows(
             fate = f"left out: {layer_of(became[0])} is reinitialized"
         else:
             fate = f"{layer_of(became[0])} {shapes[became[0]]}"
-        yield Row(layer, shape, fate)
+        yield layer, shape, fate
     for layer in dict.fromkeys(map(layer_of, missing)):
-        yield Row("", "", f"{layer}: missing, keeps its initialization")
+        yield "", "", f"{layer}: missing, keeps its initialization"
     absent = (name for name in kept if name not in found.sources)
     for layer in dict.fromkeys(map(layer_of, absent)):
-        yield Row("", "", f"{layer}: reinitialized, not in the file")
+        yield "", "", f"{layer}: reinitialized, not in the file"
 
 
 def assign_weights(
@@ -298,77 +279,6 @@ def _adapt(
     values[bias] = sign * after
     now = shown(mean or inputs.mean)
     return f"{first} took {inputs}; it takes BGR minus {now} now"
-
-
-_READERS: dict[str, tuple[str, Callable[[Path], Weights]]] = {
-    ".caffemodel": ("Caffe", read_caffe),
-    **dict.fromkeys((".h5", ".hdf5", ".keras"), ("Keras", read_keras)),
-    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), ("PyTorch", read_torch)),
-    ".safetensors": ("safetensors", read_safetensors),
-    ".npz": ("npz", read_npz),
-}
-_MAX_INDEX, _MAX_SHARDS = 4 << 20, 1000
-
-
-def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
-    """Read which arrays a file of weights holds; their values are read later.
-
-    Args:
-        path: `.caffemodel`, `.h5`, `.hdf5`, `.keras`, `.pth`, `.pt`, `.ckpt`, `.bin`,
-            `.pth.tar`, `.safetensors`, `.npz`, or the `.index.json` of shards; or a
-            name of `PUBLISHED`, such as `"vgg16"`, which `fetch_weights` downloads.
-        inputs: how the file's network takes its images, if it is not what the kind of
-            the file says.
-
-    Raises:
-        ValueError: naming the file, if it is missing, of another kind, or broken. No
-            file can make this run code or use more memory than four times its size and
-            200 MB.
-
-    Example:
-        >>> import tempfile
-        >>> from dilax.models import FrontEnd, Layer, init_params
-        >>> from dilax.weights import save_weights
-        >>> model = DilatedNet(FrontEnd(5, (Layer("conv1", 3, 4),)))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_weights(init_params(model, seed=1), f"{folder}/net.npz")
-        ...     sorted(read_weights(f"{folder}/net.npz").tensors)[:1]
-        ['front_end/conv1/bias']
-    """
-    if isinstance(path, str) and path in PUBLISHED:
-        path = fetch_weights(path)
-    path = Path(path).expanduser()
-    kind, read = _READERS.get(path.suffix.lower(), ("", None))
-    if path.name.endswith(".index.json"):
-        kind, read = "sharded", _read_shards
-    elif shard := re.fullmatch(r"(.+)-\d+-of-\d+(\.\w+)", path.name):
-        index = path.with_name(f"{shard[1]}{shard[2]}.index.json")
-        if index.is_file():
-            return read_weights(index, inputs)
-    if read is None:
-        raise ValueError(
-            f"{path}: weights are read from files that end in {', '.join(_READERS)}, "
-            "or .index.json"
-        )
-    with reading(path, kind):
-        weights = read(path)
-    return weights if inputs is None else dataclasses.replace(weights, inputs=inputs)
-
-
-def _read_shards(path: Path) -> Weights:
-    """Read the arrays of several files beside an index, as Hugging Face writes them."""
-    if path.stat().st_size > _MAX_INDEX:
-        raise ValueError(f"an index of more than {_MAX_INDEX} bytes")
-    files = json.loads(path.read_bytes())["weight_map"]
-    shards = sorted(set(files.values()))
-    strange = [s for s in shards if Path(s).name != s or s.lower().endswith(".json")]
-    if strange or len(shards) > _MAX_SHARDS:
-        raise ValueError(f"its weight_map names {listed(strange or shards)}")
-    if absent := [s for s in shards if not (path.parent / s).is_file()]:
-        raise ValueError(f"{listed(absent)} must be in the same folder")
-    read = {s: _READERS[Path(s).suffix.lower()][1](path.parent / s) for s in shards}
-    tensors = {name: read[shard].tensors[name] for name, shard in files.items()}
-    return Weights(path, read[shards[0]].kind, tensors)
 
 
 def load_weights(

@@ -15,7 +15,6 @@ it shows of PyTorch's files.
 import functools
 import io
 import math
-import mmap
 import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
@@ -66,7 +65,6 @@ class Tensor(NamedTuple):
 
 
 _MARK = object()  # where the arguments of a later instruction begin
-_Stack = list[Any]
 
 
 def _refused(description: Any) -> Any:
@@ -86,38 +84,86 @@ def unpickle(
     Raises:
         ValueError: naming what the pickle would import or do beyond that.
     """
-    stack: _Stack = []
+    stack: list[Any] = []
     memo: dict[Any, Any] = {}
     for code, argument, _ in pickletools.genops(file):
         steps -= 1
-        if code.name == "REDUCE":  # a copy of its arguments at most
+        if code.name == "REDUCE":  # copies its arguments at most
             steps -= len(stack[-1])
             steps -= sum(len(a) for a in stack[-1] if isinstance(a, list | tuple))
         if steps < 0:
             raise ValueError(f"holds too much beside tensors. {_REMEDY}")
-        if code.name == "STOP":
-            return stack.pop()
-        if code.name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif code.name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif code.name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif code.name == "BINPERSID":
-            stack.append(storage(stack.pop()))
-        elif code.name in _PUSHED:
-            stack.append(_PUSHED[code.name](argument))
-        elif code.name in _DONE:
-            _DONE[code.name](stack)
-        else:
-            raise ValueError(
-                f"the instruction {code.name} of its pickle is not for weights. "
-                f"{_REMEDY}"
-            )
+        match code.name:
+            case "STOP":
+                return stack.pop()
+            case "PROTO" | "FRAME":
+                pass
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "BINPERSID":
+                stack.append(storage(stack.pop()))
+            case name if name in _ARGUMENTS:
+                stack.append(argument)
+            case name if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name]())
+            case "GLOBAL":
+                stack.append(Name(*str(argument).split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack[-2:] = [_named(*stack[-2:])]
+            case "TUPLE" | "FROZENSET":
+                stack.append(tuple(_since_mark(stack)))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(code.name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "APPEND":
+                _extend(stack[-2], [stack.pop()])
+            case "APPENDS" | "ADDITEMS":
+                items = _since_mark(stack)
+                _extend(stack[-1], items)
+            case "SETITEM":
+                items = [stack.pop(-2), stack.pop()]
+                _set_items(stack[-1], items)
+            case "SETITEMS":
+                items = _since_mark(stack)
+                _set_items(stack[-1], items)
+            case "REDUCE":
+                stack[-2:] = [_called(*stack[-2:])]
+            case "BUILD":  # sets the versions of modules, which state dictionaries have
+                stack.pop()
+                if not (stack[-1] is None or isinstance(stack[-1], dict)):
+                    raise ValueError("would set the state of what is no dictionary")
+            case "NEWOBJ" if isinstance(stack[-2], Name):
+                raise ValueError(f"would make an object of {stack[-2]}. {_REMEDY}")
+            case name:
+                raise ValueError(
+                    f"the instruction {name} is not for weights. {_REMEDY}"
+                )
     raise ValueError("the pickle has no end")
 
 
-def _since_mark(stack: _Stack) -> list[Any]:
+# Instructions that push their argument, or what is always the same.
+_ARGUMENTS = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+    *("BINSTRING", "SHORT_BINSTRING"),  # Python 2
+)
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_TUPLE": tuple,
+    "MARK": lambda: _MARK,
+}
+
+
+def _since_mark(stack: list[Any]) -> list[Any]:
     at = len(stack) - 1
     while stack[at] is not _MARK:
         at -= 1
@@ -128,56 +174,32 @@ def _since_mark(stack: _Stack) -> list[Any]:
     return items
 
 
-def _tuple(count: int) -> Callable[[_Stack], None]:
-    def pack(stack: _Stack) -> None:
-        items = tuple(stack[-count:])
-        del stack[-count:]
-        stack.append(items)
-
-    return pack
-
-
-def _append(stack: _Stack, items: list[Any]) -> None:
-    if not isinstance(stack[-1], list):
+def _extend(target: Any, items: list[Any]) -> None:
+    if not isinstance(target, list):
         raise ValueError("appends to what is no list")
-    stack[-1].extend(items)
+    target.extend(items)
 
 
-def _set_items(stack: _Stack, items: list[Any]) -> None:
+def _set_items(target: Any, items: list[Any]) -> None:
     """Set entries of a dictionary; keys that cannot name a parameter are left out."""
-    target = stack[-1]
     if not isinstance(target, dict):
         raise ValueError("sets an entry of what is no dictionary")
     pairs = zip(items[::2], items[1::2], strict=True)
     target.update((k, v) for k, v in pairs if type(k) in (str, int))
 
 
-def _reduce(stack: _Stack) -> None:
-    arguments, name = stack.pop(), stack.pop()
+def _named(module: Any, name: Any) -> Name:
+    if not isinstance(name, str) or not isinstance(module, str):
+        raise ValueError("would import what has no name")
+    return Name(module, name)
+
+
+def _called(name: Any, arguments: Any) -> Any:
     if not isinstance(name, Name):
         raise ValueError("would call what is no function")
     if name not in _CALLS:
         raise ValueError(f"would call {name}, which dilax does not run. {_REMEDY}")
-    stack.append(_CALLS[name](*arguments))
-
-
-def _new_object(stack: _Stack) -> None:
-    name = stack[-2]
-    shown = name if isinstance(name, Name) else "what is no class"
-    raise ValueError(f"would make an object of {shown}, which is no tensor. {_REMEDY}")
-
-
-def _build(stack: _Stack) -> None:
-    stack.pop()  # such as the versions of modules, which a state dictionary has
-    if not (stack[-1] is None or isinstance(stack[-1], dict)):
-        raise ValueError("would set the state of what is no dictionary")
-
-
-def _named(stack: _Stack) -> None:
-    name, module = stack.pop(), stack.pop()
-    if not isinstance(name, str) or not isinstance(module, str):
-        raise ValueError("would import what has no name")
-    stack.append(Name(module, name))
+    return _CALLS[name](*arguments)
 
 
 def _rebuilt(storage, offset, size, stride, *_: Any) -> Tensor:
@@ -190,17 +212,15 @@ def _rebuilt(storage, offset, size, stride, *_: Any) -> Tensor:
 
 
 def _ordered(pairs: Any = ()) -> dict:
-    stack: _Stack = [{}]
-    _set_items(stack, [part for pair in pairs for part in pair[:2]])
-    return stack[0]
+    found: dict = {}
+    _set_items(found, [part for pair in pairs for part in pair[:2]])
+    return found
 
 
 def _rebuilt_from_type(function, kind, arguments, *_: Any) -> Tensor:
     if not isinstance(function, Name) or function.module != "torch._utils":
         raise ValueError("a tensor of a kind that is unknown")
-    stack: _Stack = [function, arguments]
-    _reduce(stack)
-    return stack[0]
+    return _called(function, arguments)
 
 
 # What checkpoints call, and what becomes of it. What no tensor can be in becomes None.
@@ -232,47 +252,6 @@ _CALLS: dict[Name, Callable[..., Any]] = {
         for module in modules.split()
         for name in names.split()
     },
-}
-
-
-def _itself(argument: Any) -> Any:
-    return argument
-
-
-# Instructions that push something made of their argument.
-_PUSHED: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _itself),
-    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE"), _itself),
-    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _itself),  # Python 2
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES"), _itself),
-    "NONE": lambda _: None,
-    "NEWTRUE": lambda _: True,
-    "NEWFALSE": lambda _: False,
-    "EMPTY_DICT": lambda _: {},
-    "EMPTY_LIST": lambda _: [],
-    "EMPTY_SET": lambda _: [],
-    "EMPTY_TUPLE": lambda _: (),
-    "MARK": lambda _: _MARK,
-    "GLOBAL": lambda text: Name(*text.split(" ", 1)),
-}
-# Instructions that work on what was pushed.
-_DONE: dict[str, Callable[[_Stack], None]] = {
-    "PROTO": lambda stack: None,
-    "FRAME": lambda stack: None,
-    "TUPLE": lambda stack: stack.append(tuple(_since_mark(stack))),
-    "TUPLE1": _tuple(1),
-    "TUPLE2": _tuple(2),
-    "TUPLE3": _tuple(3),
-    "FROZENSET": lambda stack: stack.append(tuple(_since_mark(stack))),
-    "APPEND": lambda stack: _append(stack, [stack.pop()]),
-    "APPENDS": lambda stack: _append(stack, _since_mark(stack)),
-    "ADDITEMS": lambda stack: _append(stack, _since_mark(stack)),
-    "SETITEM": lambda stack: _set_items(stack, [stack.pop(-2), stack.pop()]),
-    "SETITEMS": lambda stack: _set_items(stack, _since_mark(stack)),
-    "STACK_GLOBAL": _named,
-    "REDUCE": _reduce,
-    "NEWOBJ": _new_object,
-    "BUILD": _build,
 }
 
 
@@ -413,19 +392,12 @@ def _read_legacy(path: Path) -> tuple[Any, Callable[[_Storage], memoryview]]:
     described, keys = unpickle(head, storage, steps), unpickle(head, steps=steps)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("was written on a big-endian machine")
-    spans = _legacy_spans(file, head.tell(), keys, sizes)
-    return described, lambda storage: memoryview(file)[slice(*spans[storage.key])]
-
-
-def _legacy_spans(file: mmap.mmap, at: int, keys: Any, sizes: dict) -> dict:
-    """Where each storage's bytes begin and end; the number of values is before them."""
-    spans = {}
-    for key in keys:
+    spans, at = {}, head.tell()
+    for key in keys:  # the number of values is before them
         if not isinstance(key, str) or key not in sizes:
             raise ValueError("there are storages that are no tensor's")
         count = int.from_bytes(file[at : at + 8], "little", signed=True)
         if not 0 <= count <= len(file):
             raise ValueError(f"the storage {key} holds {count} values")
-        spans[key] = at + 8, at + 8 + count * sizes[key]
-        at = spans[key][1]
-    return spans
+        spans[key] = slice(at + 8, at := at + 8 + count * sizes[key])
+    return described, lambda storage: memoryview(file)[spans[storage.key]]

@@ -191,11 +191,6 @@ class Weights:
     tensors: Mapping[str, Stored]
     inputs: Inputs | None = None
 
-    @property
-    def mean(self) -> tuple[float, ...] | None:
-        """The mean pixel (B, G, R) that the network expects subtracted, if known."""
-        return self.inputs.mean if self.inputs else None
-
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:

@@ -1,43 +1,30 @@
-"""Trained weights by name, and the networks that the paper's authors released.
+"""Files of weights, by path or by name.
 
-Weights are downloaded once, verified, and kept in a cache folder.
+Those with a name are downloaded once, verified, and kept in a cache folder.
 
 Sources: the addresses and checksums that torchvision, Caffe's Model Zoo and Keras
 publish. torchvision writes the first eight digits of a file's SHA-256 into its name.
 """
 
+import dataclasses
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dilax.models import (
-    DilatedNet,
-    dilation7_kitti,
-    dilation8_camvid,
-    dilation8_voc,
-    dilation10_cityscapes,
-)
 from dilax.runtime.download import download
 from dilax.runtime.files import user_cache
+from dilax.weights.caffe import read_caffe
+from dilax.weights.flat import read_npz, read_safetensors
+from dilax.weights.keras import read_keras
+from dilax.weights.pytorch import read_torch
+from dilax.weights.resolve import listed
+from dilax.weights.stored import Inputs, Weights, reading
 
 CACHE_VARIABLE = "DILAX_CACHE"
-
-
-class Released(NamedTuple):
-    """A released network: how it is built, and the data set that it is for."""
-
-    build: Callable[..., DilatedNet]
-    dataset: str
-
-
-RELEASED = {
-    "dilation8_pascal_voc": Released(dilation8_voc, "voc"),
-    "dilation8_camvid": Released(dilation8_camvid, "camvid"),
-    "dilation7_kitti": Released(dilation7_kitti, "kitti"),
-    "dilation10_cityscapes": Released(dilation10_cityscapes, "cityscapes"),
-}
 
 
 class Published(NamedTuple):
@@ -178,3 +165,74 @@ def _by_hand(name: str) -> str:
         f"save it as {weights_path(name)} ({CACHE_VARIABLE} names another cache "
         "folder), or give a file that you have, --config.init=FILE"
     )
+
+
+_READERS: dict[str, tuple[str, Callable[[Path], Weights]]] = {
+    ".caffemodel": ("Caffe", read_caffe),
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), ("Keras", read_keras)),
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), ("PyTorch", read_torch)),
+    ".safetensors": ("safetensors", read_safetensors),
+    ".npz": ("npz", read_npz),
+}
+_MAX_INDEX, _MAX_SHARDS = 4 << 20, 1000
+
+
+def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
+    """Read which arrays a file of weights holds; their values are read later.
+
+    Args:
+        path: `.caffemodel`, `.h5`, `.hdf5`, `.keras`, `.pth`, `.pt`, `.ckpt`, `.bin`,
+            `.pth.tar`, `.safetensors`, `.npz`, or the `.index.json` of shards; or a
+            name of `PUBLISHED`, such as `"vgg16"`, which `fetch_weights` downloads.
+        inputs: how the file's network takes its images, if it is not what the kind of
+            the file says.
+
+    Raises:
+        ValueError: naming the file, if it is missing, of another kind, or broken. No
+            file can make this run code or use more memory than four times its size and
+            200 MB.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> from dilax.weights import save_weights
+        >>> model = DilatedNet(FrontEnd(5, (Layer("conv1", 3, 4),)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(init_params(model, seed=1), f"{folder}/net.npz")
+        ...     sorted(read_weights(f"{folder}/net.npz").tensors)[:1]
+        ['front_end/conv1/bias']
+    """
+    if isinstance(path, str) and path in PUBLISHED:
+        path = fetch_weights(path)
+    path = Path(path).expanduser()
+    kind, read = _READERS.get(path.suffix.lower(), ("", None))
+    if path.name.endswith(".index.json"):
+        kind, read = "sharded", _read_shards
+    elif shard := re.fullmatch(r"(.+)-\d+-of-\d+(\.\w+)", path.name):
+        index = path.with_name(f"{shard[1]}{shard[2]}.index.json")
+        if index.is_file():
+            return read_weights(index, inputs)
+    if read is None:
+        raise ValueError(
+            f"{path}: weights are read from files that end in {', '.join(_READERS)}, "
+            "or .index.json"
+        )
+    with reading(path, kind):
+        weights = read(path)
+    return weights if inputs is None else dataclasses.replace(weights, inputs=inputs)
+
+
+def _read_shards(path: Path) -> Weights:
+    """Read the arrays of several files beside an index, as Hugging Face writes them."""
+    if path.stat().st_size > _MAX_INDEX:
+        raise ValueError(f"an index of more than {_MAX_INDEX} bytes")
+    files = json.loads(path.read_bytes())["weight_map"]
+    shards = sorted(set(files.values()))
+    strange = [s for s in shards if Path(s).name != s or s.lower().endswith(".json")]
+    if strange or len(shards) > _MAX_SHARDS:
+        raise ValueError(f"its weight_map names {listed(strange or shards)}")
+    if absent := [s for s in shards if not (path.parent / s).is_file()]:
+        raise ValueError(f"{listed(absent)} must be in the same folder")
+    read = {s: _READERS[Path(s).suffix.lower()][1](path.parent / s) for s in shards}
+    tensors = {name: read[shard].tensors[name] for name, shard in files.items()}
+    return Weights(path, read[shards[0]].kind, tensors)
