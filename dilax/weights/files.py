@@ -194,7 +194,7 @@ def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
 
     Example:
         >>> import tempfile
-        >>> from dilax.models import FrontEnd, Layer, init_params
+        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
         >>> from dilax.weights import save_weights
         >>> model = DilatedNet(FrontEnd(5, (Layer("conv1", 3, 4),)))
         >>> with tempfile.TemporaryDirectory() as folder:
