@@ -13,10 +13,12 @@ its mask); without val, a fifth of the training images is held out.
 
 Masks are grey or palette images of class ids (255 is ignored), or colour images.
 Images have any number of channels, with 8 or 16 bits (TIFF for more than three
-channels, or for 16-bit colour). --classes=sky,tree or --classes=FILE names the classes,
-one per line; for colour masks the colour follows the name: sky 70 130 180. A class
-called void is ignored. Without it, classes.txt in DIR is read, or the classes are those
-that the masks contain.
+channels, or for 16-bit colour), and are turned upright by their EXIF orientation.
+--classes=sky,tree or --classes=FILE names the classes, one per line, with their ids
+(0 sky) or the colours of masks (sky 70 130 180); lists of CVAT, labelme, Roboflow,
+COCO and YOLO are read, too. A class called void is ignored. Without it, classes.txt in
+DIR is read, or the classes are those that the masks contain. Where it is in doubt what
+masks mean, training stops and names the flag that decides: docs/data.md has them all.
 
 small       A small network from random weights, in stages, in a size that suits the
             images and the machine. What was found and chosen, and the time and memory

@@ -1,7 +1,7 @@
 """Videos: ids kept to the bit, times kept, a picture a frame; what goes wrong."""
 
+import struct
 import sys
-import types
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +11,7 @@ from telling import largest_channel
 
 from dilax.data import colour_map
 from dilax.inference import predict_video
-from dilax.inference.video import Source
+from dilax.inference.video import open_video
 
 av = pytest.importorskip("av", reason="reads and writes videos")
 
@@ -140,13 +140,36 @@ def test_without_pyav_its_extra_is_named(tmp_path, video, predictor, monkeypatch
         predict_video(predictor, video, tmp_path)
 
 
-@pytest.mark.parametrize("rotation, turns", [(0, 0), (90, 1), (-90, -1), (180, 2)])
-def test_frames_are_turned_upright(rotation, turns):
-    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    frame = types.SimpleNamespace(
-        to_ndarray=lambda format: image, rotation=rotation, pts=7
-    )
-    container = types.SimpleNamespace(decode=lambda stream: iter([frame]), name="x")
-    [(upright, time)] = Source(container, None).frames()
-    assert time == 7
-    np.testing.assert_array_equal(upright, np.rot90(image, turns))
+# What the first four numbers of a display matrix show of a picture.
+SHOWN = {
+    (1, 0, 0, 1): lambda x: x,
+    (-1, 0, 0, -1): lambda x: np.rot90(x, 2),
+    (0, -1, 1, 0): lambda x: np.rot90(x),
+    (0, 1, -1, 0): lambda x: np.rot90(x, -1),
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (0, 1, 1, 0): lambda x: x.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda x: np.rot90(x, 2).swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("matrix", SHOWN)
+def test_frames_are_shown_as_the_display_matrix_says(tmp_path, matrix):
+    image = np.zeros((32, 48, 3), np.uint8)
+    image[:16, :16], image[16:, :16] = 255, 128
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", 10, width=48, height=32)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    rows = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    content[start : start + 36] = rows
+    path.write_bytes(content)
+    with open_video(path, 10**6) as source:
+        [(found, _)] = source.frames()
+    expected = SHOWN[matrix](image)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 8

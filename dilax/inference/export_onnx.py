@@ -41,10 +41,11 @@ def export_onnx(
 ) -> Path:
     """Writes a network as an ONNX file with its weights, for any ONNX runtime.
 
-    Input `images` (batch, height, width, channels) and what comes out are those of
-    `export_model`. ONNX cannot refuse sizes: the rows and columns beyond the last
-    2·margin + stride·n are ignored. Classes, margin, stride and the rest stand in the
-    file's metadata, each as JSON.
+    Input `images` (batch, height, width, channels) of any size; what comes out has that
+    size, or an eighth of it, rounded up, for logits and probabilities of networks that
+    do not upsample. The margin that `export_model` asks for is added inside, by
+    reflection. The file's metadata has the classes, `output_stride` and the rest, each
+    as JSON.
 
     Args:
         model: the network.
@@ -76,7 +77,9 @@ def export_onnx(
     path = Path(path)
     check_arguments(model, spec, path, ".onnx", output, pixels)
     proto = _converted(model, params, spec, output, pixels)
-    for name, value in describe(model, spec, output, pixels).items():
+    inside = {"margin": 0, "stride": 1, "least": 1}  # nothing for the caller to pad
+    about = describe(model, spec, output, pixels) | inside
+    for name, value in about.items():
         proto.metadata_props.add(key=name, value=json.dumps(value))
     with whole_or_not_at_all(path) as partial:
         partial.write_bytes(proto.SerializeToString())
@@ -94,10 +97,11 @@ def _converted(model, params, spec, output, pixels) -> Any:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     sizes, weights = sizes_taken(model), flat_weights(params)
     network = network_function(_in_float32(model), spec, output)
+    step = 1 if output == "labels" else model.output_stride
     with jax.disable_jit():  # the converter stumbles over functions within functions
         return to_onnx(
-            _cutting(lambda images: network(weights, images), sizes),
-            [_images(sizes, len(spec.mean), pixels)],
+            _padding(lambda images: network(weights, images), sizes, step),
+            [_images(len(spec.mean), pixels)],
             model_name=spec.name,
             opset=_OPSET,
             input_names=["images"],
@@ -112,25 +116,45 @@ def _in_float32(model: DilatedNet) -> DilatedNet:
     return model.clone(front_end=front_end, context=context)
 
 
-def _images(sizes: Sizes, channels: int, pixels: str) -> jax.ShapeDtypeStruct:
+def _images(channels: int, pixels: str) -> jax.ShapeDtypeStruct:
     """Free sizes: the converter wants each to be one symbol."""
-    smallest = 2 * sizes.margin + sizes.stride * sizes.least
     shape = export.symbolic_shape(
         f"batch, height, width, {channels}",
-        constraints=[f"height >= {smallest}", f"width >= {smallest}"],
+        constraints=["height >= 1", "width >= 1"],
     )
     return jax.ShapeDtypeStruct(shape, np.dtype(pixels))
 
 
-def _cutting(network: Callable, sizes: Sizes) -> Callable:
-    """The network on the largest part, from the upper left, that gives whole cells."""
+def _padding(network: Callable, sizes: Sizes, step: int) -> Callable:
+    """The network on images of any size, which it pads by reflection as it needs.
 
-    def cut(images: jax.Array) -> jax.Array:
-        batch, height, width, channels = images.shape
-        whole = [
-            (n - 2 * sizes.margin) // sizes.stride * sizes.stride + 2 * sizes.margin
-            for n in (height, width)
-        ]
-        return network(lax.slice(images, (0, 0, 0, 0), (batch, *whole, channels)))
+    Args:
+        network: on images of the given sizes.
+        sizes: that it takes.
+        step: pixels of the image from one cell of what it returns to the next.
+    """
 
-    return cut
+    def padded(images: jax.Array) -> jax.Array:
+        whole, wanted = list(images.shape), list(images.shape)
+        for axis, n in enumerate(images.shape[1:3], 1):
+            # The converter takes symbols for sizes, but not in a sequence of numbers:
+            # as many rows are added as ever may be needed, and cut to whole cells.
+            more = sizes.margin + sizes.stride * sizes.least - 1
+            ends = np.arange(-sizes.margin, 0), np.arange(more) + jnp.int32(n)
+            before, after = (jnp.take(images, _inside(at, n), axis=axis) for at in ends)
+            images = lax.concatenate([before, images, after], axis)
+            cells = (n + sizes.stride - 1) // sizes.stride + sizes.least - 1
+            whole[axis] = 2 * sizes.margin + sizes.stride * cells
+            wanted[axis] = (n + step - 1) // step
+        result = network(lax.slice(images, (0, 0, 0, 0), whole))
+        wanted[3:] = result.shape[3:]
+        return lax.slice(result, [0] * result.ndim, wanted)
+
+    return padded
+
+
+def _inside(at: Any, n: Any) -> Any:
+    """`reflected`, whose `max` does not take symbols for n."""
+    period = jnp.maximum(jnp.asarray(2 * (n - 1), jnp.int32), 1)
+    at = jnp.abs(at) % period
+    return jnp.minimum(at, period - at)

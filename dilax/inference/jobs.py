@@ -121,7 +121,7 @@ def _images(files: list[Path], source: str | Path) -> list[Path]:
     if others := [p for p in files if not is_image(p) and p.is_file()]:
         kinds = ", ".join(sorted({p.suffix or "no suffix" for p in others}))
         logging.warning(
-            "%s: %d files are no images and left out, such as %s (kinds: %s)",
+            "%s: files that are no images: %d, such as %s (kinds: %s)",
             source,
             len(others),
             others[0],

@@ -73,8 +73,7 @@ class Source:
         decoded, count = self.container.decode(self.stream), 0
         while frame := self._next(decoded, count):
             image = frame.to_ndarray(format="rgb24")
-            turned = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-            yield turned, count if frame.pts is None else frame.pts
+            yield _upright(image, frame), count if frame.pts is None else frame.pts
             count += 1
         if not count:
             raise ValueError(f"{self.container.name}: holds no frames")
@@ -85,6 +84,21 @@ class Source:
         except _av().FFmpegError as error:
             message = f"{self.container.name}: cannot be read after {count} frames"
             raise ValueError(f"{message} ({error})") from error
+
+
+def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
+    """A frame as players show it: turned and mirrored by its display matrix.
+
+    The pixel (p, q) is shown at (a·p + c·q, b·p + d·q), up to a shift; a, b, c and d
+    are the numbers 0, 1, 3 and 4 of the matrix (FFmpeg, libavutil/display.h).
+    """
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            if abs(b) > abs(a):
+                image, a, d = image.swapaxes(0, 1), c, b
+            image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(image)
 
 
 def _av() -> Any:
