@@ -221,7 +221,7 @@ def _of_ids(
         remarks.append(
             f"masks hold only 0 and {real[1]}, so {real[1]} is a class and not ignored"
         )
-    elif not decided and max(found) in void:
+    elif not decided and max(found) in _VOID_IDS:
         one = "-1" if negative else max(found)
         notes.append(f"{one} is ignored; --config.data.void=none makes it a class")
     _check_values(real, found, "ids")
