@@ -285,15 +285,15 @@ def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
                 "–" if wait is None else f"{100 * wait:.0f} %",
                 _figure(1000 * evaluation / images) if evaluation and images else "–",
                 *(
-                    f"{memory[place] / 1e9:.2f} GB" if memory.get(place) else "–"
+                    f"{memory[place] / 1e9:.2f}" if memory.get(place) else "–"
                     for place in ("host", "device")
                 ),
             ]
             if {*cells} != {"–"}:
                 rows.append(Row(stage_title(run, stage.name, len(runs)), cells))
     heads = (
-        *("ms/step", "images/s", "input wait", "evaluation, ms/image"),
-        *("peak memory, host", "peak memory, device"),
+        *("ms per step", "images per s", "input wait", "eval, ms per image"),
+        *("host GB", "device GB"),
     )
     columns = zip(heads, zip(*(row.cells for row in rows), strict=True), strict=False)
     filled = [i for i, (_, cells) in enumerate(columns) if {*cells} != {"–"}]
