@@ -19,13 +19,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
+import lazy_loader
 from absl import logging
-from orbax.checkpoint.checkpoint_managers import (
-    AnyPreservationPolicy,
-    BestN,
-    LatestN,
-)
 
 from dilax.data import DatasetSpec
 from dilax.models import param_shapes
@@ -36,6 +31,9 @@ from dilax.training.stage_crf import Params, stage_shapes
 from dilax.training.step import TrainState, split_params
 from dilax.weights import read_weights
 from dilax.weights.load import assign_weights
+
+# It takes a quarter of a second to import.
+ocp: Any = lazy_loader.load("orbax.checkpoint", suppress_warning=True)
 
 # All parameters of a run's only stage, in place of its checkpoints (see `pack`).
 PACKED = "weights.safetensors"
@@ -74,12 +72,15 @@ class Checkpoints:
                     self._move_aside(step, str(error))
             self._empty()
         wait_for_all(f"checkpoints of {stage}")
-        best = BestN(
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(
             get_metric_fn=_mean_iou, n=1, keep_checkpoints_without_metrics=False
         )
         # With best_fn the scores are stored, so that the best outlives a resume.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(2), best]
+            ),
             best_fn=_mean_iou,
             todelete_subdir=_DELETED,  # renamed first: never half of one in its place
             async_options=ocp.AsyncOptions(
@@ -287,9 +288,7 @@ def _read_params(
         ) from error
 
 
-def _restored(
-    manager: ocp.CheckpointManager, folder: Path, step: int, args: dict[str, Any]
-) -> Any:
+def _restored(manager: Any, folder: Path, step: int, args: dict[str, Any]) -> Any:
     try:
         return manager.restore(step, args=ocp.args.Composite(**args))
     except (ValueError, KeyError) as error:
