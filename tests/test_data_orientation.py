@@ -111,6 +111,9 @@ def test_masks_drawn_in_a_viewer_lie_on_the_images(tmp_path, orientation, size):
         assert notes[0].startswith("turned upright by their EXIF orientation: 5 ")
     same = _folder(tmp_path / "b", orientation, size, mask_tag=orientation)
     np.testing.assert_array_equal(_check_aligned(same)[0], image)
+    notes = survey_folder(same).notes
+    own = "masks turned by an orientation of their own: 5"
+    assert (own in notes) == (orientation > 1)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -132,6 +135,13 @@ def test_a_flag_decides_where_masks_fit_both_ways(tmp_path):
     ):
         survey_folder(tmp_path)
     _check_aligned(tmp_path, orientation="stored")
+
+
+def test_masks_of_both_kinds_are_laid_where_they_fit(tmp_path):
+    _folder(tmp_path / "a", 6, upright=False)
+    _folder(tmp_path / "b", 6)
+    _, notes = _check_aligned(tmp_path)
+    assert [note.split(":")[1][:10] for note in notes] == [" 5 images,"] * 2
 
 
 def test_broken_and_unknown_orientations_count_as_upright(tmp_path):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,14 +33,12 @@ def main_colours(paths: Sequence[Path]) -> dict[RGB, float]:
         ...     main_colours([path])
         {(0, 0, 0): 0.75, (255, 255, 255): 0.25}
     """
-    counts = Counter[int]()
+    counts = Counter[RGB]()
     for path in paths:
-        found, number = np.unique(
-            _packed(read_mask(path, "colours")), return_counts=True
-        )
-        counts.update(dict(zip(found.tolist(), number.tolist(), strict=True)))
-    keys = np.array([*counts])
-    colours = _unpacked(keys)
+        mask = Image.fromarray(np.ascontiguousarray(read_mask(path, "colours")))
+        found: Any = mask.getcolors(mask.width * mask.height)
+        counts.update({colour: number for number, colour in found})
+    colours = np.array([*counts])
     left = np.array([*counts.values()], float)
     total, shares = left.sum(), {}
     while left.max() > 0:
@@ -88,11 +87,3 @@ def clean_masks(paths: Sequence[Path], output: Path, colours: Sequence[RGB]) -> 
         mask = cleaned(read_mask(path, "colours"), colours)
         image = Image.fromarray(np.ascontiguousarray(mask[..., 0] if grey else mask))
         image.save(output / f"{path.stem}.png")
-
-
-def _packed(colours: np.ndarray) -> np.ndarray:
-    return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-
-
-def _unpacked(keys: np.ndarray) -> np.ndarray:
-    return np.stack([keys >> 16, keys >> 8 & 255, keys & 255], -1)

@@ -16,8 +16,11 @@ from dilax.data.pairing import IMAGE_SUFFIXES, SPLITS, folder_kind, split_of_lis
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".json")
 
-_SEVERAL = re.compile(r"splits?|data(?:set)?|folds?")  # names of lists of all splits
+_SEVERAL = re.compile(
+    r"(?i)splits?|data(?:set)?|folds?"
+)  # names of lists of all splits
 _IMAGE_KEYS = ("image", "img", "filename", "file", "path", "name", "id", "stem")
+_SPLIT_KEYS = ("split", "set", "subset", "fold")
 _MASK_KEYS = ("mask", "label", "annotation", "segmentation", "target", "gt")
 
 
@@ -48,115 +51,86 @@ def find_lists(root: Path, files: Sequence[Path]) -> dict[str, tuple[Path, list[
         ValueError: naming the files, if several could list a split, or one cannot be
             read.
     """
-    found = defaultdict(list)
+    every: dict[str, list[tuple[Path, list[str] | None]]] = {
+        split: [] for split in SPLITS
+    }
     for path in files:
-        if path.suffix.lower() in LIST_SUFFIXES:
-            if split := split_of_list(path.stem):
-                found[split].append(path)
-            elif path.suffix != ".txt" and _SEVERAL.fullmatch(path.stem.lower()):
-                for split in _table(path):
-                    found[split].append(path)
+        own, suffix = split_of_list(path.stem), path.suffix.lower()
+        if suffix == ".txt" and own:
+            every[own].append((path, None))  # read if it is chosen
+        elif suffix in LIST_SUFFIXES[1:] and (own or _SEVERAL.fullmatch(path.stem)):
+            for split, lines in _table(path).items():
+                if split or own:
+                    every[split or own].append((path, lines))
     lists = {}
-    for split, paths in found.items():
-        depth = min(len(path.parts) for path in paths)
-        outer = [path for path in paths if len(path.parts) == depth]
-        kinds = [folder_kind(path.relative_to(root).parts[:-1]) for path in outer]
-        chosen = [p for p, kind in zip(outer, kinds, strict=True) if kind] or outer
+    for split, found in every.items():
+        depth = min((len(path.parts) for path, _ in found), default=0)
+        outer = [each for each in found if len(each[0].parts) == depth]
+        named = [e for e in outer if folder_kind(e[0].relative_to(root).parts[:-1])]
+        chosen = named or outer
         if len(chosen) > 1:
             raise ValueError(
-                f"{chosen[0]}, {chosen[1]}: either could list {split}; rename one"
+                f"{chosen[0][0]}, {chosen[1][0]}: either could list {split}; rename one"
             )
-        path = chosen[0]
-        if path.suffix.lower() == ".txt":
-            lists[split] = path, read_lines(path)
-        else:
-            every = _table(path)
-            lines = every.get(split, every.get("", []))
-            if lines:  # else it is something else than a list
-                lists[split] = path, lines
+        for path, named_lines in chosen:
+            lists[split] = path, named_lines or read_lines(path)
     return lists
 
 
 def _table(path: Path) -> dict[str, list[str]]:
-    """The lines of each split, as in a text file, of CSV or JSON; "" if it has one."""
-    text = "\n".join(read_lines(path))
-    if path.suffix.lower() != ".json":
-        return _of_rows(_rows(text))
+    """The lines `image` or `image, mask` of each split of CSV or JSON; "" without."""
+    text = read_lines(path)
     try:
-        tree = json.loads(text)
+        is_json = path.suffix.lower() == ".json"
+        rows = _of_tree(json.loads("\n".join(text))) if is_json else _of_csv(text)
     except ValueError as error:
         raise ValueError(f"{path}: is not JSON ({error})") from error
-    if isinstance(tree, Mapping):
-        named = {split_of_list(str(key)): value for key, value in tree.items()}
-        if any(isinstance(named.get(split), list | dict) for split in SPLITS):
-            parts = {s: v for s, v in named.items() if s in SPLITS}
-            return {s: _of_rows(_of_tree(v)).get("", []) for s, v in parts.items()}
-        tree = tree.get("images", tree)
-    return _of_rows(_of_tree(tree))
+    found = defaultdict(list)
+    for row in rows:
+        masks = [v for k, v in row.items() if _is(k, _MASK_KEYS) and _is_file(v)]
+        keys = [k for word in _IMAGE_KEYS for k in row if _is(k, (word,))]
+        names = [row[k] for k in keys if row[k] and row[k] not in masks]
+        splits = [split_of_list(v) for k, v in row.items() if _is(k, _SPLIT_KEYS)]
+        if names:
+            image = next(filter(_is_file, names), names[0])
+            found[next(iter(splits), "")].append(", ".join([image, *masks[:1]]))
+    return dict(found)
 
 
 def _of_tree(tree: Any) -> list[dict[str, str]]:
-    """The rows of JSON: names, objects of names, or masks by image."""
+    """The rows of JSON: names, objects, masks by image, or all of these by split."""
     if isinstance(tree, Mapping):
-        pairs = {str(k): str(v) for k, v in tree.items() if isinstance(v, str)}
-        return [{"image": k, "mask": v} for k, v in pairs.items() if _is_file(k)]
-    entries = tree if isinstance(tree, list) else []
-    return [
-        {str(k): str(v) for k, v in entry.items()}
-        if isinstance(entry, Mapping)
-        else dict(zip(("image", "mask"), _texts(entry), strict=False))
-        for entry in entries
-    ]
+        parts = {k: v for k, v in tree.items() if split_of_list(k)}
+        if any(isinstance(part, list | Mapping) for part in parts.values()):
+            pairs = ((k, row) for k, part in parts.items() for row in _of_tree(part))
+            return [row | {"split": k} for k, row in pairs]
+        if "images" in tree:
+            return _of_tree(tree["images"])
+        tree = [pair for pair in tree.items() if _is_file(pair[0])]
+    rows = []
+    for entry in tree if isinstance(tree, list) else []:
+        if not isinstance(entry, Mapping):
+            pair = entry if isinstance(entry, list | tuple) else (entry,)
+            entry = dict(zip(("image", "mask"), pair, strict=False))
+        rows.append({str(k): str(v) for k, v in entry.items()})
+    return rows
 
 
-def _texts(entry: Any) -> list[str]:
-    return [str(e) for e in entry] if isinstance(entry, list) else [str(entry)]
-
-
-def _rows(text: str) -> list[dict[str, str]]:
-    """The rows of CSV; without a header, columns are called image, mask."""
-    mark = next((mark for mark in "\t;" if mark in text.splitlines()[0]), ",")
-    rows = [
-        [cell.strip() for cell in r]
-        for r in csv.reader(text.splitlines(), delimiter=mark)
-    ]
-    if any(_key(cell, _IMAGE_KEYS) for cell in rows[0]) and not any(
-        map(_is_file, rows[0])
-    ):
-        return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
-    every = []
-    for row in rows:
-        files = [cell for cell in row if _is_file(cell)]
-        every.append(dict(zip(("image", "mask"), files or row[:1], strict=False)))
-    return every
+def _of_csv(lines: list[str]) -> list[dict[str, str]]:
+    """The rows of a table; without a header, columns are called image, mask."""
+    mark = next((mark for mark in "\t;" if mark in lines[0]), ",")
+    header, *rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+    if any(_is(k, _IMAGE_KEYS) for k in header) and not any(map(_is_file, header)):
+        return [dict(zip(header, row, strict=False)) for row in rows]
+    files = [[c for c in r if _is_file(c)] or r[:1] for r in [header, *rows]]
+    return [dict(zip(("image", "mask"), row, strict=False)) for row in files]
 
 
 def _is_file(text: str) -> bool:
     return text.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _key(name: str, words: Iterable[str]) -> bool:
+def _is(name: str, words: Iterable[str]) -> bool:
     """Whether the name of a column is one of the words, such as image_path."""
     parts = re.split(r"[\s_-]+", name.lower().removesuffix("s"))
     return any(word in parts for word in words)
-
-
-def _of_rows(rows: list[dict[str, str]]) -> dict[str, list[str]]:
-    """The lines `image` or `image, mask` of each split; "" without a split."""
-    found = defaultdict(list)
-    for row in rows:
-        masks = [v for k, v in row.items() if _key(k, _MASK_KEYS) and _is_file(v)]
-        free = {k: v for k, v in row.items() if v and v not in masks}
-        keys = [k for word in _IMAGE_KEYS for k in free if _key(k, [word])]
-        named = [free[k] for k in keys if _is_file(free[k])] or [free[k] for k in keys]
-        split = next(
-            (
-                split_of_list(v)
-                for k, v in row.items()
-                if _key(k, ["split", "set", "subset", "fold"])
-            ),
-            "",
-        )
-        if named:
-            found[split].append(", ".join([named[0], *masks[:1]]))
-    return dict(found)

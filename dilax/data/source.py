@@ -197,13 +197,15 @@ def check_pairs(
             skipped, or if nothing is left.
     """
     found = Checked({}, {}, [], [])
+    masks_too = 0
     for pair in pairs:
         try:
-            header, turn = _turning(pair, channels, bool(as_stored))
+            header, tag, turn = _turning(pair, channels, bool(as_stored))
         except ValueError as error:
             found.problems.append(str(error))
         else:
             found.upright[pair], found.headers[pair] = turn, header
+            masks_too += tag > 1 and turn[1]
     wrong = found.problems
     if not found.upright or (wrong and not skip_unreadable):
         more = f"\n… and {len(wrong) - 10} more" if len(wrong) > 10 else ""
@@ -211,22 +213,25 @@ def check_pairs(
         raise ValueError(
             f"{len(wrong)} of {len(pairs)} images are unusable:\n{first}{more}\n{_SKIP}"
         )
-    tagged = [pair for pair, header in found.headers.items() if header.orientation > 1]
-    stored = [pair for pair, (image, _) in found.upright.items() if not image]
-    stored = [pair for pair in stored if found.headers[pair].orientation > 1]
-    both = [pair for pair in tagged if pair not in {*stored}]
-    if stored and both and as_stored is None:
-        raise ValueError(
-            f"{both[0].image}: has an EXIF orientation, and its mask fits it turned "
-            f"upright; that of {stored[0].image} fits only the pixels as stored. "
-            "--config.data.orientation=stored reads all that fit so as stored, "
-            "=upright only those that must be"
-        )
-    if len(tagged) > len(stored):
+    tagged = {pair: h for pair, h in found.headers.items() if h.orientation > 1}
+    turned = [pair for pair in tagged if found.upright[pair][0]]
+    stored = [pair for pair in tagged if not found.upright[pair][0]]
+    for pair in turned if stored and as_stored is None else ():
+        header = tagged[pair]
+        if header.orientation < 5 or header.size[0] == header.size[1]:
+            raise ValueError(
+                f"{pair.image}: has an EXIF orientation, and its mask fits it turned "
+                f"upright and as stored; that of {stored[0].image} only as stored. "
+                "--config.data.orientation=stored reads all that fit so as stored, "
+                "=upright only those that must be"
+            )
+    if turned:
         found.notes.append(
-            f"turned upright by their EXIF orientation: {len(tagged) - len(stored)} "
-            f"images, such as {both[0].image}"
+            f"turned upright by their EXIF orientation: {len(turned)} images, such as "
+            f"{turned[0].image}"
         )
+    if masks_too:
+        found.notes.append(f"masks turned by an orientation of their own: {masks_too}")
     if stored:
         found.notes.append(
             f"not turned by their EXIF orientation: {len(stored)} images, such as "
@@ -237,8 +242,12 @@ def check_pairs(
 
 def _turning(
     pair: Pair, channels: int | None, as_stored: bool
-) -> tuple[Header, tuple[bool, bool]]:
-    """The image's header, and whether to turn image and mask; ValueError if wrong."""
+) -> tuple[Header, int, tuple[bool, bool]]:
+    """The image's header, the mask's orientation, and whether to turn the two.
+
+    Raises:
+        ValueError: naming the file, if it is wrong.
+    """
     if not pair.image.exists():
         raise ValueError(f"{pair.image}: is missing")
     if not pair.label.exists():
@@ -251,7 +260,7 @@ def _turning(
     for turn in reversed(ways) if as_stored else ways:
         image_size = shown_size(header.size, header.orientation, turn[0])
         if image_size == shown_size(size, orientation, turn[1]):
-            return header, turn
+            return header, orientation, turn
     raise ValueError(
         "{}: is {}x{}, its mask {}x{}{}".format(
             pair.image,
