@@ -52,12 +52,9 @@ class _Opened:
 def opened(browser, path):
     opened = _Opened(browser, path)
     yield opened
-    messages, requests = (
-        opened.messages,
-        [u for u in opened.requests if not u.startswith("data:")],
-    )
     opened.page.close()
-    assert messages == []  # whatever a test does
+    requests = [u for u in opened.requests if not u.startswith("data:")]
+    assert opened.messages == []  # whatever a test does
     assert requests == [path.as_uri()]
 
 
