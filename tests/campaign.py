@@ -213,7 +213,7 @@ def disks(folder: Path, seed: int, count: int) -> Trials:
     data, wanted, _ = _reference(folder)
     for trial in range(count):
         rng = np.random.default_rng([seed, trial])
-        size, log = int(rng.integers(4, 700)), folder / f"log{trial}.txt"
+        size, log = int(rng.integers(4, 3000)), folder / f"log{trial}.txt"
         subprocess.run([*mount, "-o", f"size={size}k", str(small)], check=True)
         try:
             for again in (False, True):

@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import json
 import shutil
@@ -50,6 +51,15 @@ def test_saved_state_comes_back_whole(tmp_path):
     assert _equal(restored, saved)
     kinds = jax.tree.structure(restored.opt_state)
     assert kinds == jax.tree.structure(saved.opt_state)
+
+
+def test_a_full_disk_is_noticed_before_a_checkpoint_is_written(tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "free")
+    checkpoints = Checkpoints(tmp_path, "s")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000))
+    with pytest.raises(OSError, match=r"takes up to 1\.\d+MB, 1\.00kB are free"):
+        checkpoints.save(_state(0.0))
+    assert not [*(tmp_path / "checkpoints" / "s").iterdir()]
 
 
 def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import lazy_loader
 from absl import logging
+from tqdm import tqdm
 
 from dilax.data import DatasetSpec
 from dilax.models import param_shapes
@@ -40,6 +41,7 @@ PACKED = "weights.safetensors"
 _CHECKSUMS = "checksums.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # ending of the folder of a new checkpoint
 _DELETED = ".deleted"
+_ROOM = 1 << 20  # bytes of a checkpoint besides its arrays, at most
 
 Choice = Literal["last", "best"]
 
@@ -120,6 +122,7 @@ class Checkpoints:
         with _disk_full_as_os_error(self._folder):
             self._manager.wait_until_finished()
             self._empty()
+            self._check_space(state)
             self._manager.save(int(state.step), args=args, metrics=metrics, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, tuple[float, ...]]:
@@ -134,7 +137,7 @@ class Checkpoints:
         args = {n: ocp.args.StandardRestore(t) for n, t in _items(target).items()}
         if (self._folder / str(step) / "losses").exists():  # not in version 0.1
             args["losses"] = ocp.args.JsonRestore()
-        found = dict(_restored(self._manager, self._folder, step, args))
+        found = _restored(self._folder / str(step), args)
         losses = found.pop("losses", {"losses": ()})["losses"]
         number = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
         return TrainState(number, **found), tuple(losses)
@@ -145,6 +148,15 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
             self._empty()
+
+    def _check_space(self, state: TrainState) -> None:
+        """Raise if the disk is too full: Orbax would print traces of its tasks."""
+        need = _ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if need > free:
+            sizes = (tqdm.format_sizeof(size, "B") for size in (need, free))
+            message = "a checkpoint takes up to {}, {} are free".format(*sizes)
+            raise OSError(errno.ENOSPC, message, str(self._folder))
 
     def _move_aside(self, step: int, reason: str) -> None:
         if is_writer():
@@ -261,40 +273,47 @@ def _read_params(
     target = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes
     )
-    best, item = checkpoint == "best", "ema" if stage.ema else "params"
-    options = ocp.CheckpointManagerOptions(
-        best_fn=_mean_iou if best else None, create=False
-    )
+    item = "ema" if stage.ema else "params"
+    step = max(_steps(folder), default=None)
+    if step is None:
+        raise ValueError(f"{folder}: holds no finished checkpoint; train first")
     try:
-        if best:
-            for number in _steps(folder):
-                _check_files(folder / str(number))
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            step = manager.best_step() if best else manager.latest_step()
-            if step is None and best:
-                raise ValueError(
-                    f"{folder}: was not evaluated during training, so there is no best "
-                    "checkpoint; take the last"
-                )
-            if step is None:
-                raise ValueError(f"{folder}: holds no finished checkpoint; train first")
-            _check_files(folder / str(step))
-            args = {item: ocp.args.StandardRestore(target)}
-            restored = _restored(manager, folder, step, args)[item]
-            return jax.tree.map(lambda x: x.addressable_data(0), restored)
+        if checkpoint == "best":
+            step = _best_step(folder)
+        _check_files(folder / str(step))
     except DamagedCheckpoint as error:
         raise DamagedCheckpoint(
             f"{error}; the training command computes the checkpoint again"
         ) from error
+    args = {item: ocp.args.StandardRestore(target)}
+    restored = _restored(folder / str(step), args)[item]
+    return jax.tree.map(lambda x: x.addressable_data(0), restored)
 
 
-def _restored(manager: Any, folder: Path, step: int, args: dict[str, Any]) -> Any:
+def _best_step(folder: Path) -> int:
+    for step in _steps(folder):  # all are compared
+        _check_files(folder / str(step))
+    options = ocp.CheckpointManagerOptions(best_fn=_mean_iou, create=False)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        step = manager.best_step()
+    if step is None:
+        raise ValueError(
+            f"{folder}: was not evaluated during training, so there is no best "
+            "checkpoint; take the last"
+        )
+    return step
+
+
+def _restored(step: Path, args: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of a checkpoint, whose files were checked."""
     try:
-        return manager.restore(step, args=ocp.args.Composite(**args))
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            found = reader.restore(step, args=ocp.args.Composite(**args))
+            return {name: found[name] for name in args}
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"{folder}/{step}: is a checkpoint of another model than config.json "
-            f"describes ({str(error).splitlines()[0]})"
+            f"{step}: is a checkpoint of another model than config.json describes "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 
