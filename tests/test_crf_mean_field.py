@@ -1,17 +1,21 @@
-"""The mean field and its energies: loops over pixels, all labellings, pydensecrf."""
+"""The mean field and its energies, and the layer that trains it (CRF-RNN)."""
 
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from crf_scenes import gaussian_sums
+from crf_scenes import draw_image, gaussian_sums
 
+from dilax import CRFRNN, DenseCRF
 from dilax.crf.filters import ExactFilter
 from dilax.crf.kernels import normalize
 from dilax.crf.mean_field import Pairwise, energies, energy, mean_field
+from dilax.runtime import jit
 
+pytestmark = pytest.mark.slow
 SCALES = {
     "none": lambda n: (1, 1),
     "before": lambda n: (1 / n, 1),
@@ -158,3 +162,206 @@ def test_certain_marginals_have_no_entropy_and_no_nan():
     q = jnp.eye(3)[jnp.array([0, 1, 2, 0, 1, 2])]
     terms = [Pairwise(_kernel(features, "symmetric"), jnp.array(1.0))]
     assert energy(q, jnp.zeros((6, 3)), terms).negative_entropy == 0
+
+
+# CRF-RNN.
+
+SIZES = dict(spatial_sigma=1.5, bilateral_sigma_xy=4.0, bilateral_sigma_rgb=20.0)
+NAMES = ["spatial_weights", "bilateral_weights", "compatibility"]
+
+
+def _draw_batch(batch=2, height=4, width=5, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(batch, height, width, classes))
+    images = np.stack([draw_image(height, width, seed=s) for s in range(batch)])
+    params = {name: rng.normal(size=(classes, classes)) for name in NAMES}
+    return logits, images, params
+
+
+def _by_loops(logits, image, params, crf, steps):
+    """Zheng et al.'s steps as they are listed, in float64."""
+    h, w, k = logits.shape
+    y, x = np.divmod(np.arange(h * w), w)
+    place = np.stack([x, y], 1).astype(float)
+    colours = image.reshape(h * w, -1) / crf.bilateral_sigma_rgb
+    wide = np.concatenate([place / crf.bilateral_sigma_xy, colours], 1)
+    spatial, bilateral = (
+        _matrix(features, "after") for features in (place / crf.spatial_sigma, wide)
+    )
+    current = unary = logits.reshape(-1, k)
+    for _ in range(steps):
+        powers = np.exp(current)
+        q = powers / powers.sum(1, keepdims=True)
+        weighted = spatial @ q @ params["spatial_weights"].T
+        weighted = weighted + bilateral @ q @ params["bilateral_weights"].T
+        current = unary - weighted @ params["compatibility"].T
+    return current.reshape(logits.shape)
+
+
+@pytest.mark.parametrize("train, steps", [(True, 2), (False, 4)])
+def test_agrees_with_the_listed_steps(x64, train, steps):
+    logits, images, params = _draw_batch()
+    crf = CRFRNN(3, **SIZES, train_steps=2, test_steps=4, method="exact")
+    out = crf.apply({"params": params}, logits, images, train=train)
+    assert out.dtype == jnp.float64
+    for got, one, image in zip(out, logits, images, strict=True):
+        expected = _by_loops(one, image, params, crf, steps)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_the_first_weights_are_those_of_the_paper():
+    logits, images, _ = _draw_batch(classes=4)
+    crf = CRFRNN(4, method="exact")
+    params = crf.init(jax.random.key(0), np.float32(logits), images)["params"]
+    for name, scale in zip(NAMES, (3, 5, -1), strict=True):
+        np.testing.assert_array_equal(params[name], scale * np.eye(4))
+    fields = crf.spatial_sigma, crf.bilateral_sigma_xy, crf.bilateral_sigma_rgb
+    assert (*fields, crf.train_steps, crf.test_steps) == (3.0, 160.0, 3.0, 5, 10)
+
+
+def test_before_training_it_is_the_dense_crf_normalised_after():
+    logits, images, _ = _draw_batch(1)
+    logits = np.float32(logits)
+    rnn = CRFRNN(3, **SIZES, test_steps=2, method="exact")
+    params = rnn.init(jax.random.key(0), logits, images)
+    weights = dict(spatial_weight=3.0, bilateral_weight=5.0, iterations=2)
+    dense = DenseCRF(**SIZES, **weights, normalization="after", method="exact")
+    marginals = dense(np.array(jax.nn.softmax(logits[0])), images[0])
+    out = jax.nn.softmax(rnn.apply(params, logits, images))
+    np.testing.assert_allclose(out[0], marginals, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["exact", "auto"])
+def test_gradients_pass_finite_differences(x64, method):
+    logits, images, params = _draw_batch()
+    crf = CRFRNN(3, **SIZES, train_steps=3, method=method)
+    labels = np.random.default_rng(1).integers(0, 3, logits.shape[:3])
+
+    @jax.jit
+    def loss(params, logits):
+        out = crf.apply({"params": params}, logits, images, train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(out, labels).mean()
+
+    points = jax.tree.map(jnp.asarray, (params, logits))
+    slopes = jax.grad(loss, (0, 1))(*points)
+    leaves, shape = jax.tree.flatten(points)
+    for i, slope in enumerate(jax.tree.leaves(slopes)):
+        direction = np.random.default_rng(i).normal(size=slope.shape)
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = list(leaves)
+            moved[i] = leaves[i] + step * direction
+            ends.append(loss(*jax.tree.unflatten(shape, moved)))
+        expected = (ends[0] - ends[1]) / 2e-5
+        np.testing.assert_allclose(jnp.sum(slope * direction), expected, rtol=1e-5)
+        assert abs(expected) > 1e-4
+
+
+def test_no_gradient_reaches_the_image():
+    logits, images, params = _draw_batch()
+    crf = CRFRNN(3, **SIZES, method="exact")
+
+    def total(images):
+        return crf.apply({"params": params}, np.float32(logits), images).sum()
+
+    assert not np.asarray(jax.grad(total)(np.float32(images))).any()
+
+
+@pytest.mark.parametrize("method", ["exact", "auto"])
+def test_jit_prepared_images_and_types_of_images_change_nothing(method):
+    logits, images, params = _draw_batch()
+    logits, params = jax.tree.map(np.float32, (logits, params))
+    crf = CRFRNN(3, **SIZES, test_steps=2, method=method)
+
+    def apply(logits, images):
+        return crf.apply({"params": params}, logits, images)
+
+    expected = np.asarray(apply(logits, images))
+    others = {
+        "jit": jit(apply)(logits, images),
+        "floats": jit(apply)(logits, np.float32(images)),
+        "prepared": apply(logits, [crf.prepare(image) for image in images]),
+        "vmap": jax.vmap(apply)(logits[:, None], images[:, None])[:, 0],
+        "constant images": jit(lambda logits: apply(logits, images))(logits),
+    }
+    for name, other in others.items():
+        np.testing.assert_allclose(other, expected, atol=1e-4, err_msg=name)
+
+
+def test_logarithms_of_probabilities_do_as_logits():
+    logits, images, params = _draw_batch(1)
+    logits, params = jax.tree.map(np.float32, (logits, params))
+    crf = CRFRNN(3, **SIZES, test_steps=2, method="exact")
+    one = crf.apply({"params": params}, logits, images)
+    other = crf.apply({"params": params}, jax.nn.log_softmax(logits), images)
+    np.testing.assert_allclose(jax.nn.softmax(one), jax.nn.softmax(other), atol=1e-5)
+
+
+def test_it_learns_which_labels_go_together():
+    """Noise on two halves: training the weights alone lowers the loss."""
+    image = draw_image(12, 16)[None]
+    labels = (np.arange(16) >= 8).astype(int)[None, None].repeat(12, 1)
+    noise = np.random.default_rng(0).normal(size=(1, 12, 16, 2)) * 2
+    logits = jnp.asarray(np.eye(2)[labels] + noise, jnp.float32)
+    crf = CRFRNN(2, **SIZES, method="exact")
+    params = crf.init(jax.random.key(0), logits, image)["params"]
+    params["compatibility"] = jnp.zeros((2, 2))
+
+    @jit
+    def descend(params):
+        def loss(params):
+            out = crf.apply({"params": params}, logits, image, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(out, labels).mean()
+
+        value, slopes = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, s: p - 0.1 * s, params, slopes)
+
+    losses = []
+    for _ in range(20):
+        value, params = descend(params)
+        losses.append(float(value))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_memory_of_the_reverse_pass_grows_little_with_the_steps():
+    logits, images, params = _draw_batch(1, 32, 32)
+    logits = np.float32(logits)
+
+    def needed(steps):
+        crf = CRFRNN(3, **SIZES, train_steps=steps, method="exact")
+
+        def loss(params, logits, images):
+            return crf.apply({"params": params}, logits, images, train=True).sum()
+
+        lowered = jit(jax.grad(loss, (0, 1))).lower(params, logits, images)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert needed(12) - needed(2) < 10 * 1.5 * logits.nbytes
+
+
+@pytest.mark.parametrize(
+    "logits, images, message",
+    [
+        ((2, 4, 5, 3), (2, 4, 6, 3), r"images of \(height, width\) \[\(4, 6\), \(4, 6"),
+        ((2, 4, 5, 3), (1, 4, 5, 3), r"images of \(height, width\) \[\(4, 5\)\]"),
+        ((2, 4, 5, 4), (2, 4, 5, 3), r"they are \(b, h, w, 3\)"),
+    ],
+)
+def test_a_size_mismatch_is_refused(unchecked, logits, images, message):
+    crf = CRFRNN(3, method="exact")
+    with pytest.raises(ValueError, match=message):
+        crf.init(jax.random.key(0), jnp.zeros(logits), jnp.zeros(images))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"spatial_sigma": 0.0}, "spatial_sigma=0.0: a bandwidth"),
+        ({"test_steps": -1}, "test_steps=-1: iterations"),
+        ({"method": "fast"}, "method='fast' is not among"),
+    ],
+)
+def test_bad_fields_are_refused(unchecked, fields, message):
+    logits, images, _ = _draw_batch()
+    with pytest.raises(ValueError, match=message):
+        CRFRNN(3, **fields).init(jax.random.key(0), logits, images)

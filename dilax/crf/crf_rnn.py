@@ -1,9 +1,9 @@
 """CRF-RNN: the mean field as a layer that is trained (Zheng et al. 2015, §4).
 
-The paper's third architecture. Its weights begin as a dense CRF's.
+This is the third architecture of §5 of the paper. It starts as a dense CRF.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
-from dilax.crf import dense_crf as arguments
+from dilax.crf.checks import check_iterations, check_number
+from dilax.crf.dense_crf import SIGMAS
 from dilax.crf.filters import Method
 from dilax.crf.kernels import (
     ImageKernels,
@@ -24,9 +25,7 @@ from dilax.crf.kernels import (
 )
 from dilax.crf.mean_field import Pairwise, mean_field
 
-
-def _scaled_identity(scale: float) -> Callable:
-    return lambda key, shape: scale * jnp.eye(*shape)
+_INITIAL = {"spatial_weights": 3.0, "bilateral_weights": 5.0, "compatibility": -1.0}
 
 
 class CRFRNN(nn.Module):
@@ -87,8 +86,15 @@ class CRFRNN(nn.Module):
     ) -> Float[Array, "b h w k"]:
         """Logits of the marginals; see the class."""
         self._check(logits, image)
-        spatial, bilateral, compatibility = self._matrices()
-        energies = [_product(compatibility, w) for w in (spatial, bilateral)]
+        k, settings = self.num_classes, self._settings
+        spatial, bilateral, compatibility = (
+            self.param(name, lambda key, scale=scale: scale * jnp.eye(k))
+            for name, scale in _INITIAL.items()
+        )
+        energies = [
+            jnp.matmul(compatibility, weights, precision=jax.lax.Precision.HIGHEST)
+            for weights in (spatial, bilateral)
+        ]
         steps = self.train_steps if train else self.test_steps
 
         def refine(pair):
@@ -99,14 +105,14 @@ class CRFRNN(nn.Module):
 
             if isinstance(image, ImageKernels):
                 return use(image)
-            return with_kernels(jax.lax.stop_gradient(image), self._settings, use)
+            return with_kernels(jax.lax.stop_gradient(image), settings, use)
 
         if is_traced(image) and not isinstance(image, Sequence):
             return jax.lax.map(refine, (logits, image))
         return jnp.stack([refine(pair) for pair in zip(logits, image, strict=True)])
 
     def prepare(self, image: Num[Array | np.ndarray, "h w c"]) -> ImageKernels:
-        """What depends on an image alone: a list of these takes the images' place.
+        """Return what depends on an image alone, to use in place of the image.
 
         Args:
             image: one image, colours 0..255.
@@ -118,21 +124,15 @@ class CRFRNN(nn.Module):
         sigmas = self.spatial_sigma, self.bilateral_sigma_xy, self.bilateral_sigma_rgb
         return KernelSettings(*sigmas, normalization="after", method=self.method)
 
-    def _matrices(self):
-        shape = (self.num_classes, self.num_classes)
-        names = {
-            "spatial_weights": 3.0,
-            "bilateral_weights": 5.0,
-            "compatibility": -1.0,
-        }
-        return [self.param(n, _scaled_identity(v), shape) for n, v in names.items()]
-
     def _check(self, logits, image) -> None:
-        for name in ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb"):
-            arguments.check_bandwidth(name, getattr(self, name))
+        for name in SIGMAS:
+            check_number(name, getattr(self, name), positive=True)
         for name in ("train_steps", "test_steps"):
-            arguments.check_iterations(name, getattr(self, name))
-        images = _sizes(image)
+            check_iterations(name, getattr(self, name))
+        if isinstance(image, Sequence):
+            images = [kernels.size for kernels in image]
+        else:
+            images = [image.shape[1:3]] * len(image)
         fits = images == [logits.shape[1:3]] * len(logits)
         if not fits or logits.shape[3] != self.num_classes:
             raise ValueError(
@@ -141,14 +141,8 @@ class CRFRNN(nn.Module):
             )
 
 
-def _sizes(images) -> list[tuple[int, ...]]:
-    if isinstance(images, Sequence):
-        return [image.size for image in images]
-    return [images.shape[1:3]] * len(images)
-
-
 def _refine(logits, kernels: ImageKernels, energies, steps: int):
-    """One image's logits; compiled unless a trace is under way."""
+    """Return one image's logits; compiled unless a trace is under way."""
     padded = pad_to_kernels(logits, kernels, fill=0.0)
     run = _run if is_traced(padded, kernels, energies) else compiled(_run, "steps")
     height, width = kernels.size
@@ -160,7 +154,3 @@ def _run(logits, kernels, energies, steps: int):
     terms = [Pairwise(*pair) for pair in zip(kernels, energies, strict=True)]
     flat = logits.reshape(-1, logits.shape[-1])
     return mean_field(flat, terms, steps).reshape(logits.shape)
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,14 +1,12 @@
 """Gaussian filtering with the permutohedral lattice (Adams, Baek & Davis 2010).
 
-Values are splatted onto the lattice's points around them, blurred along the lattice's
-d + 1 directions, and sliced at the same places: time linear in the number of values,
-whatever the bandwidth, in any number of dimensions.
+Values are splatted onto the lattice points around them, blurred along the lattice's
+d + 1 directions, and sliced at the same places. Time is linear in the number of values,
+for any bandwidth and any number of dimensions.
 
-The permutohedral lattice's geometry (Adams, Baek & Davis 2010, sections 3 and 4).
-
-In d dimensions the lattice lies in the plane of R^(d+1) whose coordinates sum to 0.
-Its points are the integer ones whose coordinates are all congruent modulo d + 1; every
-place lies in a simplex of d + 1 of them, one of each remainder.
+In d dimensions, the lattice lies in the plane of R^(d+1) whose coordinates sum to 0
+(§3). Its points are the integer ones whose coordinates are all congruent modulo d + 1.
+Every place lies in a simplex of d + 1 of them, one for each remainder.
 """
 
 import functools
@@ -47,7 +45,7 @@ class Simplices(NamedTuple):
 
 
 def simplices(features: Float[Array, "n d"]) -> Simplices:
-    """The simplex of every feature vector, and its place within.
+    """Return the simplex of every feature vector, and its place within.
 
     The plane is scaled so that splatting, blurring and slicing together have the
     variance of a Gaussian of standard deviation 1.
@@ -81,7 +79,7 @@ def simplices(features: Float[Array, "n d"]) -> Simplices:
 
 
 def _elevate(features):
-    """(n, d) features as (d + 1, n) places in the plane."""
+    """Return (n, d) features as (d + 1, n) places in the plane."""
     d = features.shape[1]
     step = np.sqrt(2 / 3) * (d + 1)
     scaled = [
@@ -96,7 +94,7 @@ def _elevate(features):
 
 
 def _descending_ranks(left):
-    """How many coordinates of a place exceed each; ties go to the earlier one."""
+    """Count the coordinates that exceed each one; ties go to the earlier one."""
     d1 = len(left)
     return jnp.stack(
         [
@@ -111,28 +109,29 @@ def _descending_ranks(left):
 
 
 def fingerprints(places: Simplices) -> UInt[Array, "2 d1 n"]:
-    """64 bits, in two words, that tell the points of the simplices apart.
+    """Return 64 bits, in two words, that identify the points of the simplices.
 
     Each word is linear in the coordinates, so that neighbours differ by constants
-    (`neighbour_steps`). Two points share both words by an accident of 1 in 2^64.
+    (`neighbour_steps`). Two different points share both words with probability 2^−64.
     """
     d = len(places.cells) - 1
     words = []
     for factors in _factors(d):
-        base = _weighed_sum((d + 1) * places.cells[:d], factors)
+        base = _weighted_sum((d + 1) * places.cells[:d], factors)
         rows = []
         for r in range(d + 1):
             offsets = jnp.where(places.ranks[:d] <= d - r, r, r - (d + 1))
-            rows.append(base + _weighed_sum(offsets, factors))
+            rows.append(base + _weighted_sum(offsets, factors))
         words.append(jnp.stack(rows))
     return jnp.stack(words)
 
 
 def neighbour_steps(d: int) -> list[tuple[int, int]]:
-    """What to add to the words of a point's fingerprint to reach a neighbour.
+    """Return what to add to a point's fingerprint to reach a neighbour.
 
-    One for each of the d + 1 directions; the neighbour on the other side lies as far
-    below. Along direction a, coordinate a falls by d and the others rise by 1.
+    There is one step for each of the d + 1 directions; subtracting it reaches the
+    neighbour on the other side. Along direction a, coordinate a falls by d and the
+    others rise by 1.
     """
     steps = []
     for axis in range(d + 1):
@@ -149,15 +148,17 @@ def _factors(d: int) -> list[list[int]]:
     return [[pow(m, i + 1, 2**32) for i in range(d)] for m in _MULTIPLIERS]
 
 
-def _weighed_sum(rows, factors):
+def _weighted_sum(rows, factors):
     return sum(
         row.astype(jnp.uint32) * jnp.uint32(f)
         for row, f in zip(rows, factors, strict=True)
     )
 
 
-_LEVELS = (32, 4, 1)  # parts of the worst case for which a traced lattice has room
-_LEAST_ROOM = 4096  # points: few sizes compile, and small ones cost little
+# A traced lattice has room for these parts of the worst case, but for no fewer points
+# than this: few sizes compile, and small ones cost little.
+_LEVELS = (32, 4, 1)
+_LEAST_ROOM = 4096
 T = TypeVar("T")
 
 
@@ -173,7 +174,7 @@ class LatticeFilter(NamedTuple):
         weights: barycentric coordinates of the places.
         points: the lattice points around each place.
         neighbours: of each point, on both sides, in each direction. The last point is
-            always empty, and stands for those that there are not.
+            always empty, and replaces missing neighbours.
         runs: the entries sorted by point, which CPUs sum faster; or None.
 
     Example:
@@ -197,17 +198,17 @@ def build_lattice(
     valid: Bool[Array, " n"] | None = None,
     capacity: int | None = None,
 ) -> LatticeFilter:
-    """The lattice around feature vectors.
+    """Build the lattice around feature vectors.
 
-    Outside of `jax.jit` the lattice's points are counted first and its arrays made just
-    large enough (rounded up, so that few sizes compile). Inside, or with a `capacity`,
-    shapes are static; see also `with_lattice`.
+    Outside of `jax.jit`, the lattice's points are counted first and its arrays are made
+    just large enough (rounded up, so that few sizes compile). Inside, or with a
+    `capacity`, shapes are static; see also `with_lattice`.
 
     Args:
         features: in units of the Gaussian's standard deviation, finite.
-        valid: places that are not give nothing and get 0.
+        valid: the other places give nothing and get 0.
         capacity: room for lattice points; the worst case, (d + 1) n, by default. Points
-            that find no room are left out.
+            for which there is no room are left out.
 
     Example:
         >>> lattice = build_lattice(jnp.array([[0.0, 0.0], [9.0, 9.0]]))
@@ -230,14 +231,14 @@ def with_lattice(
     valid: Bool[Array, " n"] | None,
     use: Callable[[LatticeFilter], T],
 ) -> T:
-    """`use` of the lattice, whose size is chosen among a few while the program runs.
+    """Return `use` of the lattice, whose size is chosen while the program runs.
 
-    For what is traced: shapes are static there, and the worst case is many times larger
-    than the lattices of images.
+    This is for traced features: shapes are static there, and the worst case is many
+    times larger than the lattices of images. `use` is compiled for a few sizes.
 
     Args:
         features: as for `build_lattice`.
-        valid: likewise.
+        valid: as for `build_lattice`.
         use: is traced once for each size.
 
     Example:
@@ -250,7 +251,8 @@ def with_lattice(
     if valid is None:
         valid = jnp.ones(len(features), bool)
     weights, table = _number_points(features, valid)
-    rooms = [-(-weights.size // part) for part in _LEVELS]
+    worst = weights.size
+    rooms = sorted({min(worst, max(worst // n, _LEAST_ROOM)) for n in _LEVELS})
     level = sum((table.distinct > room).astype(jnp.int32) for room in rooms[:-1])
     return jax.lax.switch(
         level, [lambda room=room: use(_link(weights, table, room)) for room in rooms]
@@ -270,7 +272,7 @@ def _build_just_large_enough(features, valid) -> LatticeFilter:
 
 
 def bucket(count: int) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, … that is not less than `count`."""
+    """Return the first of 1, 2, 3, 4, 6, 8, 12, 16, … that is at least `count`."""
     power = _power_of_two(count)
     return power * 3 // 4 if count <= power * 3 // 4 else power
 
@@ -281,7 +283,7 @@ def _power_of_two(count: int) -> int:
 
 @jax.jit
 def _number_points(features, valid):
-    """The weights of all places, and the points around them by number.
+    """Return the weights of all places, and the points around them by number.
 
     Entries are listed place by place, so that points near each other in the image are
     near each other in memory.
@@ -294,7 +296,7 @@ def _number_points(features, valid):
 
 @functools.partial(jax.jit, static_argnames="capacity")
 def _link(weights, table: Table, capacity: int) -> LatticeFilter:
-    """The filter, with room for `capacity` points and the empty one."""
+    """Return the filter, with room for `capacity` points and the empty one."""
     d1, n = weights.shape
     numbers = table.numbers.reshape(n, d1).T
     points = jnp.where((numbers < 0) | (numbers >= capacity), capacity, numbers)
@@ -310,7 +312,7 @@ def _link(weights, table: Table, capacity: int) -> LatticeFilter:
 
 
 def _neighbours(table: Table, keys, known, step):
-    """The points on both sides of every point, and of the empty one, in a direction."""
+    """Return the neighbours of every point, and of the empty one, in a direction."""
     empty = len(known)
     above = find_keys(table, keys + jnp.array(step, jnp.uint32)[:, None])
     above = jnp.where(known & (above >= 0) & (above < empty), above, empty)
@@ -332,7 +334,7 @@ def _forward(weights, values, structure):
 
 @jax.jit
 def _backward(residuals, gradient):
-    """The transposed filter is the same with its directions in reverse."""
+    """Apply the transposed filter: the same, with its directions in reverse order."""
     weights, values, structure = residuals
     down = _blur(_splat(weights, gradient, structure), structure, reverse=True)
     up = _blur(_splat(weights, values, structure), structure)
@@ -347,7 +349,7 @@ _filtered.defvjp(_forward, _backward)
 
 
 def _splat(weights, values, structure):
-    """(n, k) values, each shared among the points around it: (m, k)."""
+    """Distribute (n, k) values among the points around them: (m, k)."""
     points, neighbours, runs = structure
     count = neighbours.shape[2]
     if runs is not None:
@@ -357,9 +359,10 @@ def _splat(weights, values, structure):
 
 
 def _blur(sums, structure, reverse=False):
-    """Each point's values and half of its neighbours', in one direction after another.
+    """Add half of the neighbours' values, in one direction after another.
 
-    A loop, as XLA would fuse the directions and compute the inner ones many times.
+    This is a loop because XLA would fuse the directions and compute the inner ones many
+    times.
     """
 
     def blur_along(sums, neighbours):
@@ -370,11 +373,11 @@ def _blur(sums, structure, reverse=False):
 
 
 def _slice(weights, sums, structure):
-    """(n, k) values read between the points around each place."""
+    """Interpolate (n, k) values between the points around each place."""
     parts = zip(structure[0], weights, strict=True)
     return _scale(weights) * sum(sums[at] * weight[:, None] for at, weight in parts)
 
 
 def _scale(weights) -> float:
-    """What makes a constant keep its size, as in the public implementations."""
+    """Return the factor that preserves constants, as in the public implementations."""
     return 1 / (1 + 2.0 ** (1 - len(weights)))

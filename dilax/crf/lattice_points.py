@@ -1,13 +1,13 @@
-"""Sums over the entries of each lattice point, sorted into short runs of one point.
+"""Numbering the points of a lattice, and sums over the entries of each.
 
-Adding scattered entries one by one is slow on CPUs. Runs of a fixed length are gathered
-and summed at once instead, and only their sums are scattered.
+A hash table with static shapes gives equal fingerprints equal numbers, 0, 1, 2, …: all
+keys probe at once. In each round, the keys that meet an empty slot claim it, and the
+first in order wins. Keys that find themselves in their slot are done, and the others go
+on to the next slot of their sequence (double hashing).
 
-A hash table with static shapes: equal fingerprints get equal numbers, 0, 1, 2, …
-
-All keys probe at once. In each round those that meet an empty slot claim it, the first
-in order wins, and those that find their own key there are done; the rest go on to the
-next slot of their sequence (double hashing).
+Adding scattered entries one by one is slow on CPUs. Instead, entries are sorted into
+short runs that belong to one point. Runs have a fixed length, so they are gathered and
+summed at once, and only their sums are scattered.
 """
 
 import functools
@@ -21,13 +21,13 @@ _EMPTY = 2**31 - 1
 
 
 class Table(NamedTuple):
-    """Distinct keys, numbered in the order in which they first stand in the list.
+    """Distinct keys, numbered in the order in which they first occur.
 
     Attributes:
         slots: index in the list of the key that each slot holds.
         keys: the list.
-        numbers: of every key in the list; keys that are left out have -1.
-        firsts: whether a key is the first of its kind in the list.
+        numbers: of every key in the list; −1 for keys that are left out.
+        firsts: whether a key is the first of its value in the list.
         distinct: how many different keys there are.
     """
 
@@ -39,11 +39,11 @@ class Table(NamedTuple):
 
 
 def number_keys(keys: UInt[Array, "2 n"], valid: Bool[Array, " n"]) -> Table:
-    """Numbers the distinct keys.
+    """Number the distinct keys.
 
     Args:
         keys: 64 bits each, in two words.
-        valid: keys that are not get no number.
+        valid: the other keys get no number.
 
     Example:
         >>> keys = jnp.array([[7, 5, 7, 9], [1, 1, 1, 1]], jnp.uint32)
@@ -71,7 +71,7 @@ def number_keys(keys: UInt[Array, "2 n"], valid: Bool[Array, " n"]) -> Table:
 
 
 def find_keys(table: Table, keys: UInt[Array, "2 m"]) -> Int[Array, " m"]:
-    """The numbers of other keys; those that the table lacks have -1."""
+    """Return the numbers of other keys; −1 for those that the table lacks."""
     size = len(table.slots)
 
     def probe(state):
@@ -87,7 +87,7 @@ def find_keys(table: Table, keys: UInt[Array, "2 m"]) -> Int[Array, " m"]:
 
 
 def _holds(slots, at, listed, keys):
-    """Whether each key stands in the slot where it looks."""
+    """Return whether each key is in the slot where it looks."""
     owners = slots[at]
     same = (listed.at[:, owners].get(mode="clip") == keys).all(0)
     return same & (owners != _EMPTY)
@@ -98,12 +98,12 @@ def _first(keys, size):
 
 
 def _next(at, keys, size):
-    step = _mixed(keys[1]) | 1  # odd: the sequence meets every slot
+    step = _mixed(keys[1]) | 1  # odd: the sequence visits every slot
     return ((at.astype(jnp.uint32) + step) & jnp.uint32(size - 1)).astype(jnp.int32)
 
 
 def _mixed(words):
-    """Words whose every bit depends on all bits of the input."""
+    """Return words whose bits each depend on all bits of the input."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         words = (words ^ (words >> shift)) * jnp.uint32(factor)
     return words ^ (words >> 16)
@@ -126,7 +126,7 @@ class Runs(NamedTuple):
     points: Int[Array, " runs"]
 
     def sums(self, values: Float[Array, "n k"], count: int) -> Float[Array, "m k"]:
-        """The weighed sum of the values around each of `count` points."""
+        """Return the weighted sum of the values around each of `count` points."""
         pairs = zip(self.values, self.weights, strict=True)
         each = sum(values[at] * weight[:, None] for at, weight in pairs)
         sums = jnp.zeros((count, values.shape[1]), values.dtype)
@@ -136,8 +136,8 @@ class Runs(NamedTuple):
 class SortedEntries(NamedTuple):
     """Entries in blocks, each sorted by point.
 
-    A word holds a point's number and the entry's place in its block, as sorting words
-    is several times faster than sorting pairs.
+    A word contains a point's number and the entry's place in its block, because sorting
+    words is several times faster than sorting pairs.
     """
 
     words: UInt[Array, "rows block"]
@@ -147,10 +147,10 @@ class SortedEntries(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="count")
 def sort_entries(points: Int[Array, "d1 n"], count: int) -> SortedEntries:
-    """Sorts the entries, and tells how many runs they make.
+    """Sort the entries, and count the runs that they make.
 
     Args:
-        points: around each place; the last of `count` takes no entries.
+        points: around each place; the last of the `count` points takes no entries.
         count: how many points there are.
     """
     entries = points.size
@@ -166,10 +166,10 @@ def sort_entries(points: Int[Array, "d1 n"], count: int) -> SortedEntries:
 def cut_runs(
     entries: SortedEntries, weights: Float[Array, "d1 n"], count: int, room: int
 ) -> Runs:
-    """Cuts sorted entries into runs.
+    """Cut sorted entries into runs.
 
     Args:
-        entries: see there.
+        entries: from `sort_entries`.
         weights: of the entries.
         count: of points, as it was sorted.
         room: for runs, at least as many as there are.
@@ -192,7 +192,7 @@ def cut_runs(
 
 
 def _offsets(points):
-    """Place of each entry of sorted points in its run."""
+    """Return the place of each entry of sorted points in its run."""
     order = jnp.arange(points.shape[1], dtype=jnp.int32)
     changed = jnp.pad(points[:, 1:] != points[:, :-1], ((0, 0), (1, 0)))
     start = jax.lax.cummax(jnp.where(changed, order, 0), axis=1)

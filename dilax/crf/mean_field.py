@@ -1,11 +1,9 @@
-"""What mean field minimises: KL(Q‖P) of the marginals (Krähenbühl & Koltun 2011, §2.2).
+"""Mean-field inference in a fully connected CRF (Krähenbühl & Koltun 2011, §2, §3).
 
-P(x) = exp(−E(x)) / Z with E(x) = Σ_i U_i(x_i) + Σ_{i<j} Σ_m k_m(i, j) μ_m(x_i, x_j).
-
-Mean-field inference in a fully connected CRF (Krähenbühl & Koltun 2011, §2, §3).
-
-The marginals Q_i ∝ exp(−U_i − Σ_m μ_m · message_m,i(Q)) are iterated, all pixels at
-once; a message is a Gaussian filter of the marginals.
+P(x) = exp(−E(x)) / Z with E(x) = Σ_i U_i(x_i) + Σ_{i<j} Σ_m k_m(i, j) μ_m(x_i, x_j) is
+approximated by marginals Q that minimize KL(Q‖P). All pixels are updated at once, by
+Q_i ∝ exp(−U_i − Σ_m μ_m · message_m,i(Q)); a message is a Gaussian filter of the
+marginals.
 """
 
 from collections.abc import Sequence
@@ -15,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from dilax.crf.kernels import Kernel
@@ -23,10 +20,10 @@ from dilax.crf.kernels import Kernel
 
 @struct.dataclass
 class Pairwise:
-    """One pairwise term: a kernel and what it costs two pixels to bear two labels.
+    """One pairwise term: a kernel, and the energy of two pixels' labels.
 
     Attributes:
-        kernel: how much two pixels have to do with each other.
+        kernel: how strongly two pixels are connected.
         compatibility: a number w is the Potts model, energy −w for equal labels (a
             constant away from +w for different ones); k numbers are the energies of
             equal labels, class by class, so Potts is −w of them; a (k, k) matrix μ is
@@ -37,33 +34,28 @@ class Pairwise:
     compatibility: Float[Array, "*shape"]
 
     def __call__(self, marginals: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """The expected energy of each label at each pixel, its own share included."""
+        """Return the expected energy of each label, each pixel's own share included."""
         return self.energy_of(self.kernel(marginals))
 
     def energy_of(self, message: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """Σ_l' μ(l, l') message(l')."""
-        return compatible(self.compatibility, message)
-
-
-def compatible(compatibility: ArrayLike, message: Float[Array, "n k"]):
-    """Energies of the labels from a message, by one of the three compatibilities."""
-    mu = jnp.asarray(compatibility, message.dtype)
-    if mu.ndim == 2:
-        return jnp.matmul(message, mu.T, precision=lax.Precision.HIGHEST)
-    return message * (mu if mu.ndim == 1 else -mu)
+        """Return Σ_l' μ(l, l') message(l')."""
+        mu = jnp.asarray(self.compatibility, message.dtype)
+        if mu.ndim == 2:
+            return jnp.matmul(message, mu.T, precision=lax.Precision.HIGHEST)
+        return message * (mu if mu.ndim == 1 else -mu)
 
 
 def mean_field(
     logits: Float[Array, "n k"], terms: Sequence[Pairwise], iterations: int
 ) -> Float[Array, "n k"]:
-    """Iterates the mean field from softmax(logits).
+    """Iterate the mean field from softmax(logits).
 
-    The reverse pass keeps the logits of every iteration and works out the rest again.
+    The reverse pass stores the logits of every iteration and recomputes the rest.
 
     Args:
-        logits: −U, up to a constant a pixel: logarithms of probabilities, or logits.
+        logits: −U, up to a constant per pixel: logarithms of probabilities, or logits.
         terms: the pairwise terms.
-        iterations: how many updates; none returns `logits`.
+        iterations: number of updates; 0 returns `logits`.
 
     Returns:
         Logits of the marginals.
@@ -92,17 +84,17 @@ def step(
     terms: Sequence[Pairwise],
     marginals: Float[Array, "n k"],
 ) -> Float[Array, "n k"]:
-    """One update: logits of the next marginals."""
+    """Return the logits of the next marginals."""
     energies = sum(term(marginals) for term in terms)
     return (logits - energies).astype(logits.dtype)
 
 
 class Energy(NamedTuple):
-    """Parts of KL(Q‖P), sums over the pixels, each a number or one an iteration.
+    """Parts of KL(Q‖P), sums over the pixels, scalars, or one per iteration.
 
     Attributes:
         unary: Σ_i E_Q[U_i].
-        pairwise: E_Q of the pairs' energies, every pair once, no pixel with itself.
+        pairwise: E_Q of the pairs' energies, every pair once and no pixel with itself.
         negative_entropy: Σ_i E_Q[log Q_i].
 
     Example:
@@ -116,7 +108,7 @@ class Energy(NamedTuple):
 
     @property
     def kl(self) -> Float[Array, "*t"]:
-        """KL(Q‖P) − log Z: what is to fall, whose lowest value is −log Z."""
+        """KL(Q‖P) − log Z, which falls; its lowest possible value is −log Z."""
         return self.unary + self.pairwise + self.negative_entropy
 
 
@@ -126,10 +118,10 @@ def energy(
     terms: Sequence[Pairwise],
     valid: Bool[Array, "n"] | None = None,
 ) -> Energy:
-    """The energy of marginals.
+    """Return the energy of marginals, as the paper defines it.
 
-    The reference code's `klDivergence` counts every pair twice and each pixel with
-    itself besides; no distribution belongs to that sum, and ours is the paper's.
+    The reference code's `klDivergence` differs: it counts every pair twice, and each
+    pixel with itself.
 
     Args:
         marginals: Q.
@@ -145,7 +137,7 @@ def energy(
     q = marginals if valid is None else jnp.where(valid[:, None], marginals, 0)
     pairs = jnp.zeros((), q.dtype)
     for term in terms:
-        own = jnp.reshape(jnp.asarray(term.kernel.own_weight(), q.dtype), (-1, 1))
+        own = term.kernel.before * term.kernel.after  # where the filter is exact
         pairs += 0.5 * jnp.sum(q * term.energy_of(term.kernel(q) - own * q))
     entropy = jnp.sum(jnp.where(q > 0, q * jnp.log(jnp.where(q > 0, q, 1)), 0))
     return Energy(-jnp.sum(q * logits), pairs, entropy)
@@ -157,12 +149,12 @@ def energies(
     iterations: int,
     valid: Bool[Array, "n"] | None = None,
 ) -> Energy:
-    """The energy of the first marginals and of those after each iteration.
+    """Return the energy of the first marginals and of those after each iteration.
 
     Args:
         logits: as for `mean_field`.
         terms: the pairwise terms.
-        iterations: how many updates.
+        iterations: number of updates.
         valid: as for `energy`.
 
     Returns:
