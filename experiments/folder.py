@@ -51,7 +51,6 @@ from dilax.cli import run
 from dilax.crf import CRFGrid
 from dilax.data import Augmentation, DatasetSpec
 from dilax.models import VGG16_SLIM_HEAD
-from dilax.runtime.files import printable
 from dilax.training import (
     Config,
     CRFConfig,
@@ -159,8 +158,6 @@ def fit(config: Config, values: Any) -> Config:
         classes=values.classes or config.data.classes,
     )
     found = survey(data)
-    notes = "\n".join([f"{data.data_dir}:", *(f"  {note}" for note in found.notes)])
-    print(printable(notes))
     if config.init in PUBLISHED and (channels := len(found.spec.mean)) != 3:
         raise ValueError(
             f"--config.init={config.init}: takes images with 3 channels, and these "

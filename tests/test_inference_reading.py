@@ -237,6 +237,43 @@ def test_a_source_without_images_is_refused(tmp_path, source, message):
         find_photos(str(tmp_path / source), tmp_path / "out")
 
 
+def test_brackets_in_a_pattern_may_be_those_of_a_folder(tmp_path, monkeypatch):
+    for name in ("set [v1]/a.jpg", "set [v1]/b[2].jpg", "set v/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo(0), "jpg"))
+    monkeypatch.chdir(tmp_path)
+    for source, names in {
+        "set [v1]/*.jpg": ["a.jpg", "b[2].jpg"],
+        f"{tmp_path}/set [v1]/[a-b]*.jpg": ["a.jpg", "b[2].jpg"],
+        "set [v1]/b[2].jpg": ["b[2].jpg"],
+        "set [a-z]/*.jpg": ["c.jpg"],
+    }.items():
+        assert [p.name.name for p in find_photos(source, Path("out"))] == names
+
+
+def test_what_is_no_image_is_named_and_counted(tmp_path, caplog):
+    for name in ("a.jpg", "b.JFIF", "c.cr2", "d.txt"):
+        (tmp_path / name).write_bytes(encoded(photo(0), "jpg"))
+    assert len(find_photos(tmp_path, tmp_path / "out")) == 2
+    assert "files that are no images: 2, such as" in caplog.text
+    assert "c.cr2 (kinds: .cr2, .txt)" in caplog.text
+
+
+def test_heic_needs_a_package_which_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (tmp_path / "x.heic").write_bytes(content)
+    for file in (tmp_path / "x.heic", content):
+        with pytest.raises(ValueError, match=r"x: .*pip install 'dilax\[heif\]'"):
+            read_photo(file, "x")
+
+
+@pytest.mark.parametrize("suffix, kind", [("jfif", "JPEG"), ("jp2", "JPEG2000")])
+def test_other_kinds_of_pictures_are_read(tmp_path, suffix, kind):
+    shown = _saved(tmp_path / f"x.{suffix}", _fill(RED), format=kind)
+    assert np.abs(shown.astype(int) - RED).max() < 4
+
+
 def test_videos_are_known_by_their_suffix():
     assert is_video("a/b.MP4") and is_video(Path("x.webm"))
     assert not is_video("mp4") and not is_video("-") and not is_video("a.png")

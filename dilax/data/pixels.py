@@ -166,22 +166,26 @@ def read_header(path: Path) -> Header:
     Raises:
         ValueError: naming the file, if it is not an image of 8 or 16 bits per channel.
     """
-    size, orientation = read_size(path)
     with _naming(path):
         if not _is_tiff(path):
             with open_image(path) as file:
                 channels, bits = {"L": (1, 8), "I;16": (1, 16)}.get(_mode(file), (3, 8))
+                orientation = orientation_of(file)
+                size = _shown(file.height, file.width, orientation)
                 return Header(size, channels, bits, orientation)
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
+            series, orientation = tiff.series[0], _tag(tiff.pages.first)
             axis = _channel_axis(series)
             height, width = (n for i, n in enumerate(series.shape) if i != axis)
             channels = 1 if axis is None else series.shape[axis]
-            bits = 8 * series.dtype.itemsize
-            size = (width, height) if orientation >= 5 else (height, width)
-            return Header(size, channels, bits, orientation)
+            size = _shown(height, width, orientation)
+            return Header(size, channels, 8 * series.dtype.itemsize, orientation)
+
+
+def _shown(height: int, width: int, orientation: int) -> tuple[int, int]:
+    return (width, height) if orientation >= 5 else (height, width)
 
 
 def read_size(path: Path) -> tuple[tuple[int, int], int]:
@@ -196,11 +200,13 @@ def read_size(path: Path) -> tuple[tuple[int, int], int]:
 
             with tifffile.TiffFile(path) as tiff:
                 page: Any = tiff.pages.first
-                size, orientation = (page.imagelength, page.imagewidth), _tag(page)
+                orientation = _tag(page)
+                size = _shown(page.imagelength, page.imagewidth, orientation)
         else:
             with open_image(path) as file:
-                size, orientation = (file.height, file.width), orientation_of(file)
-        return size[::-1] if orientation >= 5 else size, orientation
+                orientation = orientation_of(file)
+                size = _shown(file.height, file.width, orientation)
+        return size, orientation
 
 
 def _tag(page: Any) -> int:

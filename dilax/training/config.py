@@ -6,6 +6,7 @@ folder as `config.json`, and evaluation and prediction read it there.
 
 import dataclasses
 from dataclasses import field
+from pathlib import Path
 from typing import Literal
 
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from dilax.data import DATASETS, Augmentation, DatasetSpec, Reading, survey_fold
 from dilax.data.classes import MaskReading
 from dilax.data.survey import Survey
 from dilax.models import ContextLayer, DilatedNet
+from dilax.runtime.files import printable
+from dilax.runtime.processes import is_writer
 from dilax.training.losses import LossConfig
 from dilax.training.network import ModelConfig, build_network
 
@@ -329,9 +332,15 @@ class Config:
         return self.stages[names.index(name) if name else -1]
 
 
+_announced: set[tuple[str, ...]] = set()
+
+
 def survey(data: DataConfig) -> Survey:
-    """What the folder of a configuration contains; see `survey_folder`."""
-    return survey_folder(
+    """What the folder of a configuration contains; see `survey_folder`.
+
+    What was found and decided is printed, once in a process.
+    """
+    found = survey_folder(
         data.data_dir,
         data.images,
         data.labels,
@@ -340,6 +349,12 @@ def survey(data: DataConfig) -> Survey:
         reading=MaskReading(data.masks, float(data.threshold), str(data.void)),
         orientation=data.orientation,
     )
+    key = (str(Path(data.data_dir).expanduser().resolve()), *found.notes)
+    if is_writer() and key not in _announced:
+        _announced.add(key)
+        lines = [f"{data.data_dir}:", *(f"  {note}" for note in found.notes)]
+        print(printable("\n".join(lines)))
+    return found
 
 
 def build_spec(config: Config) -> DatasetSpec:
