@@ -181,6 +181,13 @@ DECIDED = {
         "255 is ignored",
         [0, 1, 255, 255],
     ),
+    "void of a list": (
+        _levels(0, 1, 2),
+        "png",
+        {"reading": MaskReading(void="1"), "classes": "a,b,c"},
+        "2 classes: a,c",
+        [0, 255, 1],
+    ),
     "16 bits": (_levels(0, 65535, dtype=np.uint16), "png", {}, "id 65535", [0, 1]),
     "float": (_levels(0, 1, 2, dtype=np.float32), "tif", {}, "id 2", [0, 1, 2]),
     "float64": (_levels(0, 1, 2, dtype=np.float64), "tif", {}, "id 2", [0, 1, 2]),
@@ -287,6 +294,7 @@ def test_rare_and_possibly_unlabelled_ids_are_named(tmp_path):
 
 LISTS = {
     "a header too many": ((0, 1, 2), "x,a,b,c,d", "names 5 .*0, 1, 2.*'0 x'"),
+    "from 1": ((1, 2, 3), "a,b,c,d,e", "names 5 .*1, 2, 3"),
     "two levels": ((0, 255), "a,b,c", r"names 3 classes.* ids 0, 255"),
     "other ids": ((0, 255), "0 a,1 b", "holds id 255, which .*names 0, 1.*threshold"),
     "255 or not": ((1, 255), "a,b", "as many names .*void=255"),

@@ -268,14 +268,14 @@ def _of_listed_ids(
             )
     elif max(real) < count and not (binary and count == 2):
         line_of = {i: i for i in range(count)}
-        if len(found) == count and len(real) < count and not decided:
+        if len(found) == count and max(found) in _VOID_IDS and not decided:
             raise ValueError(
                 f"{found[max(found)].path}: holds {max(found)}, and {given.source} has "
                 f"as many names as masks have values, {_few([*found])}: "
                 f"--config.data.void={max(found)} ignores it, =none makes it a class"
             )
-        surplus = [line.name for line in lines[len(real) :] if not line.void]
-        if surplus and real == [*range(len(real))]:
+        surplus = [line.name for line in lines[real[-1] + 1 :] if not line.void]
+        if surplus and real == [*range(min(real[0], 1), real[-1] + 1)]:
             names, ids = _few([line.name for line in lines]), _few([*found])
             raise ValueError(
                 f"{given.source}: names {count} classes, {names}, and masks hold the "
@@ -293,8 +293,10 @@ def _of_listed_ids(
             f"masks, {_few(real)}, in their order; a class called void is ignored"
             f"{_level_help(found)}"
         )
-    if decided:
-        line_of = {i: k for i, k in line_of.items() if i not in void}
+    if not decided:
+        void = void - {*_VOID_IDS}
+    dropped = {line_of.pop(i) for i in void & line_of.keys()}
+    lines = [ClassLine("void") if k in dropped else x for k, x in enumerate(lines)]
     if binary and found.keys() <= line_of.keys() and not given.has_ids:
         top = max(found)
         if not lines[line_of[top]].void:
