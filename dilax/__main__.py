@@ -1,6 +1,6 @@
-"""The `dilax` command, and `python -m dilax`.
+"""The `dilax` command, also started by `python -m dilax`.
 
-It names the commands and loads what each needs only when it runs.
+The code of a command is imported only when the command runs.
 """
 
 import importlib
@@ -10,18 +10,18 @@ from dilax.runtime.files import shipped
 
 MODES = {
     "train": "train an experiment's recipe, or resume it: dilax train voc --help",
-    "eval": "evaluate a trained run: mean IoU, per class",
+    "eval": "evaluate a trained run: mean IoU, IoU per class",
     "predict": "predict images, folders, or videos with a trained run",
     "export": "write a network that runs without dilax (StableHLO, ONNX)",
-    "submit": "write predictions as the servers of Pascal VOC and Cityscapes take them",
+    "submit": "write predictions for the test servers of Pascal VOC and Cityscapes",
     "report": "write the page of a run",
     "compare": "write one page that shows several runs side by side",
     "import-weights": "turn a released network's weights into a run",
 }
 TOOLS = {
     "data": "prepare, list, and show data sets",
-    "receptive-field": "what a stack of layers, a network, or a run sees",
-    "doctor": "what is installed, and whether it works",
+    "receptive-field": "describe what a stack of layers, a network, or a run sees",
+    "doctor": "show what is installed, and test whether it works",
 }
 USAGE = "usage: dilax COMMAND [flags]; dilax COMMAND --help explains its flags"
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def experiments() -> str:
-    """Names of what `dilax train` trains, with the first line of their docstrings."""
+    """List the experiments that `dilax train` takes, with their docstrings' titles."""
     rows = ["experiments to train:"]
     for path in sorted(shipped("experiments").glob("[a-z]*.py")):
         text = path.read_text("utf-8")

@@ -7,15 +7,15 @@
 
 small    For machines without a GPU: VGG-16 with an eighth of the channels at half
          resolution, from random weights; Basic context and its undilated control on
-         the front end's maps; both modules jointly. On the public 480×360 images.
+         the front end's maps; joint training. On the public 480×360 images.
 scratch  From random weights at full resolution: a small dilated residual network as the
          front end; Basic context and its undilated control on the maps of whole images;
-         both modules jointly.
+         joint training.
 wide     The same with twice the channels, whole images, and batches of 16, for a GPU.
 vgg      From trained convolutions at full width, for machines without a GPU: VGG-16
          with a small head (fc6 3×3, 512 channels) at full resolution, then the stages
          of scratch. Downloads Keras's file of the convolutions once; --config.init=FILE
-         uses another.
+         uses another file.
 paper    A.1 at full width: front end 20K steps, then joint training. Table 5 reports
          65.3 mean IoU on the 233 test images (--split=test). Starts from ImageNet
          weights (--config.init=vgg16). On the original frames, downsampled to 640×480
@@ -48,13 +48,13 @@ def small() -> Config:
         DataConfig(
             "camvid",
             scale=0.5,  # a quarter of the time per image
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig(
-            layers=VGG16_SLIM_HEAD,  # 3×3 taps in fc6: a fifth of its arithmetic
+            layers=VGG16_SLIM_HEAD,  # fc6 is 3×3, not 7×7: a fifth of the arithmetic
             width_multiplier=1 / 8,
             head_channels=128,
-            padding="same",  # small crops would be margin for the most part
+            padding="same",  # otherwise small crops would be mostly margin
             upsample=True,  # a loss at every pixel, for thin objects
         ),
         crop=(176, 240),
@@ -68,16 +68,16 @@ def small() -> Config:
 
 
 def scratch() -> Config:
-    """The best recipe found without ImageNet weights; camvid_log.md has the others.
+    """The best recipe found without ImageNet weights; camvid_log.md lists the others.
 
     Batch normalization lets a deep network train from random weights at a high learning
-    rate. Two cores can carry a quarter of DRN-D-22's channels, 1.0 M parameters.
+    rate. A quarter of DRN-D-22's channels, 1.0 M parameters, is feasible on two cores.
     """
     config = from_scratch(
         "scratch",
         DataConfig(
             "camvid",  # at full resolution, for poles and signs
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig("drn_d_22", width_multiplier=1 / 4, upsample=True),
         crop=(240, 320),
@@ -89,7 +89,7 @@ def scratch() -> Config:
     front_end, context, control, joint = config.stages
     front_end.optimizer.warmup = 200
     for stage in (front_end, joint):
-        stage.ema = 0.999  # averages the noise of small batches away
+        stage.ema = 0.999  # averages out the noise of small batches
         stage.checkpoint_every = 250
     for stage in (context, control):
         stage.crop = (360, 480)  # maps of whole images
@@ -98,7 +98,7 @@ def scratch() -> Config:
 
 
 def wide() -> Config:
-    """`scratch` with half of DRN-D-22's channels, 16 MB, for a GPU: not trained yet."""
+    """`scratch` with half of DRN-D-22's channels, 16 MB, for a GPU; not trained yet."""
     config = scratch()
     config.name, config.dtype = "wide", "bfloat16"
     config.reading.threads, config.eval_batch_size = 16, 8
@@ -113,7 +113,7 @@ def vgg() -> Config:
     """VGG-16's trained convolutions at full width; context sees whole images."""
     data = DataConfig(
         "camvid",
-        class_weight_power=0.5,  # the mean is over classes: rare ones count more
+        class_weight_power=0.5,  # mean IoU counts rare classes as much as others
     )
     config = fine_tuned(data, crop=(240, 320), steps=(4000, 600, 400))
     config.name = "vgg"
@@ -124,7 +124,7 @@ def vgg() -> Config:
 
 
 def paper() -> Config:
-    """A.1 at full width; the steps of joint training, not given, are ours."""
+    """A.1 at full width; we chose the steps of joint training, which A.1 omits."""
     front_end = StageConfig(
         "front_end",
         trains="front_end",

@@ -9,9 +9,9 @@
 small  For machines without a GPU: VGG-16 with an eighth of the channels at a quarter of
        the resolution, from random weights.
 paper  A.3 at full width in three stages: front end, 40K steps on crops; context module,
-       24K steps on the maps of a hundred whole images each, computed one after the
-       other; joint training, 60K steps on halves of images. Dilation10 reaches 68.7
-       mean IoU on the validation images and 67.1 on the test server. Starts from
+       24K steps, each on the maps of a hundred whole images, computed one at a time;
+       joint training, 60K steps on halves of images. In the paper, Dilation10 reaches
+       68.7 mean IoU on the validation images and 67.1 on the test server. Starts from
        ImageNet weights (--config.init=vgg16).
 """
 
@@ -36,13 +36,13 @@ def small() -> Config:
         DataConfig(
             "cityscapes",
             scale=0.25,  # 512×256, a sixteenth of the time per image
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig(
-            layers=VGG16_SLIM_HEAD,  # 3×3 taps in fc6: a fifth of its arithmetic
+            layers=VGG16_SLIM_HEAD,  # fc6 is 3×3, not 7×7: a fifth of the arithmetic
             width_multiplier=1 / 8,
             head_channels=128,
-            padding="same",  # small crops would be margin for the most part
+            padding="same",  # otherwise small crops would be mostly margin
             upsample=True,  # a loss at every pixel, for thin objects
         ),
         crop=(240, 320),

@@ -9,9 +9,9 @@ small  For machines without a GPU: VGG-16 with an eighth of the channels at half
 paper  §5 at full width: front end, 140K steps on VOC + SBD and COCO together, then 50K
        steps on VOC + SBD alone; Large context on its maps; joint training. Table 3
        reports 69.8 mean IoU on VOC's validation images for the front end and 72.1 with
-       the Large module. Starts from ImageNet weights (--config.init=vgg16). voc must be
-       prepared, too. The paper does not give the steps of context and joint training;
-       they are ours.
+       the Large module. Starts from ImageNet weights (--config.init=vgg16). VOC must be
+       prepared, too. The paper does not give the steps of context and joint training,
+       so we chose them.
 """
 
 from dilax.cli import run
@@ -36,13 +36,13 @@ def small() -> Config:
         DataConfig(
             "coco",
             scale=0.5,  # a quarter of the time per image
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig(
-            layers=VGG16_SLIM_HEAD,  # 3×3 taps in fc6: a fifth of its arithmetic
+            layers=VGG16_SLIM_HEAD,  # fc6 is 3×3, not 7×7: a fifth of the arithmetic
             width_multiplier=1 / 8,
             head_channels=128,
-            padding="same",  # small crops would be margin for the most part
+            padding="same",  # otherwise small crops would be mostly margin
             upsample=True,  # a loss at every pixel, for thin objects
         ),
         crop=(240, 240),

@@ -5,15 +5,16 @@
     python experiments/tables.py --table=4 --mode=collect --runs=runs/deeplab,DIR \\
         --workdir=runs/table4
 
-Tables 4, 5 and 6 of Yu & Koltun (2016) compare with this network. tables.py trains it
-like all others of a table. This is its own recipe at full width: batches of 20 crops,
-6K steps at 1e-3, divided by ten every 2K steps, the last layer ten times as fast; then
-the dense CRF with its published parameters. It has not been run to its end.
+Tables 4, 5, and 6 of Yu & Koltun (2016) compare with this network. tables.py trains it
+like the other networks of a table. This file has its authors' recipe at full width:
+batches of 20 crops, 6K steps with a learning rate of 1e-3, divided by ten every 2K
+steps, and ten times that rate for the last layer; then the dense CRF with its published
+parameters. The recipe has not been trained to completion.
 
 paper  Crops have 320 pixels, a multiple of 8, instead of 321. Starts from ImageNet
        weights (--config.init=vgg16). The authors initialize fc6 and fc7 with every
-       second tap and a quarter of the channels of VGG-16's; here they start from random
-       weights.
+       second tap and a quarter of the channels of VGG-16's layers; here they start from
+       random weights.
 """
 
 from dilax.cli import run
@@ -28,7 +29,7 @@ from dilax.training import (
 
 
 def paper() -> Config:
-    """Of the paper and the released solver."""
+    """The recipe of the paper and of the released solver."""
     optimizer = OptimizerConfig(
         learning_rate=1e-3,
         momentum=0.9,

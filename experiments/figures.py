@@ -11,9 +11,10 @@
 5  Front end, context module, and both trained jointly.
 
 Figures 2 to 5 show predictions of trained runs on images of their evaluation split.
---runs names the folders of those runs: `experiments/tables.py --table=2` (3, 3, 7)
-trains what Figure 2 (3, 4, 5) shows; other experiments do if they have such stages.
-Columns that no run has are left out and reported.
+--runs gives the folders of those runs. `experiments/tables.py` trains them: --table=2
+for Figure 2, --table=3 for Figures 3 and 4, and --table=7 for Figure 5. Runs of other
+experiments with such stages can be used, too. Columns that no run has are left out and
+reported.
 """
 
 import argparse
@@ -62,13 +63,13 @@ class Stage(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a figure shows.
+    """The contents of a figure.
 
     Attributes:
         samples: `{image, label}` of each row.
-        predictions: title → (h, w) label maps, one a row.
+        predictions: title → (h, w) label maps, one per row.
         spec: of the data set.
-        notes: beside each row.
+        notes: texts beside the rows.
     """
 
     samples: Sequence[dict]
@@ -78,14 +79,14 @@ class Shown(NamedTuple):
 
 
 def side_by_side(number: int, values: argparse.Namespace) -> Shown:
-    """What Figures 2, 3 and 5 show."""
+    """Return the contents of Figures 2, 3, and 5."""
     stages = _systems(values.runs, number) if number < 5 else _training(values.runs)
     titles = STAGES if number == 5 else SYSTEMS[number]
     missing = [title for title in titles if title not in stages]
     if missing:
         print(f"no run has {', '.join(missing)}; {_remedy(number)}", file=sys.stderr)
     if not stages:
-        raise ValueError(f"--runs: none has what figure {number} shows")
+        raise ValueError(f"--runs: no run has the stages that figure {number} shows")
     _, spec, source = open_evaluation(
         next(iter(stages.values())).folder, values.data_dir
     )
@@ -100,7 +101,7 @@ def side_by_side(number: int, values: argparse.Namespace) -> Shown:
 
 
 def failures(values: argparse.Namespace) -> Shown:
-    """What Figure 4 shows: the images of the lowest mean IoU, the worst first."""
+    """Return the contents of Figure 4: the images with the lowest mean IoU first."""
     stage = _most_accurate(values.runs)
     config, spec, source = open_evaluation(stage.folder, values.data_dir)
     predictor = load_predictor(*stage, batch_size=config.eval_batch_size)
@@ -121,7 +122,7 @@ def failures(values: argparse.Namespace) -> Shown:
 
 
 def _systems(runs: Sequence[Path], number: int) -> dict[str, Stage]:
-    """Title → the stage of that system, of the first seed."""
+    """Title → the stage of that system, from the first seed."""
     systems = collect(runs).systems
     return {
         title: Stage(found.folder, found.stage)
@@ -132,19 +133,19 @@ def _systems(runs: Sequence[Path], number: int) -> dict[str, Stage]:
 
 
 def _training(runs: Sequence[Path]) -> dict[str, Stage]:
-    """Title → stage, of the first run that trains a context module and both jointly."""
+    """Title → stage, from the first run with a context module and joint training."""
     for folder in [place for run in runs for place in run_folders(run)]:
         config = from_json(Config, folder / "config.json")
         joint = [stage for stage in config.stages if stage.trains == "all"]
         for last in [stage for stage in joint if stage.start and stage.context]:
-            way = {stage.trains: stage.name for stage in _way(config, last)}
-            return {t: Stage(folder, way[s]) for t, s in STAGES.items() if s in way}
+            names = {stage.trains: stage.name for stage in _chain(config, last)}
+            return {t: Stage(folder, names[s]) for t, s in STAGES.items() if s in names}
     return {}
 
 
-def _way(config: Config, stage: StageConfig) -> list[StageConfig]:
-    """The stages from which a stage starts, and itself, the first one first."""
-    before = _way(config, config.stage(stage.start)) if stage.start else []
+def _chain(config: Config, stage: StageConfig) -> list[StageConfig]:
+    """The stages that lead to a stage, in order of training, and the stage itself."""
+    before = _chain(config, config.stage(stage.start)) if stage.start else []
     return [*before, stage]
 
 
@@ -158,7 +159,8 @@ def _indices(values: argparse.Namespace, count: int) -> list[int]:
     if values.images:
         if max(values.images) >= count:
             raise ValueError(
-                f"--images={max(values.images)}: there are {count}, 0 to {count - 1}"
+                f"--images={max(values.images)}: there are {count} images, 0 to "
+                f"{count - 1}"
             )
         return values.images
     rows = min(values.rows, count)
@@ -170,13 +172,13 @@ def _remedy(number: int) -> str:
 
 
 def draw(values: argparse.Namespace) -> str:
-    """Draws the figure that the flags name, and tells where it lies."""
+    """Draw the figure that the flags describe, and return the paths of its files."""
     number = values.figure
     if number == 1:
         figure = field_figure(values.rates)
     elif not values.runs:
         raise ValueError(
-            f"--runs: figure {number} shows trained runs; name their folders. "
+            f"--runs: figure {number} shows trained runs; give their folders. "
             f"{_remedy(number)}"
         )
     else:
@@ -203,7 +205,7 @@ def _columns(shown: Shown) -> dict[str, list[np.ndarray]]:
 
 
 def _classes(shown: Shown) -> list[int]:
-    """The classes that are anywhere in the figure."""
+    """The classes that occur in the figure."""
     maps = [sample["label"] for sample in shown.samples]
     maps += [m for column in shown.predictions.values() for m in column]
     seen = {int(i) for m in maps for i in np.unique(m)}
@@ -223,18 +225,22 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     add = made.add_argument
-    add("--figure", type=int, choices=range(1, 6), required=True, help="of the paper")
+    number = "number of the paper's figure"
+    add("--figure", type=int, choices=range(1, 6), required=True, help=number)
     add("--runs", type=_folders, default=[], help="folders of runs, DIR,DIR")
-    add("--workdir", type=Path, default=Path("figures"), help="to write to [figures]")
-    add("--rows", type=int, default=4, help="images to show [4]")
-    add("--images", type=_numbers, default=[], help="which, 0,25; else evenly spread")
+    folder = "folder to write to [figures]"
+    add("--workdir", type=Path, default=Path("figures"), help=folder)
+    add("--rows", type=int, default=4, help="number of images to show [4]")
+    indices = "indices of the images, 0,25 [evenly spread]"
+    add("--images", type=_numbers, default=[], help=indices)
     add("--rates", type=_numbers, default=[1, 2, 4], help="of figure 1 [1,2,4]")
-    add("--data_dir", default="", help="where the runs' data lies now")
+    moved = "location of the runs' data, if it has moved"
+    add("--data_dir", default="", help=moved)
     return made
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; what a person can mend ends in one message and exit code 1."""
+    """Run the command; errors that users can fix end in one message and exit code 1."""
     values = parser().parse_args(argv)
     try:
         if values.rows < 1:

@@ -6,35 +6,37 @@
 
 Nothing needs to be renamed or converted. DIR contains images and masks in folders of
 any names: a folder called mask, label, annotation, gt, … contains masks, and a mask
-belongs to the image of the same name, except for endings such as _mask. If that does
-not work, --images and --labels name folders, or patterns such as '*_mask.png'. Folders
-or lists called train, val, and test are the splits (one image per line, or an image and
-its mask); without val, a fifth of the training images is held out.
+belongs to the image of the same name, apart from endings such as _mask. If they are not
+found, give folders, or patterns such as '*_mask.png', with --images and --labels.
+Folders or lists called train, val, and test are the splits (lists have one image, or
+one image and its mask, per line); without val, a fifth of the training images is held
+out.
 
 Masks are grey or palette images of class ids (255 is ignored), or colour images.
 Images have any number of channels, with 8 or 16 bits (TIFF for more than three
 channels, or for 16-bit colour), and are turned upright by their EXIF orientation.
 --classes=sky,tree or --classes=FILE names the classes, one per line, with their ids
 (0 sky) or the colours of masks (sky 70 130 180); lists of CVAT, labelme, Roboflow,
-COCO and YOLO are read, too. A class called void is ignored. Without it, classes.txt in
-DIR is read, or the classes are those that the masks contain. Where it is in doubt what
-masks mean, training stops and names the flag that decides: docs/data.md has them all.
+COCO, and YOLO are read, too. A class called void is ignored. Without --classes,
+classes.txt in DIR is read, or the classes are those that the masks contain. If it is
+unclear what masks mean, training stops and names the flag that decides; docs/data.md
+lists all such cases.
 
-small       A small network from random weights, in stages, in a size that suits the
-            images and the machine. What was found and chosen, and the time and memory
-            needed, is printed before training starts. Every choice can be set
+small       A small network from random weights, trained in stages, at a size that suits
+            the images and the machine. Before training starts, it prints what was found
+            and chosen, and the time and memory needed. Every choice can be set
             (--config.data.scale=1, --config.stages.front_end.crop=(256,256), …).
             --config.init=camvid --config.reinit=final,ctx starts from the street
-            network that comes with dilax, at the scale at which it knows images.
+            network that comes with dilax, at the scale at which it was trained.
 pretrained  VGG-16 at full width from trained convolutions: the front end, then Basic
             context on its maps, in about half an hour on two CPU cores. For images with
-            three channels, above all if there are few of them. Downloads Keras's file
+            three channels, especially if there are few of them. Downloads Keras's file
             of the convolutions (59 MB) once; --config.init=vgg16 or FILE uses others.
 
 --crf=dense or --crf=rnn adds a last stage, which refines the network's predictions
 along the edges of the image. dense searches the CRF's parameters on the validation
-images and prints how long that will take; rnn trains them. A run that was trained
-without a CRF can be extended by one.
+images and prints how long that will take; rnn trains them. A CRF can also be added to a
+run that was trained without one.
 """
 
 import dataclasses
@@ -68,26 +70,26 @@ from dilax.training.config import survey
 from dilax.training.initial import locate_init
 from dilax.weights import PUBLISHED
 
-# The shorter side of the network's input, and the longest of a crop, in pixels.
+# The shorter side of the network's input, and the longest side of a crop, in pixels.
 _SIZES = {"small": {"cpu": (192, 288)}, "pretrained": {"cpu": (360, 288)}}
 _SIZES_ELSEWHERE = (512, 768)
-# The front end passes over the images this often, within the fewest and the most steps:
-# those of `pretrained` take half an hour on two CPU cores.
+# The number of epochs of the front end, and the limits on its steps. Those of
+# `pretrained` take half an hour on two CPU cores.
 _EPOCHS = 60
 _STEPS = {"small": (600, 6000), "pretrained": (600, 1000)}
 _MOST_FINE_CLASSES = 24  # with more, a context module on the finer grid takes too long
-# A search for a CRF tries 12 CRFs on up to 50 images with this many pixels in all, in
-# about ten minutes on two CPU cores.
+# A search for a CRF tries 12 CRFs on up to 50 images with this many pixels in total,
+# which takes about ten minutes on two CPU cores.
 _SEARCH_PIXELS = 10_000_000
 
 
 def small() -> Config:
-    """The slim network; zeros stand for what `fit` chooses."""
+    """The slim network; `fit` replaces the zeros."""
     return _small(scale=0.0, crop=(0, 0), steps=0)
 
 
 def pretrained() -> Config:
-    """VGG-16 from trained convolutions; zeros stand for what `fit` chooses."""
+    """VGG-16 from trained convolutions; `fit` replaces the zeros."""
     config = _pretrained(scale=0.0, crop=(0, 0), steps=0)
     config.model.duc = 0
     return config
@@ -99,13 +101,13 @@ def _small(scale: float, crop: tuple[int, int], steps: int) -> Config:
         DataConfig(
             "folder",
             scale=scale,
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig(
-            layers=VGG16_SLIM_HEAD,  # 3×3 taps in fc6: a fifth of its arithmetic
+            layers=VGG16_SLIM_HEAD,  # fc6 is 3×3, not 7×7: a fifth of the arithmetic
             width_multiplier=1 / 8,
             head_channels=128,
-            padding="same",  # small crops would be margin for the most part
+            padding="same",  # otherwise small crops would be mostly margin
             upsample=True,  # a loss at every pixel, for thin objects
         ),
         crop=crop,
@@ -145,10 +147,12 @@ def refined(config: Config, kind: str) -> Config:
 
 
 def fit(config: Config, values: Any) -> Config:
-    """Choose what the command line leaves open, as the run began, and print it.
+    """Choose what the command line does not set, and print it.
+
+    A run that has started keeps its choices.
 
     Args:
-        config: with zeros for what is left open.
+        config: zeros are replaced by choices.
         values: of the flags.
     """
     data = dataclasses.replace(
@@ -160,7 +164,7 @@ def fit(config: Config, values: Any) -> Config:
     found = survey(data)
     if config.init in PUBLISHED and (channels := len(found.spec.mean)) != 3:
         raise ValueError(
-            f"--config.init={config.init}: takes images with 3 channels, and these "
+            f"--config.init={config.init}: needs images with 3 channels, but these "
             f"have {channels}; --config=small --config.init=none starts from random "
             "weights"
         )
@@ -225,11 +229,14 @@ def _fit_crf(
 
 
 def scale_of_init(config: Config, sizes: Mapping[tuple[int, int], int]) -> float:
-    """Return the scale at which the network to start from knows images; 0 if none.
+    """Return the scale that shows images as the network to start from was trained.
 
     Args:
         config: its `init` may be a run, or a network that comes with dilax.
         sizes: as for `choose`.
+
+    Returns:
+        0 if no such network is given.
     """
     path = Path(locate_init(config.init or "", fetch=False)) / "spec.json"
     if not config.init or not path.exists():
@@ -251,8 +258,8 @@ def choose(
     """The configuration for images of these sizes.
 
     Args:
-        sizes: (height, width) → how many images have it.
-        backend: JAX's name of the machine: `"cpu"`, `"gpu"`, ….
+        sizes: (height, width) → number of images.
+        backend: JAX's name of it: `"cpu"`, `"gpu"`, ….
         scale: of the images; 0 chooses it.
     """
     scale, crop = choose_crop(_median(sizes), backend, scale, name)
@@ -279,9 +286,9 @@ def choose_crop(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("images", "", "Folder or pattern of the images [looked for].")
-    flags.DEFINE_string("labels", "", "Folder or pattern of the masks [looked for].")
-    flags.DEFINE_string("classes", "", "Names, a,b,c, or a file [what masks hold].")
+    flags.DEFINE_string("images", "", "Folder or pattern of the images [found].")
+    flags.DEFINE_string("labels", "", "Folder or pattern of the masks [found].")
+    flags.DEFINE_string("classes", "", "Names, a,b,c, or a file [those of the masks].")
     kinds = ("none", "dense", "rnn")
     flags.DEFINE_enum("crf", "none", kinds, "A CRF after the network, as a last stage.")
     recipes = {

@@ -17,12 +17,12 @@ paper       The published network on Cityscapes: ResNet-101 with HDC, and DUC wi
             score per 2 pixels; 79.1 mean IoU on the test set at a single scale, 80.1 at
             several. Starts from a ResNet-101 trained on ImageNet with the deep stem
             (--config.init=FILE); for torchvision's, --config.init=resnet101
-            --config.model.stem=((7,64,2),). Where the paper does not give batch size,
-            crop, rates, or steps, they are ours.
+            --config.model.stem=((7,64,2),). We chose the batch size, crop, rates, and
+            steps where the paper does not give them.
 
 The networks of the first three have the depth of ResNet-50 and an eighth of its
-channels (scenes: a sixteenth). To see what their cells see:
-dilax receptive-field --run=DIR --stage=hdc.
+channels (scenes: a sixteenth). dilax receptive-field --run=DIR --stage=hdc shows which
+pixels their outputs depend on.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def ablation(
 
 
 def scenes() -> Config:
-    """Embedded scenes, at full resolution."""
+    """Rendered scenes, at full resolution."""
     config = ablation(DataConfig("scenes"), (256, 256), 500, width=1 / 16)
     for stage in config.stages:
         stage.augmentation = Augmentation()
@@ -107,7 +107,7 @@ def cityscapes() -> Config:
 
 
 def paper() -> Config:
-    """ResNet-101 with HDC and DUC; statistics stay those of ImageNet."""
+    """ResNet-101 with HDC and DUC; batch statistics stay those of ImageNet."""
     stage = StageConfig(
         "hdc_duc",
         trains="all",

@@ -10,8 +10,8 @@ paper  A.2 at full width: front end, 10K steps, then joint training with the sev
        context module (Dilation7), 20K steps. Table 6 reports 59.2 mean IoU on the 46
        test images. Starts from ImageNet weights (--config.init=vgg16).
 
-As in the paper, 100 images are for training and the other 46 for testing; there is no
-validation split.
+As in the paper, 100 images are used for training and the other 46 for testing; there is
+no validation split.
 """
 
 from dilax.cli import run
@@ -36,13 +36,13 @@ def small() -> Config:
             "kitti",
             val="test",  # there is no other split with labels
             scale=0.5,  # a quarter of the time per image
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig(
-            layers=VGG16_SLIM_HEAD,  # 3×3 taps in fc6: a fifth of its arithmetic
+            layers=VGG16_SLIM_HEAD,  # fc6 is 3×3, not 7×7: a fifth of the arithmetic
             width_multiplier=1 / 8,
             head_channels=128,
-            padding="same",  # small crops would be margin for the most part
+            padding="same",  # otherwise small crops would be mostly margin
             upsample=True,  # a loss at every pixel, for thin objects
         ),
         crop=(176, 320),

@@ -1,16 +1,17 @@
-"""Context and structured prediction, each with and without (Yu & Koltun 2016, Table 3).
+"""Context modules and CRFs, alone and combined (Yu & Koltun 2016, Table 3).
 
     python experiments/table3.py --workdir=runs/table3
     python experiments/table3.py --config=camvid --seeds=0,1,2 --workdir=runs/camvid3
     python experiments/table3.py --config=voc_paper --config.init=vgg16 --workdir=DIR
 
 Nine stages: the front end alone, with a Basic, and with a Large context module; each of
-them alone, with a dense CRF whose parameters are searched on the validation images, and
-with a CRF-RNN that is trained. Prints the table of all classes and the 3×3 table of
-mean IoU beside the paper's (69.8 to 73.9 on VOC's validation images, trained with
-COCO), writes it to table3.md and table3.json, and resumes like every command.
+the three without a CRF, with a dense CRF whose parameters are searched on the
+validation images, and with a CRF-RNN that is trained. Prints the IoU of all classes and
+the 3×3 table of mean IoU beside the paper's (69.8 to 73.9 on VOC's validation images,
+trained with COCO), writes it to table3.md and table3.json, and resumes like every
+experiment.
 
-scenes      Rendered scenes, some minutes on two cores; needs no data.
+scenes      Rendered scenes, a few minutes on two cores; needs no data.
 camvid      CamVid as in camvid.py --config=small.
 camvid_scratch
             CamVid as in camvid.py --config=scratch, with the undilated controls of both
@@ -52,7 +53,7 @@ from experiments import voc as voc_recipes
 
 
 def scenes() -> Config:
-    """The quickstart's front end and context module, and what else the table has."""
+    """The quickstart's front end and context module, and the table's other stages."""
     grid = CRFGrid((2.0, 8.0), (15.0, 60.0), (5.0, 13.0))
     dense = CRFConfig(grid=grid, search_images=16)
     config = structured(quickstart(), dense, scenes_rnn())
@@ -70,7 +71,7 @@ def small(config: Config) -> Config:
     """Return the nine stages on the front end and context of a `small` recipe."""
     rnn = rnn_stage(200, 2, config.stages[0].crop, bilateral_sigma_rgb=10.0)
     for stage in config.stages:
-        stage.evaluate_every = 0  # the table needs only their ends
+        stage.evaluate_every = 0  # the table needs only the final scores
     return structured(config, CRFConfig(search_images=30), rnn)
 
 
@@ -80,7 +81,7 @@ def camvid() -> Config:
 
 
 def camvid_scratch() -> Config:
-    """As camvid.py --config=scratch, shorter; undilated controls, trimap IoU."""
+    """As camvid.py --config=scratch, but shorter; undilated controls, trimap IoU."""
     config = camvid_recipes.scratch()
     config.stage("front_end").steps, config.stage("context").steps = 2500, 400
     dense = CRFConfig(grid=CRFGrid((3.0, 6.0), (80.0,), (8.0,)), search_images=10)
@@ -121,7 +122,7 @@ def full() -> Config:
 
 
 def summarize(runs: Sequence[Mapping], workdir: Path) -> str:
-    """Writes Table 3 into the folder, and returns it."""
+    """Write Table 3 into the folder, and return it."""
     text = table3(runs)
     write_text(workdir / "table3.md", text + "\n")
     figures = json.dumps(table3_figures(runs), indent=1)

@@ -5,7 +5,7 @@
     python experiments/tables.py --table=5 --mode=collect --runs=DIR,DIR --workdir=DIR
 
 2  FCN-8s, DeepLab, and DeepLab-MSc against the simplified front end.
-3  Context, dense CRF, and CRF-RNN, each with and without; as experiments/table3.py.
+3  Context, dense CRF, and CRF-RNN, alone and combined; as experiments/table3.py.
 4  The best systems of Table 3 against DeepLab++, DeepLab-MSc++, and CRF-RNN.
 5  SegNet and DeepLab-LargeFOV against Dilation8, on streets (CamVid).
 6  DeepLab-LargeFOV against Dilation7 (KITTI).
@@ -13,15 +13,16 @@
 8  Dilation10 by category.
 
 Trains every system of a table from random weights with the same images, loss,
-optimizer, number of steps, and evaluation (a front end that is later trained with a
-context module has fewer steps before). Shows our figures beside the paper's, in
-tableN.md and tableN.json. Rows that are only quoted are marked, and rows that cannot
+optimizer, number of steps, and evaluation (a front end that is also trained jointly
+with a context module has fewer steps of its own). Writes our figures beside the paper's
+to tableN.md and tableN.json. Rows that are only quoted are marked, and rows that cannot
 run here say what they need. The same command resumes.
 
---mode=collect trains nothing: it takes the rows from the folders --runs, recognized by
-their stages. The runs may be of any experiment on the same images.
+--mode=collect trains nothing: it takes the rows from the runs in the folders --runs,
+which it recognizes by their stages. They may be runs of any experiment on the same
+images.
 
-scenes      Rendered scenes, some minutes per table on two cores; needs no data. Towers
+scenes      Rendered scenes, a few minutes per table on two cores; needs no data. Towers
             differ only in what surrounds them.
 camvid, voc, kitti, cityscapes
             As --config=small of the experiment of that name.
@@ -59,7 +60,7 @@ CONTEXT: Mapping[str, tuple[ContextLayer, ...]] = {
     "kitti": KITTI,
     "cityscapes": CITYSCAPES,
 }
-# Of Table 8, where the data set has no categories.
+# The categories of Table 8 for data sets that define none.
 CATEGORIES = {
     "scenes": (
         ("sky", ("sky",)),
@@ -71,7 +72,7 @@ CATEGORIES = {
 
 
 def scenes() -> Config:
-    """Scenes at half their size: maps of 16×16 cells."""
+    """Scenes at half size: maps of 16×16 cells."""
     config = voc.small()
     config.data = DataConfig("scenes", scale=0.5, class_weight_power=0.5)
     for stage, steps in zip(config.stages, (500, 500, 500, 100), strict=True):
@@ -92,7 +93,7 @@ SMALL: Mapping[str, Callable[[], Config]] = {
 
 
 def recipe(number: int, name: str) -> Config:
-    """The run that gives a table's rows on a data set.
+    """Return the run that produces a table's rows on a data set.
 
     Args:
         number: of the table, 2 to 8.
@@ -111,10 +112,10 @@ def recipe(number: int, name: str) -> Config:
 
 
 def _stages(systems: list[System], base: Config, number: int) -> list[StageConfig]:
-    """The stages of systems of one network, from those of a slim recipe.
+    """Return the stages of all systems with one network, from those of a slim recipe.
 
-    Tables 5 to 8 train the front end and the context module jointly (Appendix A), after
-    the latter's training on maps; the others do not (§5).
+    In Tables 5 to 8 the context module is trained on maps, then jointly with the front
+    end (Appendix A); the other tables have no joint training (§5).
     """
     network = systems[0].network
     front_end, joint = (copy.deepcopy(base.stage(n)) for n in ("front_end", "joint"))
@@ -161,7 +162,7 @@ def _rnn(base: Config) -> StageConfig:
 
 
 def write_table(number: int, folders: Sequence[Path], workdir: Path) -> str:
-    """Writes tableN.md and tableN.json of what the folders hold, and returns the text.
+    """Write tableN.md and tableN.json from runs, and return the text.
 
     Args:
         number: of the table.
@@ -179,9 +180,9 @@ def write_table(number: int, folders: Sequence[Path], workdir: Path) -> str:
 
 
 def _chosen() -> int:
-    """Raises ValueError if the command line names no table."""
+    """Return the table's number; raise ValueError if the command line has none."""
     if flags.FLAGS.table is None:
-        raise ValueError("--table: which table of the paper is missing, 2 to 8")
+        raise ValueError("--table: give the number of the paper's table, 2 to 8")
     return flags.FLAGS.table
 
 
@@ -192,13 +193,13 @@ def _summarize(runs: Sequence[Mapping], workdir: Path) -> str:
 
 def _collect(values: Any) -> None:
     if not values.runs:
-        raise ValueError("--runs: the folders of runs to collect from are missing")
+        raise ValueError("--runs: give the folders of the runs to collect, DIR,DIR")
     workdir = Path(values.workdir).expanduser()
     print(f"\n{write_table(_chosen(), [*map(Path, values.runs)], workdir)}\n")
 
 
 def _configuration(name: str) -> Callable[[], Config]:
-    """What builds the configuration of the table that the command line names."""
+    """Return a function that builds the configuration of the chosen table."""
     return lambda: recipe(_chosen(), name)
 
 
@@ -206,7 +207,7 @@ CONFIGURATIONS = {name: _configuration(name) for name in SMALL}
 
 if __name__ == "__main__":
     flags.DEFINE_integer(
-        "table", None, "Which table of the paper.", lower_bound=2, upper_bound=8
+        "table", None, "Number of the paper's table.", lower_bound=2, upper_bound=8
     )
     flags.DEFINE_list("runs", [], "collect: folders of runs, DIR,DIR.")
     run(CONFIGURATIONS, __doc__, summarize=_summarize, modes={"collect": _collect})

@@ -7,11 +7,11 @@
     dilax predict --workdir=runs/voc --input=photo.jpg
     dilax submit --workdir=runs/paper --split=test
 
-quickstart  Rendered scenes, a tiny network, all stages and the undilated control: the
-            experiment of Table 3 in some minutes on two cores. Needs no data.
+quickstart  Rendered scenes, a tiny network, all stages, and the undilated control: the
+            experiment of Table 3 in a few minutes on two cores. Needs no data.
 small       VOC on machines without a GPU: VGG-16 with an eighth of the channels at half
-            resolution, from random weights. Shows that everything runs; so small a
-            network on few images is not accurate.
+            resolution, from random weights. Shows that everything runs; such a small
+            network is not accurate with so few images.
 paper       The paper's recipe at full width: VGG-16 front end, 60K steps on VOC + SBD
             (split train_aug); Large context on stored maps; joint training. Table 3
             reports 69.8 mean IoU for the front end and 72.1 with the Large module, with
@@ -47,13 +47,13 @@ def small() -> Config:
         DataConfig(
             "voc",
             scale=0.5,  # a quarter of the time per image
-            class_weight_power=0.5,  # the mean is over classes: rare ones count more
+            class_weight_power=0.5,  # mean IoU counts rare classes as much as others
         ),
         ModelConfig(
-            layers=VGG16_SLIM_HEAD,  # 3×3 taps in fc6: a fifth of its arithmetic
+            layers=VGG16_SLIM_HEAD,  # fc6 is 3×3, not 7×7: a fifth of the arithmetic
             width_multiplier=1 / 8,
             head_channels=128,
-            padding="same",  # small crops would be margin for the most part
+            padding="same",  # otherwise small crops would be mostly margin
             upsample=True,  # a loss at every pixel, for thin objects
         ),
         crop=(240, 240),
@@ -65,13 +65,13 @@ def small() -> Config:
 
 
 def paper() -> Config:
-    """§4 and §5 at full width; steps of all stages but the first are ours."""
+    """§4 and §5 at full width; we chose the steps of all stages but the first."""
     front_end = StageConfig(
         "front_end",
         trains="front_end",
         steps=60_000,
         batch_size=14,
-        crop=(500, 500),  # of the release
+        crop=(500, 500),  # as in the release
         optimizer=OptimizerConfig(learning_rate=1e-3, momentum=0.9),  # §4
         evaluate_every=10_000,
         checkpoint_every=1000,
@@ -83,7 +83,7 @@ def paper() -> Config:
         start="front_end",
         context=LARGE,
         steps=40_000,
-        batch_size=60,  # of the release, for Basic
+        batch_size=60,  # as in the release, for Basic
         crop=(528, 528),  # maps of 66×66 cells
         optimizer=OptimizerConfig(learning_rate=1e-3, momentum=0.9),  # §5
         evaluate_every=5000,
@@ -97,7 +97,9 @@ def paper() -> Config:
         steps=20_000,
         batch_size=14,
         crop=(500, 500),
-        optimizer=OptimizerConfig(learning_rate=1e-5, momentum=0.9),  # of the release
+        optimizer=OptimizerConfig(
+            learning_rate=1e-5, momentum=0.9
+        ),  # as in the release
         evaluate_every=10_000,
         checkpoint_every=1000,
     )
@@ -113,7 +115,7 @@ def paper() -> Config:
 
 
 def rnn() -> StageConfig:
-    """A CRF-RNN at full width: one whole image per step; the steps are ours."""
+    """A CRF-RNN at full width: one whole image per step; we chose the steps."""
     return rnn_stage(5000, batch_size=1, crop=(884, 884), learning_rate=1e-3)
 
 

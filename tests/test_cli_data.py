@@ -179,7 +179,7 @@ def test_stopped_in_the_middle_it_leaves_nothing_half_prepared(tmp_path, stop):
     os.kill(process.pid, stop)
     _, printed = process.communicate()
     assert process.returncode == 130
-    assert "interrupted; nothing half-prepared is left" in printed
+    assert "interrupted; incomplete files were removed" in printed
     assert "Traceback" not in printed
     assert not [p for p in home.rglob("*") if p.is_file() and p.name != ".lock"]
 

@@ -124,16 +124,16 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
     [
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["--config=quickstrat", "--workdir=x"], "<quickstart|small|paper>"),
-        ([], "--workdir: the folder of the run is missing"),
+        ([], "--workdir: give the folder of the run"),
         (
             ["--config=small", "--workdir=x", "--data_dir=nowhere"],
             "nowhere: Pascal VOC 2012 is not prepared there",
         ),
         (["--mode=eval", "--workdir=x"], "config.json: not the folder of a run"),
-        (["--seeds=0,one", "--workdir=x"], "--seeds=0,one: must be whole numbers"),
-        (["--seeds=1,1", "--workdir=x"], "--seeds=1,1: must be whole numbers, each on"),
+        (["--seeds=0,one", "--workdir=x"], "--seeds=0,one: must be distinct"),
+        (["--seeds=1,1", "--workdir=x"], "--seeds=1,1: must be distinct"),
         (["--weights=town", "--mode=predict", "--input=x"], "pretrained 'town': "),
-        (["--weights=camvid", "--workdir=x"], "in the place of --workdir"),
+        (["--weights=camvid", "--workdir=x"], "replaces --workdir"),
     ],
 )
 def test_wrong_flags_end_in_one_message_and_leave_nothing(flags, message, tmp_path):
@@ -191,7 +191,7 @@ def test_train_says_first_what_it_will_take(trained):
     _, printed = trained
     lines = printed[: printed.index("mean IoU")].splitlines()
     assert lines[0].startswith("compiling each stage")
-    assert lines[1].endswith(", training alone:")
+    assert lines[1].endswith(", without evaluation:")
     assert [line.partition(" steps of ")[0] for line in lines[2:4]] == [
         "  front_end: 3",
         "  joint: 2",
@@ -294,7 +294,7 @@ def test_predict_keeps_sub_folders_and_goes_on_where_it_was(trained):
     files[0].unlink()
     again = _run(*flags, cwd=root)
     assert "1 predicted: done" in again.stdout
-    assert "1 were there already; --overwrite predicts them anew" in again.stdout
+    assert "1 were there already; --overwrite predicts them again" in again.stdout
 
 
 @pytest.mark.slow
@@ -352,4 +352,4 @@ def test_overrides_are_refused_where_the_run_decides(trained):
     root, _ = trained
     done = _run("--mode=eval", "--workdir=my run ö", "--config.seed=1", cwd=root)
     assert done.returncode == 1
-    assert "only train takes it" in done.stderr
+    assert "only train takes --config" in done.stderr

@@ -235,7 +235,7 @@ def test_many_classes_have_coarse_scores(tmp_path, monkeypatch):
 
 def test_images_that_trained_convolutions_cannot_take_are_refused(tmp_path):
     _six_channels(tmp_path)
-    with pytest.raises(ValueError, match="vgg16_keras: takes images with 3 channels, "):
+    with pytest.raises(ValueError, match="vgg16_keras: needs images with 3 channels, "):
         _fitted(tmp_path, tmp_path / "run", recipe=folder.pretrained)
 
 
@@ -376,8 +376,8 @@ def test_it_says_what_it_chose_and_will_take_and_adds_a_crf(tmp_path):
         "  front_end: 3 of 4 32x24",
         "  context: 2 of 8 32x24",
         "  joint: 2 of 4 32x24",
-        "compiling each stage, to tell what it will take …",
-        r"on \d+ x .+, training alone:",
+        "compiling each stage, to estimate memory and time …",
+        r"on \d+ x .+, without evaluation:",
         rf"  front_end: 3 steps of {COST}",
         rf"  joint: 2 steps of {COST}",
         "",
@@ -452,7 +452,7 @@ def test_a_disguised_camvid_trains_without_editing_anything(real_data, tmp_path)
         "masks hold colours; 11 classes: Building ",
         "images at 0.53 of their size",
         "front_end: 3 of 4 248x184",
-        "training alone:",
+        "without evaluation:",
     ):
         assert line in done.stdout
     config, spec, source = open_evaluation(tmp_path / "run")

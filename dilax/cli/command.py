@@ -1,10 +1,10 @@
-"""What starts a mode: experiments with all their modes, or `dilax MODE` with one.
+"""Start a mode: experiments have all modes, `dilax MODE` has one.
 
     python experiments/voc.py --config=NAME --workdir=DIR [--config.a.b=VALUE …]
     dilax train voc --config=NAME --workdir=DIR [--config.a.b=VALUE …]
     dilax predict --workdir=DIR --input=photos
 
-`train` trains, evaluates, writes tables, pictures and a page, and resumes. The other
+`train` trains or resumes, evaluates, and writes tables, pictures, and a page. The other
 modes read the configuration from the run's folder.
 """
 
@@ -46,18 +46,18 @@ def run(
 ) -> None:
     """Run an experiment: define its flags, parse the command line, start the mode.
 
-    Exit with 0; with 1 and one message for wrong flags, data or files; with 130 or 143
-    after Ctrl-C or SIGTERM, when the state is saved.
+    Exit with 0 after success; with 1 and one message after wrong flags, data, or files;
+    with 130 or 143 after Ctrl-C or SIGTERM, when the state has been saved.
 
     Args:
         configurations: name → function that builds the configuration; the first is the
             default.
         document: the experiment's docstring, shown by `--help`.
-        adapt: returns the configuration that suits the flags and the data that they
-            name, to which the command line's own fields are applied.
+        adapt: takes the configuration and the flags, and returns a configuration that
+            suits the data. The fields set on the command line are applied to it.
         summarize: takes the results of every seed and the folder, and returns a text
             that is printed after the tables.
-        modes: name → function of the flags: further modes of the experiment.
+        modes: name → function of the flags, for further modes of the experiment.
 
     Example:
         >>> import subprocess
@@ -78,15 +78,16 @@ def run(
         if values.mode != "train":
             if overrides:
                 raise ValueError(
-                    f"{overrides[0]}: only train takes it; the run has its own"
+                    f"{overrides[0]}: only train takes --config; other modes use the "
+                    "run's configuration"
                 )
             return every[values.mode](values)
         config = configurations[values.config]()
         config.data.data_dir = values.data_dir
-        config = overridden(config, overrides)  # wrong fields are refused at once
+        config = overridden(config, overrides)  # report wrong fields at once
         recipe, config = config, with_network_of_init(config)
         if config.model != recipe.model:
-            print(f"network: that of --config.init={config.init}")
+            print(f"network: the one of --config.init={config.init}")
         if adapt:
             config = overridden(adapt(config, values), overrides)
         if not values.lr_factor > 0:
@@ -119,7 +120,7 @@ def _start(
     print_any_name()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    # What orbax logs it also raises, and errors end in one message here.
+    # Orbax raises the errors that it logs, and they end in one message here.
     logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname)
     app.run(
         lambda rest: _guarded(rest, act, mode or flags.FLAGS.mode),
@@ -129,7 +130,7 @@ def _start(
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parse, and report in one line what is wrong with a flag."""
+    """Parse the flags, and report in one line what is wrong with one."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -142,10 +143,10 @@ def overridden(config: Config, overrides: list[str]) -> Config:
 
     Args:
         config: stays unchanged.
-        overrides: `"--config.FIELD=VALUE"` each.
+        overrides: each is `"--config.FIELD=VALUE"`.
 
     Raises:
-        ValueError: naming the field, its value and what is allowed.
+        ValueError: naming the field, its value, and what is allowed.
 
     Example:
         >>> from dilax.training import quickstart
@@ -171,7 +172,7 @@ def _line(error: Exception) -> str:
 
 
 def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
-    """Run the mode; what users can fix ends in one message and no traceback."""
+    """Run the mode; errors that users can fix end in one message, not a traceback."""
     values = flags.FLAGS
     try:
         if len(argv) > 1:
@@ -179,8 +180,8 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
         if "weights" in values and values.weights:
             _take_pretrained(values, mode)
         if mode != "compare" and not values.workdir:
-            raise ValueError("--workdir: the folder of the run is missing")
-        stop_on_signals()  # in training steps, they save instead
+            raise ValueError("--workdir: give the folder of the run")
+        stop_on_signals()  # during training steps, signals save the state instead
         if "distributed" in values:
             join_job(values)
         keep_compiled()
@@ -201,8 +202,8 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
                 raise
             logging.debug("Traceback of the error below", exc_info=True)
             leave(
-                "another process of the job ended or cannot be reached; start all "
-                f"again: they resume from the last checkpoint ({_line(error)})"
+                "another process of the job ended or cannot be reached; start all of "
+                f"them again to resume from the last checkpoint ({_line(error)})"
             )
         small = "a smaller crop or batch" if mode == "train" else "--tiling=blend"
         _fail(f"out of memory; {small} needs less ({error})")
@@ -212,8 +213,8 @@ def _take_pretrained(values: Any, mode: str) -> None:
     """Set the folder of the network that `--weights` names."""
     if mode not in OPTIONS["weights"].modes or values.workdir:
         raise ValueError(
-            f"--weights={values.weights}: a network to predict, eval or export in the "
-            "place of --workdir; to train from it, --config.init names its folder"
+            f"--weights={values.weights}: replaces --workdir in predict, eval, and "
+            f"export; to train from this network, use --config.init={values.weights}"
         )
     values.workdir = str(pretrained_folder(values.weights))
 
@@ -222,8 +223,8 @@ def _os_problem(error: OSError) -> str:
     """Name the file, what is wrong, and what to do about it."""
     remedies = {
         errno.ENOSPC: "free some space; the same command resumes",
-        errno.EROFS: "give a folder that can be written",
-        errno.EACCES: "give a folder that can be written",
+        errno.EROFS: "choose a folder that can be written to",
+        errno.EACCES: "choose a folder that can be written to",
     }
     remedy = remedies.get(error.errno or 0, "")
     place = f"{error.filename}: " if error.filename else ""

@@ -40,7 +40,7 @@ from dilax.runtime.processes import stop_on_signals
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command; what users can fix ends in one message and exit code 1."""
+    """Run a command; errors that users can fix end in one message and exit code 1."""
     values = _parser().parse_args(argv)
     print_any_name()
     flags.FLAGS.mark_as_parsed()  # absl logs only then
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         values.command(values)
     except KeyboardInterrupt as stop:
         code = 128 + getattr(stop, "signum", signal.SIGINT)
-        _fail("interrupted; nothing half-prepared is left: run the command again", code)
+        _fail("interrupted; incomplete files were removed: run the command again", code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}")
@@ -95,21 +95,21 @@ def _parser() -> argparse.ArgumentParser:
         help="folder with the archives as downloaded or unpacked, or one archive; "
         "without it, files that need no account are downloaded",
     )
-    text = "prepare the images that are there, even if some are missing"
+    text = "prepare the images that exist, even if others are missing"
     command("--partial", action="store_true", help=text)
-    text = "accept archives whose checksum is not the published one"
+    text = "accept archives whose checksum differs from the published one"
     command("--unverified", action="store_true", help=text)
-    text = "prepare again what is already prepared"
+    text = "replace a data set that is already prepared"
     command("--overwrite", action="store_true", help=text)
-    text = "write masks without the values that JPEG or smooth edges leave"
+    text = "write masks without the values that come from JPEG or smooth edges"
     clean = commands.add_parser("clean", help=text, description=text)
     clean.set_defaults(command=_clean)
     clean.add_argument("masks", type=Path, help="folder of masks")
-    text = "folder to write to: PNG of the same names"
+    text = "folder to write PNG files of the same names to"
     clean.add_argument("--to", type=Path, required=True, help=text)
     text = (
-        "the values to keep, such as 0,255 or #000000,#ff0000 [those that the masks "
-        "gather at, which are printed]"
+        "the values to keep, such as 0,255 or #000000,#ff0000 [the main values of the "
+        "masks, which are printed]"
     )
     clean.add_argument("--values", default="", help=text)
     text = "draw images with their labels; count classes and the mean pixel"
@@ -122,12 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "number of images to count, evenly spread [all of the split]"
     command("--limit", type=int, help=text)
     command("--output", type=Path, help="picture to write [NAME_SPLIT.png here]")
-    text = "folder: of the masks, or a pattern of their names [looked for]"
+    text = "of NAME folder: the folder of masks, or a pattern of their names [found]"
     command("--labels", default="", help=text)
-    text = "folder: names of the classes, or a file of them [what masks hold]"
+    text = "of NAME folder: names of the classes, or a file [those of the masks]"
     command("--classes", default="", help=text)
     for name in ("masks", "threshold", "void", "orientation"):
-        command(f"--{name}", default="", help=f"folder: see --config.data.{name}")
+        text = f"of NAME folder: as --config.data.{name}"
+        command(f"--{name}", default="", help=text)
     return parser
 
 
@@ -179,9 +180,11 @@ def _clean(values: argparse.Namespace) -> None:
     files = sorted(values.masks.iterdir()) if values.masks.is_dir() else []
     paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
-        raise ValueError(f"{values.masks}: is no folder of images")
+        raise ValueError(f"{values.masks}: is not a folder of images")
     if values.masks.resolve() == values.to.resolve():
-        raise ValueError(f"--to={values.to}: holds the masks; give another folder")
+        raise ValueError(
+            f"--to={values.to}: is the folder of the masks; give another folder"
+        )
     shares = main_colours(paths)
     for (r, g, b), share in shares.items():
         print(f"{r if r == g == b else f'#{r:02x}{g:02x}{b:02x}'}: {share:.1%}")
@@ -191,7 +194,7 @@ def _clean(values: argparse.Namespace) -> None:
 
 
 def _value(text: str) -> RGB:
-    """The colour that a grey value or #rrggbb means."""
+    """Return the colour of a grey value or #rrggbb."""
     try:
         r, g, b = bytes.fromhex(text[1:]) if text[0] == "#" else 3 * bytes([int(text)])
     except (ValueError, IndexError) as error:

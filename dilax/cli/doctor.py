@@ -1,7 +1,8 @@
-"""`dilax doctor`: what is installed, and whether it works.
+"""`dilax doctor`: show what is installed, and test whether it works.
 
-The self-test takes about ten seconds: the arithmetic of Eq. 2, a small run on rendered
-scenes whose loss must fall, a prediction with its network, and its page.
+The self-test takes about ten seconds: it checks the arithmetic of Eq. 2, trains a small
+run on rendered scenes, whose loss must fall, predicts with its network, and writes its
+page.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data_dir", type=Path, help="folder of prepared data sets")
     values = parser.parse_args(argv)
-    logging.set_verbosity(logging.ERROR)  # orbax warns of nothing that matters here
+    logging.set_verbosity(logging.ERROR)  # no warning of orbax matters here
     rows = [*_installed(), *_prepared(values.data_dir or default_data_dir())]
     print(f"{tabulate(rows, tablefmt='plain')}\n")
     with tempfile.TemporaryDirectory(prefix="dilax-doctor") as folder:
@@ -143,11 +144,11 @@ def check_convolution() -> str:
     worst = float(abs(np.asarray(found) - by_hand).max())
     if worst > 1e-4:
         raise ValueError(f"dilated convolution is off by {worst:.1e}")
-    return f"dilated convolution is Eq. 2 to {worst:.0e}"
+    return f"dilated convolution agrees with Eq. 2 to {worst:.0e}"
 
 
 def check_run(folder: Path) -> str:
-    """Train, save and evaluate a small network on a folder of rendered scenes.
+    """Train, save, and evaluate a small network on a folder of rendered scenes.
 
     Args:
         folder: empty, for the images and for the run.
@@ -174,7 +175,7 @@ def check_prediction(folder: Path) -> str:
     image = Scenes("val", count=1, size=_SIDE)[0]["image"]
     labels = Predictor(*load_checkpoint(folder / "run"))(image)
     if labels.shape != image.shape[:2] or labels.max() >= len(SCENES.classes):
-        raise ValueError(f"labels {labels.shape} up to {labels.max()}")
+        raise ValueError(f"wrong labels: {labels.shape}, up to {labels.max()}")
     return f"{len(np.unique(labels))} classes in {_SIDE} x {_SIDE} pixels"
 
 
@@ -209,7 +210,7 @@ def _config(data: Path) -> Config:
 
 
 def checks(folder: Path) -> list[Check]:
-    """Return the self-test in order: later checks use what earlier ones wrote.
+    """Return the self-test, in order: later checks read files that earlier ones wrote.
 
     Args:
         folder: empty.

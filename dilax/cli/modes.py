@@ -1,6 +1,6 @@
-"""The modes: training, and what reads a trained run. Each takes the flags it needs.
+"""The modes: training, and those that read a trained run. Each has flags of its own.
 
-Their docstrings are the help of `dilax MODE`.
+Their docstrings are the help texts of `dilax MODE`.
 """
 
 import dataclasses
@@ -68,9 +68,9 @@ def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None
         folders = {seed: workdir / f"seed{seed}" for seed in seeds}
         runs = [
             _train_once(
-                values, dataclasses.replace(validated(config), seed=seed), place
+                values, dataclasses.replace(validated(config), seed=seed), folder
             )
-            for seed, place in folders.items()
+            for seed, folder in folders.items()
         ]
         table = seed_table(runs)
         write_text(workdir / "seeds.md", table + "\n")
@@ -81,16 +81,16 @@ def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None
 
 
 def _seeds(texts: list[str]) -> list[int]:
-    """Raises ValueError unless they are whole numbers, each once."""
+    """Return the seeds; raise ValueError unless they are distinct whole numbers."""
     if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
         raise ValueError(
-            f"--seeds={','.join(texts)}: must be whole numbers, each once, as in 0,1,2"
+            f"--seeds={','.join(texts)}: must be distinct whole numbers, such as 0,1,2"
         )
     return [int(text) for text in texts]
 
 
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
-    _foretell(values, config, workdir)
+    _preview(values, config, workdir)
     results = train(config, workdir, watcher(workdir))
     wait_for_all(f"trained {workdir}")
     if not is_writer():
@@ -99,19 +99,21 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
         _write_sheet(workdir, config, spec, source)
-    alone = jax.process_count() == 1  # several read a checkpoint together or not at all
+    alone = (
+        jax.process_count() == 1
+    )  # several processes must read a checkpoint together
     watcher(workdir, measure=alone)()
     print(f"page: {workdir.resolve() / 'report.html'}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
 
 
-def _foretell(values: Any, config: Config, workdir: Path) -> None:
-    """Print what a new run will take and, with --profile, where its time goes."""
+def _preview(values: Any, config: Config, workdir: Path) -> None:
+    """Print what a new run will need and, with --profile, where its time goes."""
     estimates = values.estimate and not (workdir / "config.json").exists()
     if not estimates and not values.profile:
         return
-    spec = check_run(config, workdir).spec  # what is wrong shows before all else
+    spec = check_run(config, workdir).spec  # errors come before the estimate
     if estimates:
         _print_estimate(config, spec)
     if values.profile:
@@ -123,11 +125,12 @@ def _foretell(values: Any, config: Config, workdir: Path) -> None:
 
 def _print_estimate(config: Config, spec: DatasetSpec) -> None:
     if is_writer():
-        print("compiling each stage, to tell what it will take …", flush=True)
+        print("compiling each stage, to estimate memory and time …", flush=True)
     costs = estimate(config, spec)
     if not is_writer():
         return
-    print(f"on {len(jax.devices())} x {jax.devices()[0].device_kind}, training alone:")
+    device = jax.devices()[0].device_kind
+    print(f"on {len(jax.devices())} x {device}, without evaluation:")
     for name, cost in costs.items():
         print(f"  {name}: {cost}")
 
@@ -148,7 +151,7 @@ def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
 
 def _check_alone(mode: str) -> None:
     if jax.process_count() > 1:
-        raise ValueError(f"--mode={mode}: runs in one process")
+        raise ValueError(f"--mode={mode}: works in a single process only")
 
 
 def _evaluate(values: Any) -> None:
@@ -183,14 +186,14 @@ def _evaluate(values: Any) -> None:
 
 
 def _as_trained(values: Any) -> bool:
-    """Whether an evaluation is the one that training makes of a finished stage."""
+    """Whether an evaluation is the same as the one at the end of a stage's training."""
     plain = values.scales == ["1"] and not values.mirror and values.tiling == "tiles"
     own = not values.weights and not values.split
     return plain and own and values.checkpoint == "last"
 
 
 class _Record:
-    """What an evaluation leaves in the run's folder: for its page, above all."""
+    """What an evaluation writes into the run's folder, mainly for its page."""
 
     def __init__(self, run: Run, stage: StageConfig):
         self._run, self._stage = run, stage
@@ -198,7 +201,7 @@ class _Record:
         self._start = time.perf_counter()
 
     def finish(self, found: Scores) -> None:
-        """Writes the scores, unless training did, what it took, and the page."""
+        """Write the time, the page and, unless training did, the scores."""
         seconds, folder = time.perf_counter() - self._start, self._run.workdir
         self.kept.finish()
         if not is_writer():
@@ -212,7 +215,7 @@ class _Record:
 
 
 def _submit(values: Any) -> None:
-    """Write predictions as the test servers of Pascal VOC and Cityscapes take them.
+    """Write predictions for the test servers of Pascal VOC and Cityscapes.
 
     dilax submit --workdir=runs/voc --split=test
     """
@@ -222,7 +225,7 @@ def _submit(values: Any) -> None:
     config, spec, source = open_evaluation(workdir, values.data_dir, split)
     kind = config.data.dataset
     if kind not in ("voc", "cityscapes"):
-        raise ValueError(f"--mode=submit: no server scores {spec.name}")
+        raise ValueError(f"--mode=submit: {spec.name} has no test server")
     suffix = ".zip" if kind == "cityscapes" else ".tar"
     path = output_of(values, f"submission{suffix}")
     predictor = predictor_of(values, config.eval_batch_size)
@@ -237,7 +240,7 @@ def _predict(values: Any) -> None:
     dilax predict --weights=camvid --input=street.jpg --output=labels
     """
     if not values.input:
-        raise ValueError("--input: what to predict is missing, such as an image")
+        raise ValueError("--input: give an image, a folder, or a video to predict")
     output = output_of(values, "predicted")
     options = {
         "outputs": values.outputs,
@@ -261,14 +264,14 @@ def _predict(values: Any) -> None:
         shares = (f"{predictor.spec.classes[i]} {n / total:.1%}" for i, n in largest)
         print(f"pixels: {', '.join(shares)}")
     if done.skipped:
-        print(f"{done.skipped} were there already; --overwrite predicts them anew")
+        print(f"{done.skipped} were there already; --overwrite predicts them again")
     if done.problems:
         messages = "\n".join(done.problems)
         raise ValueError(f"{len(done.problems)} not predicted:\n{messages}")
 
 
 def _export(values: Any) -> None:
-    """Write the network of a run for use without dilax (StableHLO, ONNX), or packed.
+    """Write the network of a run: for use without dilax (StableHLO, ONNX), or packed.
 
     dilax export --workdir=runs/voc --output=voc.zip
     """
@@ -280,11 +283,11 @@ def _export(values: Any) -> None:
         print(f"the network, and how to run it: {write(*loaded, path)}")
     else:
         pack(values.workdir, path, values.stage, values.checkpoint)
-        print(f"the network, to load and to predict with as a run: {path}")
+        print(f"the network, which can be loaded like a run: {path}")
     config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
     stage = config.stage(values.stage)
     if stage.crf:
-        print(f"It is the network alone: the CRF of stage {stage.name} is not in it.")
+        print(f"The CRF of stage {stage.name} is not included.")
 
 
 def _import_weights(values: Any) -> None:
@@ -294,9 +297,9 @@ def _import_weights(values: Any) -> None:
     """
     _check_alone("import_weights")
     if not values.input or not values.network:
-        raise ValueError("--input, --network: name the file of weights and its network")
+        raise ValueError("--input, --network: give the file of weights and its network")
     report = import_weights(values.input, values.network, values.workdir)
-    print(f"{report}\n\nfor --mode=eval, predict, submit and export: {values.workdir}")
+    print(f"{report}\n\nfor eval, predict, submit, and export: {values.workdir}")
 
 
 def _report(values: Any) -> None:
@@ -317,14 +320,14 @@ def _compare(values: Any) -> None:
     _check_alone("compare")
     if len(values.workdirs) < 2:
         named = ",".join(values.workdirs)
-        raise ValueError(f"--workdirs={named}: name two runs or more, as in a,b,c")
+        raise ValueError(f"--workdirs={named}: give at least two runs, such as a,b")
     output = values.output or "compare.html"
     path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
     print(f"{len(values.workdirs)} runs side by side: {path}")
 
 
 def output_of(values: Any, name: str) -> Path:
-    """--output; or that name in the run's folder, or here if there is no run."""
+    """Return --output, or the name in the run's folder, or here if there is no run."""
     folder = Path("" if values.weights else values.workdir)
     return Path(values.output or folder / name).expanduser()
 

@@ -1,6 +1,6 @@
-"""The command line's flags as a table: what each is for, and the modes that take it.
+"""The flags of the command line, as a table: help texts, and modes that take them.
 
-`python experiments/NAME.py --mode=MODE` defines all of them, `dilax MODE` its own.
+`python experiments/NAME.py --mode=MODE` defines all flags, `dilax MODE` those of MODE.
 """
 
 import sys
@@ -22,11 +22,11 @@ class Option(NamedTuple):
 
     Attributes:
         define: the function of `absl.flags` that defines it.
-        default: its value where it is not given.
-        modes: those that take it.
-        help: what it does, or mode → what it does there; brackets hold defaults that
-            depend on other things.
-        choices: of an enum.
+        default: its value if it is not given.
+        modes: the modes that take it.
+        help: its help text, or mode → help text; defaults that depend on other values
+            are in brackets.
+        choices: the values of an enum.
         least: the smallest value of a number.
     """
 
@@ -60,7 +60,7 @@ OPTIONS = {
         None,
         ("predict", "import_weights"),
         {
-            "predict": "An image, a folder (with its sub-folders), a pattern such as "
+            "predict": "An image, a folder (including subfolders), a pattern such as "
             "'photos/*.jpg', a .txt file of paths, a video, or - for an image on "
             "standard input.",
             "import_weights": "The file of weights, such as a .caffemodel.",
@@ -120,13 +120,16 @@ OPTIONS = {
         flags.DEFINE_bool, False, ("predict",), "Write a video's frames as pictures."
     ),
     "overwrite": Option(
-        flags.DEFINE_bool, False, ("predict",), "Predict again what is there already."
+        flags.DEFINE_bool,
+        False,
+        ("predict",),
+        "Replace predictions that exist already.",
     ),
     "max_pixels": Option(
         flags.DEFINE_integer,
         MAX_PIXELS,
         ("predict",),
-        "Images with more pixels are refused.",
+        "Refuse images with more pixels.",
         least=1,
     ),
     "tiling": Option(
@@ -175,14 +178,15 @@ OPTIONS = {
         flags.DEFINE_enum,
         "comp6",
         ("submit",),
-        "Of Pascal VOC: comp5 for networks trained only on VOC's own data.",
+        "Competition of Pascal VOC: comp5 for networks trained only on VOC's own data, "
+        "comp6 for all others.",
         choices=("comp5", "comp6"),
     ),
     "network": Option(
         flags.DEFINE_enum,
         None,
         ("import_weights",),
-        "The network that the file of weights holds.",
+        "The network whose weights the file contains.",
         choices=(*RELEASED,),
     ),
     "lr_factor": Option(
@@ -201,13 +205,14 @@ OPTIONS = {
         flags.DEFINE_bool,
         False,
         ("train",),
-        "Trace some steps and time each layer first, into WORKDIR/profile.",
+        "Before training, trace some steps and time each layer; write to "
+        "WORKDIR/profile.",
     ),
     "seeds": Option(
         flags.DEFINE_list,
         [],
         ("train",),
-        "Train one run per seed, into WORKDIR/seed0 and so on: 0,1,2.",
+        "Train one run per seed, in WORKDIR/seed0 and so on: 0,1,2.",
     ),
     "distributed": Option(
         flags.DEFINE_bool,
@@ -245,8 +250,8 @@ def define_flags(
 
     Args:
         mode: the only mode; "" defines `--mode` and `--config` as well.
-        configurations: names of the experiment's; the first is the default.
-        modes: names of the experiment's; the first is the default.
+        configurations: the experiment's, by name; the first is the default.
+        modes: the experiment's, by name; the first is the default.
     """
     names = [
         name for name, option in OPTIONS.items() if not mode or mode in option.modes

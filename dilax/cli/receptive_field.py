@@ -7,8 +7,9 @@
     dilax receptive-field --run=runs/quickstart --picture=heat.png
 
 For rates, it counts the paths from each pixel, finds holes, and checks the HDC rule
-(Wang et al. 2018). For a network, it prints the size, stride and centre of the field;
-for a run, also the effective field: gradients of the centre cell on evaluation images.
+(Wang et al. 2018). For a network, it prints the size, stride, and centre of the field.
+For a run, it also measures the effective field from the gradients of the centre cell on
+evaluation images.
 """
 
 import argparse
