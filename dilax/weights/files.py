@@ -1,6 +1,6 @@
 """Files of weights, by path or by name.
 
-Those with a name are downloaded once, verified, and kept in a cache folder.
+Those with a name are downloaded once, verified, and stored in a cache folder.
 
 Sources: the addresses and checksums that torchvision, Caffe's Model Zoo and Keras
 publish. torchvision writes the first eight digits of a file's SHA-256 into its name.

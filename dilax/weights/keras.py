@@ -169,8 +169,8 @@ def _flattened(path: Path) -> memoryview:
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=-1, env=alone
         )
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            raise ValueError(said or f"HDF5 ended with {done.returncode}")
+            message = done.stderr.decode(errors="replace").strip()
+            raise ValueError(message or f"HDF5 ended with {done.returncode}")
         return memoryview(mapped(out))
 
 

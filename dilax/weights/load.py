@@ -102,17 +102,17 @@ def check_weights(
         ValueError: naming what is missing or has another shape, a fixed layer with
             other values than ours, or a pattern that selects no layer.
     """
-    kept = select_layers(reinit, shapes, "reinit")
+    fresh = select_layers(reinit, shapes, "reinit")
     allowed = select_layers(allow_missing, shapes, "allow_missing")
     found = resolve_weights(weights, shapes, key)
-    missing = [n for n in shapes if n not in found.sources and n not in kept]
+    missing = [n for n in shapes if n not in found.sources and n not in fresh]
     lost = [n for n in missing if n not in allowed]
     if lost:
         raise ValueError(
             f"{weights.path}: lacks {listed(lost)}. It holds {listed(weights.tensors)}."
             f" {_how_to_start_without(lost)}"
         )
-    loaded = {n: s for n, s in found.sources.items() if n not in kept}
+    loaded = {n: s for n, s in found.sources.items() if n not in fresh}
     wrong = [
         f"{name} {shapes[name]} is {weights.tensors[source].shape} there"
         for name, source in loaded.items()
@@ -126,10 +126,10 @@ def check_weights(
     _check_fixed(weights)
     return Report(
         title=f"{weights.path} ({weights.kind})",
-        rows=tuple(_rows(weights, found, kept, missing, shapes)),
+        rows=tuple(_rows(weights, found, fresh, missing, shapes)),
         loaded=tuple(loaded),
         missing=tuple(missing),
-        reinit=tuple(kept),
+        reinit=tuple(fresh),
         left_over=tuple(name for name in found.others if name != FIXED),
         notes=(found.note,) if found.note else (),
     )
@@ -170,7 +170,7 @@ def _check_fixed(weights: Weights) -> None:
 def _rows(
     weights: Weights,
     found: Resolved,
-    kept: Collection[str],
+    fresh: Collection[str],
     missing: Sequence[str],
     shapes: Shapes,
 ) -> Iterator[tuple[str, str, str]]:
@@ -189,14 +189,14 @@ def _rows(
             fate = "left out: fixed, bilinear as it should be"
         elif not became:
             fate = "left over"
-        elif became[0] in kept:
+        elif became[0] in fresh:
             fate = f"left out: {layer_of(became[0])} is reinitialized"
         else:
             fate = f"{layer_of(became[0])} {shapes[became[0]]}"
         yield layer, shape, fate
     for layer in dict.fromkeys(map(layer_of, missing)):
         yield "", "", f"{layer}: missing, keeps its initialization"
-    absent = (name for name in kept if name not in found.sources)
+    absent = (name for name in fresh if name not in found.sources)
     for layer in dict.fromkeys(map(layer_of, absent)):
         yield "", "", f"{layer}: reinitialized, not in the file"
 

@@ -9,7 +9,7 @@ layer of another network is rewritten so that it computes the same:
     W * ((x − m) / σ) + b  =  (W / σ) * (x − m′) + b′
                         b′  =  b + Σ_{t,c} W_{t,c} (m′_c − m_c) / σ_c
 
-This is exact where every tap of the first layer lies on the image or on its reflection,
+This is exact where every tap of the first layer is on the image or on its reflection,
 as in valid convolutions of a reflection-padded image. Where a layer pads with zeros,
 these mean the pixel m′ instead of m.
 """
