@@ -1,32 +1,30 @@
 """Predictions as the test servers of Pascal VOC and Cityscapes take them.
 
 VOC: `results/VOC2012/Segmentation/comp5_test_cls/ID.png` in a tar, palette images of
-class indices (VOC2012 development kit, §5.3). Cityscapes: one PNG of label ids an image
-in a flat zip, its name beginning with CITY_XXXXXX_YYYYYY (cityscapesScripts'
+class indices (VOC2012 development kit, §5.3). Cityscapes: one PNG of label ids per
+image in a flat zip, its name beginning with CITY_XXXXXX_YYYYYY (cityscapesScripts'
 `evalPixelLevelSemanticLabeling`, `getPrediction`).
 """
 
-import contextlib
 import io
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dilax.data import DATASETS, DatasetSpec, in_order
+from dilax.data import DATASETS, in_order
 from dilax.inference.photos import palette_image
 from dilax.inference.predictor import Predictor
 from dilax.runtime.files import whole_or_not_at_all
 
 Kind = Literal["voc", "cityscapes"]
 Competition = Literal["comp5", "comp6"]
-Add = Callable[[str, bytes], None]
 
 _SUFFIXES = {"voc": ".tar", "cityscapes": ".zip"}
 
@@ -39,7 +37,7 @@ def write_submission(
     competition: Competition = "comp5",
     title: str = "submission",
 ) -> Path:
-    """Predicts every image and packs the label maps for a test server.
+    """Predict every image and pack the label maps for a test server.
 
     The archive is written whole or not at all, image by image, and is the same to the
     byte whenever the predictions are.
@@ -76,20 +74,8 @@ def write_submission(
         ...     tarfile.open(path).getnames()
         ['results/VOC2012/Segmentation/comp5_test_cls/2008_000006.png']
     """
-    path = Path(path)
-    _check_arguments(kind, competition, path)
-    _check_classes(predictor.spec, kind)
-    if not len(source):
-        raise ValueError(f"source: {predictor.spec.name} has no images to predict")
-    archive = _tar if kind == "voc" else _zip
-    with whole_or_not_at_all(path) as partial, archive(partial) as add:
-        for name, labels in _predictions(predictor, source, title):
-            add(*_entry(kind, competition, name, labels))
-    return path
-
-
-def _check_arguments(kind: str, competition: str, path: Path) -> None:
-    if kind not in _SUFFIXES:
+    path, server, spec = Path(path), DATASETS.get(kind), predictor.spec
+    if server is None or kind not in _SUFFIXES:
         raise ValueError(f"kind={kind!r}: must be one of {', '.join(_SUFFIXES)}")
     if competition not in get_args(Competition):
         allowed = ", ".join(get_args(Competition))
@@ -98,82 +84,59 @@ def _check_arguments(kind: str, competition: str, path: Path) -> None:
         raise ValueError(
             f"path={str(path)!r}: a submission to {kind} ends in {_SUFFIXES[kind]}"
         )
-
-
-def _check_classes(spec: DatasetSpec, kind: str) -> None:
-    """Names and order count: the server knows classes by their numbers alone."""
-    theirs = DATASETS[kind].classes
-    if spec.classes != theirs:
+    if spec.classes != server.classes:  # the server knows classes by their numbers
         raise ValueError(
             f"{spec.name} has {spec.num_classes} classes ({', '.join(spec.classes)}); "
-            f"a submission to {kind} needs a network for these {len(theirs)}, in this "
-            f"order: {', '.join(theirs)}"
+            f"a submission to {kind} needs a network for these {len(server.classes)}, "
+            f"in this order: {', '.join(server.classes)}"
         )
+    archive_kind: Any = tarfile.TarFile if kind == "voc" else zipfile.ZipFile
+    if not len(source):
+        raise ValueError(f"source: {spec.name} has no images to predict")
+    with whole_or_not_at_all(path) as partial, archive_kind(partial, "w") as archive:
+        for name, labels in _predictions(predictor, source, title):
+            png = io.BytesIO()
+            if kind == "voc":
+                palette_image(labels, server).save(png, "PNG")
+                folder = f"results/VOC2012/Segmentation/{competition}_test_cls"
+                _add(archive, f"{folder}/{name}.png", png.getvalue())
+            else:
+                Image.fromarray(server.disk_ids()[labels]).save(png, "PNG")
+                _add(archive, f"{name}_pred_labelIds.png", png.getvalue())
+    return path
 
 
 def _predictions(
     predictor: Predictor, source: Sequence[dict], title: str
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The id and (h, w) class indices of each image, with a progress bar."""
+    """Yield the id and (h, w) class indices of each image, with a progress bar."""
     seen: set[str] = set()
     with tqdm(total=len(source), desc=title, unit="image", disable=not title) as bar:
         for samples in in_order(source, predictor.batch_size):
-            for sample in samples:
-                _check_id(sample["id"], seen)
+            for name in (sample["id"] for sample in samples):
+                if not re.fullmatch(r"\w[\w.-]*", name):
+                    raise ValueError(
+                        f"id={name!r}: names a file in the archive; rename the image, "
+                        "with letters, digits, '_', '-' and '.' alone"
+                    )
+                if name in seen:
+                    raise ValueError(
+                        f"id={name!r}: two images have it; list or name each once"
+                    )
+                seen.add(name)
             predictions = predictor.stream([s["image"] for s in samples])
             for sample, labels in zip(samples, predictions, strict=True):
                 yield sample["id"], labels
                 bar.update()
 
 
-def _check_id(name: str, seen: set[str]) -> None:
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(
-            f"id={name!r}: names a file in the archive; rename the image, with letters,"
-            " digits, '_', '-' and '.' alone"
-        )
-    if name in seen:
-        raise ValueError(f"id={name!r}: two images have it; list or name each once")
-    seen.add(name)
-
-
-def _entry(
-    kind: str, competition: str, name: str, labels: np.ndarray
-) -> tuple[str, bytes]:
-    """The name in the archive and the PNG of an image's class indices."""
-    spec = DATASETS[kind]
-    if kind == "voc":
-        image = palette_image(labels, spec)
-        name = f"results/VOC2012/Segmentation/{competition}_test_cls/{name}.png"
-    else:
-        image = Image.fromarray(spec.disk_ids()[labels])
-        name = f"{name}_pred_labelIds.png"
-    png = io.BytesIO()
-    image.save(png, "PNG")
-    return name, png.getvalue()
-
-
-@contextlib.contextmanager
-def _tar(path: Path) -> Iterator[Add]:
-    """A tar of nobody's files from 1970."""
-    with tarfile.open(path, "w") as archive:
-
-        def add(name: str, data: bytes) -> None:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-
-        yield add
-
-
-@contextlib.contextmanager
-def _zip(path: Path) -> Iterator[Add]:
-    """A zip of files from 1980, uncompressed, since PNGs are compressed already."""
-    with zipfile.ZipFile(path, "w") as archive:
-
-        def add(name: str, data: bytes) -> None:
-            info = zipfile.ZipInfo(name)
-            info.create_system, info.external_attr = 3, 0o644 << 16  # on any system
-            archive.writestr(info, data)
-
-        yield add
+def _add(archive: tarfile.TarFile | zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Add a file of no owner and the earliest date: archives are equal to the byte."""
+    if isinstance(archive, tarfile.TarFile):
+        entry = tarfile.TarInfo(name)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    else:  # uncompressed, because PNGs are compressed already
+        info = zipfile.ZipInfo(name)
+        info.create_system, info.external_attr = 3, 0o644 << 16  # on any system
+        archive.writestr(info, data)
