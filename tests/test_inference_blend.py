@@ -100,7 +100,8 @@ def test_blending_leaves_no_seams_in_a_photograph(real_data):
     places = {"tiles": [range(0, 88, 32)] * 2, "blend": [grid.rows, grid.columns]}
     seams = {}
     for mode, axes in places.items():
-        probabilities = Predictor(model, params, spec, mode=mode).probabilities(image)
+        predictor = Predictor(model, params, spec, mode=mode, resize=False)
+        probabilities = predictor.probabilities(image)
         seams[mode] = [_seams(probabilities, axes[i], 32, i) for i in (0, 1)]
     assert min(seams["tiles"]) > 1.5, seams
     assert max(seams["blend"]) < 1.1, seams
@@ -150,9 +151,9 @@ image = np.random.default_rng(0).integers(0, 256, (4000, 4000, 3), np.uint8)
 before = peak()
 rows = sum(len(b) for b in Predictor(model, params, spec, mode="blend").bands(image))
 after = peak()
-whole = jax.ShapeDtypeStruct((1, 4000, 4000, 3), jnp.uint8)
-run = Predictor(model, params, spec, mode="whole")._run_tiles
-need = run.lower(params, whole).compile().memory_analysis().temp_size_in_bytes
+whole = jax.ShapeDtypeStruct((1, 4000, 4000, 3), jnp.float32)
+lowered = jax.jit(model.apply).lower({"params": params}, whole)
+need = lowered.compile().memory_analysis().temp_size_in_bytes
 print(json.dumps({"rows": rows, "more": after - before, "whole": need}))
 """
 

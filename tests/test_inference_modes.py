@@ -1,7 +1,9 @@
 """Whole images and tiles; scales and mirroring; batches and bands."""
 
 import dataclasses
+import logging
 
+import jax
 import numpy as np
 import pytest
 from small_net import FRONT_END, NET, SIZES, SPEC, image_of, params_of, predictor_of
@@ -220,12 +222,13 @@ def test_bands_are_the_label_map_in_8_bits(mode):
 @pytest.mark.parametrize(
     "options", [{}, {"mode": "blend"}, {"mirror": True, "scales": (0.5, 1.0)}]
 )
-def test_images_of_all_sizes_share_one_program(options):
+def test_images_of_all_sizes_share_two_programs(options, caplog):
     predictor = Predictor(NET, params_of(NET), SPEC, **options)
-    for seed, size in enumerate(SIZES):
-        predictor(image_of(size, seed))
-    assert predictor._run_tiles._cache_size() == 1
-    assert predictor._read_labels._cache_size() == 1
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for seed, size in enumerate(SIZES):
+            predictor(image_of(size, seed))
+    compiled = [r for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert len(compiled) == 2  # one for the tiles, one that reads the maps
 
 
 def test_tiles_of_uint8_and_uint16_images_do_not_share_a_batch():

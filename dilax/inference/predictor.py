@@ -198,7 +198,12 @@ class Predictor:
 
     def probabilities(self, images: Any) -> Float[np.ndarray, "*n h w k"]:
         """Return class probabilities of every pixel, float32, for a dense CRF, say."""
-        return self._at_once(images, self._stream_probabilities)
+
+        def stream(images: Iterable[Any]) -> Iterator[np.ndarray]:
+            every = self._images(images)
+            return self._whole_probabilities(every, self._bands(every, True))
+
+        return self._at_once(images, stream)
 
     def _at_once(self, images: Any, stream: Any) -> np.ndarray:
         """Return what `stream` yields for one image, or stacked for several."""
@@ -225,10 +230,6 @@ class Predictor:
         every = self._bands(images, probabilities=False)
         for image, bands in zip(images, every, strict=True):
             yield _assembled(bands, image.shape[:2], np.int32)
-
-    def _stream_probabilities(self, images: Iterable[Any]):
-        images = self._images(images)
-        return self._whole_probabilities(images, self._bands(images, True))
 
     def _whole_probabilities(self, images: Sequence[np.ndarray], every: Any):
         for image, bands in zip(images, every, strict=True):
@@ -290,9 +291,6 @@ class Predictor:
         factor = math.sqrt(usual / max(1, pixels))
         return factor if factor < 1 / 1.3 else 1.0
 
-    def _view_of(self, view: View, image: np.ndarray) -> View:
-        return view._replace(scale=view.scale * self.reduction(image.shape))
-
     def _plan_protocol(self, size: tuple[int, int]) -> TileGrid:
         tile = None if self.mode == "whole" else self.spec.tile
         return plan_tiles(size, tile, self.model.margin, self.model.map_stride)
@@ -327,7 +325,8 @@ class Predictor:
         self, images: Sequence[np.ndarray], read: Any
     ) -> Iterator[Iterator[np.ndarray]]:
         run, plan = self._run_tiles, self._plan
-        views = [[self._view_of(view, i) for i in images] for view in self.views]
+        factors = [self.reduction(image.shape) for image in images]
+        views = [[v._replace(scale=v.scale * f) for f in factors] for v in self.views]
         seen = [self._cell_bands(images, each, run, plan) for each in views]
         views_of_images = zip(*views, strict=True)
         for image, own, *cells in zip(images, views_of_images, *seen, strict=True):
