@@ -132,6 +132,11 @@ DOUBTFUL = {
     ),
     "fractions": (_levels(0, 0.7, dtype=np.float32), "tif", "fractions .*=0.5"),
     "negative": (_levels(0, -5, dtype=np.int16), "tif", "from -5 to 0, .*PNG"),
+    "a page per class": (
+        lambda i: np.stack([_levels(0, 1)(i)] * 5),
+        "tif",
+        "has 5 pages",
+    ),
     "large": (_levels(0, 70000, dtype=np.int64), "tif", "to 70000, not .*65535"),
 }
 

@@ -94,12 +94,15 @@ def test_every_reader_shows_images_upright(tmp_path, orientation, suffix):
     assert raw.shape[:2] == ((9, 6) if orientation > 4 else (6, 9))
 
 
+@pytest.mark.parametrize("kind, channels", [("ids", 1), ("colours", 3)])
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_masks_follow_a_tag_of_their_own(tmp_path, orientation, suffix):
-    path, mask = tmp_path / f"x.{suffix}", _picture((6, 9), 1)
+def test_masks_follow_a_tag_of_their_own(tmp_path, orientation, suffix, kind, channels):
+    path, mask = tmp_path / f"x.{suffix}", _picture((6, 9), channels)
     _save(mask, path, orientation)
-    np.testing.assert_array_equal(read_mask(path), mask)
+    np.testing.assert_array_equal(read_mask(path, kind), mask)
+    stored = mask.transpose(STORED[orientation]) if orientation > 1 else mask
+    np.testing.assert_array_equal(read_mask(path, kind, upright=False), stored)
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 7)])

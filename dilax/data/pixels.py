@@ -19,6 +19,7 @@ MaskKind = Literal["ids", "colours", "alpha"]
 
 _MAX_COLOURS = 256
 _MAX_WITH_ALPHA = 1 << 16
+_CONVERT = "convert it to uint8 or uint16"
 _PER_LEVEL = 257  # 65535 / 255: 16-bit values per 8-bit value
 _PALETTE, _MIN_IS_WHITE = 3, 0  # of TIFF's PhotometricInterpretation
 _CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values alone"
@@ -272,7 +273,9 @@ def _mode(file: Image.Image) -> str:
     if file.mode.startswith("I;16"):
         return "I;16"
     if file.mode[0] in "IF":
-        raise _UnsuitableError(f"mode {file.mode} is neither 8 nor 16 bits per channel")
+        raise _UnsuitableError(
+            f"mode {file.mode} is neither 8 nor 16 bits per channel; {_CONVERT}"
+        )
     return "RGB"
 
 
@@ -318,7 +321,7 @@ def _channel_axis(series: Any) -> int | None:
     shape, axes = series.shape, series.axes
     if len(shape) not in (2, 3) or series.dtype not in (np.uint8, np.uint16):
         raise _UnsuitableError(
-            f"{axes} {shape} {series.dtype} is not an image of 8 or 16 bits"
+            f"{axes} {shape} {series.dtype} is not an image of 8 or 16 bits; {_CONVERT}"
         )
     if len(shape) == 2:
         return None
@@ -355,11 +358,10 @@ def _layers(path: Path) -> _Layers:
         return numbers
     with open_image(path) as file:
         mode, orientation = file.mode, orientation_of(file)
-        if _is_tiff(path):
-            orientation = 1  # Pillow turns it
+        to_turn = 1 if _is_tiff(path) else orientation  # Pillow turns TIFF itself
 
         def shown(image: Image.Image) -> np.ndarray:
-            return turned(np.asarray(image), orientation)
+            return turned(np.asarray(image), to_turn)
 
         values = colours = alpha = palette = None
         if mode in ("1", "L", "P") or mode[0] in "IF":
@@ -385,6 +387,9 @@ def _tiff_numbers(path: Path) -> _Layers | None:
 
     with tifffile.TiffFile(path) as tiff:
         page: Any = tiff.pages.first
+        if (count := sum(other.shape == page.shape for other in tiff.pages)) > 1:
+            message = f"has {count} pages, and a mask has one; merge them to class ids"
+            raise _UnsuitableError(message)
         if page.photometric == _PALETTE or page.samplesperpixel > 1:
             return None
         orientation, inverted = _tag(page), page.photometric == _MIN_IS_WHITE
