@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import tifffile
 from networks import SLIM
 from PIL import Image
 from tiny_run import tiny_config, write_images
@@ -26,6 +27,7 @@ import dilax
 from dilax.cli import modes
 from dilax.evaluation import stage_table
 from dilax.inference import predict_photos
+from dilax.inference.photos import read_photo
 from dilax.models import dilation8_camvid, init_params
 from dilax.report import write_page
 from dilax.runtime import Interrupted
@@ -329,6 +331,17 @@ def test_one_photograph_that_cannot_be_predicted_ends_no_job(tmp_path, monkeypat
     assert len(done.problems) == 2
     assert "b.tif: cannot be read" in done.problems[0]
     assert f"{'n' * 245}.png: is too long a name" in done.problems[1]
+
+
+def test_a_colour_tiff_with_too_few_channels_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    grey = np.zeros((7, 9, 2), np.uint16)
+    tifffile.imwrite(path, grey, photometric="minisblack", planarconfig="contig")
+    content = path.read_bytes()
+    tag = b"\x06\x01\x03\x00\x01\x00\x00\x00"  # PhotometricInterpretation, one short
+    path.write_bytes(content.replace(tag + b"\x01", tag + b"\x02"))
+    with pytest.raises(ValueError, match=rf"{path}: .*RGB with . channels"):
+        read_photo(path, str(path))
 
 
 # Jobs of several processes.

@@ -106,7 +106,10 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
         return read_pixels(file, channels)
     with _named(name):
         if _is_tiff(file) and _is_deep_colour(file):
-            return _of_16_bits(read_pixels(file)[..., :3])
+            pixels = read_pixels(file)
+            if pixels.shape[2] < 3:
+                raise ValueError(f"RGB with {pixels.shape[2]} channels")
+            return _of_16_bits(pixels[..., :3])
         with open_image(file) as image:
             image.load()
             orientation = 1 if image.format == "TIFF" else orientation_of(image)
