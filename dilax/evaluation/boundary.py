@@ -2,8 +2,8 @@
 
 Trimap IoU: accuracy of the pixels within r pixels of a true boundary (Kohli, Ladický
 and Torr 2009; Krähenbühl and Koltun 2011; Chen et al. 2015). Boundary F-measure: how
-many boundary pixels lie close to one of the other map (Martin, Fowlkes and Malik 2004;
-for several classes, Csurka, Larlus and Perronnin 2013).
+many boundary pixels are close to a boundary pixel of the other map (Martin, Fowlkes and
+Malik 2004; for several classes, Csurka, Larlus and Perronnin 2013).
 """
 
 import dataclasses
@@ -24,15 +24,17 @@ _WORD = 64  # classes
 class BoundaryScores:
     """Trimap IoU in bands of 1 to 40 pixels, and boundary F-measure, from counts.
 
-    A boundary pixel has one of another label above, below, left or right of it. Void is
-    a label in this: masks such as Pascal VOC's mark boundaries with it, and elsewhere
-    it is a thing unnamed. Band r holds the pixels that are less than r pixels away from
-    a boundary pixel, in Euclidean distance: r on each side. Void pixels are in none.
+    A boundary pixel has a neighbour with another label above, below, left or right of
+    it. Void counts as a label here: masks such as Pascal VOC's mark boundaries with it,
+    and elsewhere it is an object without a name. Band r contains the pixels that are
+    less than r pixels away from a boundary pixel, in Euclidean distance: r on each
+    side. Void pixels are in no band.
 
-    For the F-measure, a boundary pixel of a class is hit if the other map has one of
-    that class within the tolerance. What is predicted on void may be hit, but is no
-    error if it is not. F = 2PR / (P + R) of precision P and recall R is averaged over
-    the classes with a boundary in either map, then over the images with such a class.
+    For the F-measure, a boundary pixel of a class is hit if the other map has a
+    boundary pixel of that class within the tolerance. A boundary that is predicted on
+    void can be a hit, but is no error if it is not. F = 2PR / (P + R) of precision P
+    and recall R is averaged over the classes with a boundary in either map, then over
+    the images with such a class.
 
     Attributes:
         classes: class names.
@@ -65,7 +67,7 @@ class BoundaryScores:
         ignore_label: int = 255,
         tolerance: float | None = None,
     ) -> "BoundaryScores":
-        """Of no image.
+        """Return the scores of no image.
 
         Raises:
             ValueError: if the tolerance is negative or not a number.
@@ -83,7 +85,7 @@ class BoundaryScores:
         label: Integer[np.ndarray, "h w"],
         prediction: Integer[np.ndarray, "h w"],
     ) -> "BoundaryScores":
-        """With an image more: its train ids, and the class ids predicted.
+        """Add an image: its train ids, and the predicted class ids.
 
         Raises:
             ValueError: if they differ in size.
@@ -105,7 +107,7 @@ class BoundaryScores:
         )
 
     def over_processes(self) -> "BoundaryScores":
-        """Those of the images of all processes."""
+        """Return the scores of the images of all processes."""
         f, images = gathered(np.array([self.f_sum, self.images], np.float64)).sum(0)
         counts = gathered(self.counts).sum(0)
         return dataclasses.replace(
@@ -113,17 +115,17 @@ class BoundaryScores:
         )
 
     def band(self, width: int) -> Scores:
-        """The scores of the pixels within `width` pixels of a boundary, 1..40."""
+        """Return the scores of the pixels within `width` (1 to 40) of a boundary."""
         if not 1 <= width <= WIDEST:
             raise ValueError(f"width={width}: must be 1 to {WIDEST} pixels")
         return Scores(self.classes, self.counts[:width].sum(0))
 
     def mean_iou(self, width: int) -> float | None:
-        """Trimap IoU: mean IoU of a band; None if it holds no pixel."""
+        """Return the trimap IoU: mean IoU of a band; None if it has no pixel."""
         return _or_none(self.band(width).mean_iou)
 
     def pixel_accuracy(self, width: int) -> float | None:
-        """Share of a band's pixels that are predicted right."""
+        """Return the share of a band's pixels that are predicted correctly."""
         return _or_none(self.band(width).pixel_accuracy)
 
     @property
@@ -132,7 +134,7 @@ class BoundaryScores:
         return self.f_sum / self.images if self.images else None
 
     def as_dict(self) -> dict[str, Any]:
-        """What `results.json` holds of it."""
+        """Return the scores as `results.json` contains them."""
         widths = range(1, WIDEST + 1)
         return {
             "trimap_iou": {str(r): self.mean_iou(r) for r in widths},
@@ -142,7 +144,7 @@ class BoundaryScores:
 
 
 def boundary_pixels(labels: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Whether a pixel has one of another label above, below, left or right of it."""
+    """Return whether the label differs above, below, left or right of a pixel."""
     found = np.zeros(labels.shape, bool)
     for a, there in ((labels, found), (labels.T, found.T)):
         differ = a[1:] != a[:-1]
@@ -152,7 +154,7 @@ def boundary_pixels(labels: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w
 
 
 def boundary_distance(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Euclidean distance to the nearest boundary pixel; infinity if there is none."""
+    """Return the distance to the nearest boundary pixel; infinity if there is none."""
     from scipy.ndimage import distance_transform_edt  # takes a third of a second
 
     found = boundary_pixels(labels)
@@ -178,30 +180,24 @@ def _f_measure(
     ignore_label: int,
     tolerance: float | None,
 ) -> float | None:
-    """The mean F-measure of the classes that have a boundary; None if none has."""
+    """Return the mean F-measure of the classes with a boundary; None if none has."""
     radius = 0.0075 * math.hypot(*label.shape) if tolerance is None else tolerance
     true = boundary_pixels(label) & (label != ignore_label)
     said = boundary_pixels(prediction)
     hit, right = _hits(label, true, prediction, said, k, radius)
     said &= right | (label != ignore_label)
-    counts = [
+    # Boundary pixels of each class, and how many of them are hit, in either map.
+    all_true, hits, all_said, rights = (
         np.bincount(classes[where], minlength=k)
         for classes, where in (
             *((label, true), (label, hit)),
             *((prediction, said), (prediction, right)),
         )
-    ]
-    return _mean_f(*counts)
-
-
-def _mean_f(
-    true: np.ndarray, hit: np.ndarray, said: np.ndarray, right: np.ndarray
-) -> float | None:
-    """From each class's boundary pixels, and how many are hit, in either map."""
-    present = true + said > 0
+    )
+    present = all_true + all_said > 0
     if not present.any():
         return None
-    recall, precision = hit / np.maximum(true, 1), right / np.maximum(said, 1)
+    recall, precision = hits / np.maximum(all_true, 1), rights / np.maximum(all_said, 1)
     f = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
     return float(f[present].mean())
 
@@ -214,9 +210,9 @@ def _hits(
     k: int,
     radius: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which boundary pixels of either map have one of their class within the radius.
+    """Return which boundary pixels have one of their class nearby in the other map.
 
-    A bit for each class, so that one pass sees 64 classes.
+    Classes are bits of a word, so that one pass handles 64 classes.
     """
     hit, right = np.zeros_like(true), np.zeros_like(said)
     for first in range(0, k, _WORD):
@@ -228,7 +224,7 @@ def _hits(
 
 
 def _class_bits(classes: np.ndarray, where: np.ndarray, first: int) -> np.ndarray:
-    """Bit `class - first` in the pixels `where`, as far as the word has one."""
+    """Return bit `class - first` in the pixels `where`, if the word has such a bit."""
     where = where & (classes >= first) & (classes < first + _WORD)
     bits = np.zeros(classes.shape, np.uint64)
     bits[where] = np.uint64(1) << (classes[where] - first).astype(np.uint64)
@@ -236,7 +232,7 @@ def _class_bits(classes: np.ndarray, where: np.ndarray, first: int) -> np.ndarra
 
 
 def _spread(bits: UInt64[np.ndarray, "h w"], radius: float) -> np.ndarray:
-    """The union of the bits within `radius` pixels, in Euclidean distance."""
+    """Return the union of the bits within `radius` pixels, in Euclidean distance."""
     limit, height = math.floor(radius**2), len(bits)
     result, row, half = np.zeros_like(bits), bits.copy(), 0
     for dy in range(min(math.floor(radius), height - 1), -1, -1):

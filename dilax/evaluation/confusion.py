@@ -1,4 +1,4 @@
-"""Confusion matrices as exact integer counts, and what the field reads off them."""
+"""Confusion matrices as exact integer counts, and the scores computed from them."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from dilax.runtime.processes import gathered
 
 
 def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
-    """A matrix of zeros on the device: 64-bit counts as (low, high) words.
+    """Return a matrix of zeros on the device: 64-bit counts as (low, high) words.
 
     Example:
         >>> empty_confusion(3).shape
@@ -28,15 +28,15 @@ def add_to_confusion(
     prediction: Integer[Array, "..."],
     ignore_label: int = 255,
 ) -> UInt32[Array, "k k 2"]:
-    """Counts pixels into the matrix: rows are labels, columns are predictions.
+    """Count pixels into the matrix: rows are labels, columns are predictions.
 
-    Exact for up to 2^64 pixels in all and 2^32 a call; no float is involved.
+    Exact for up to 2^64 pixels in total and 2^32 per call; no float is involved.
 
     Args:
         confusion: from `empty_confusion` or an earlier call.
-        label: train ids; `ignore_label` counts nowhere.
+        label: train ids.
         prediction: class ids of the same shape.
-        ignore_label: see there.
+        ignore_label: the label of pixels that are not counted.
 
     Returns:
         The new matrix.
@@ -62,7 +62,7 @@ def image_scores(
     prediction: Integer[np.ndarray, "h w"],
     ignore_label: int = 255,
 ) -> "Scores":
-    """The scores of one image by itself, counted on the host.
+    """Return the scores of a single image, counted on the host.
 
     Example:
         >>> label = np.array([[0, 0], [1, 255]])
@@ -80,15 +80,15 @@ class Scores:
     """Accuracy as the paper measures it (§4; Everingham et al. 2010), from counts.
 
     A class that is neither labelled nor predicted anywhere has no IoU: it is None, and
-    left out of the mean. A class that is predicted but never labelled counts with 0.
-    The same holds for categories, whose classes count as one: confusion within a
-    category is a hit (cityscapesScripts, `getIouScoreForCategory`).
+    is left out of the mean. A class that is predicted but never labelled has IoU 0. The
+    same holds for categories, whose classes count as one: confusion within a category
+    is correct (cityscapesScripts, `getIouScoreForCategory`).
 
     Attributes:
         classes: class names.
         confusion: (k, k) Python-int counts; rows are labels, columns predictions.
-        categories: (name, classes) groups that are measured besides; may be none.
-        boundaries: what `BoundaryScores.as_dict` gives, where it was measured.
+        categories: (name, classes) groups that are also measured; may be empty.
+        boundaries: the result of `BoundaryScores.as_dict`, if it was measured.
 
     Example:
         >>> counts = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 4]])
@@ -112,12 +112,12 @@ class Scores:
         words: jax.Array,
         categories: tuple[tuple[str, tuple[str, ...]], ...] = (),
     ) -> "Scores":
-        """From the device's (k, k, 2) matrix of (low, high) words."""
+        """Read the device's (k, k, 2) matrix of (low, high) words."""
         low, high = np.moveaxis(np.asarray(words).astype(object), -1, 0)
         return cls(classes, low + high * 2**32, categories)
 
     def over_processes(self) -> "Scores":
-        """The counts of all processes together, exactly."""
+        """Return the exact counts of all processes together."""
         counts = gathered(self.confusion.astype(np.int64)).astype(object).sum(0)
         return dataclasses.replace(self, confusion=counts)
 
@@ -145,7 +145,7 @@ class Scores:
         return _mean(self.iou_per_category.values())
 
     def _iou(self, members: Sequence[int]) -> float | None:
-        """The IoU of some classes taken as one."""
+        """Return the IoU of several classes taken as one."""
         labelled, predicted = self.confusion[members], self.confusion[:, members]
         hit = labelled[:, members].sum()
         union = labelled.sum() + predicted.sum() - hit
@@ -153,18 +153,18 @@ class Scores:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that are predicted right."""
+        """Share of the labelled pixels that are predicted correctly."""
         total = int(self.confusion.sum())
         return int(np.trace(self.confusion)) / total if total else float("nan")
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean over the labelled classes of the share that is predicted right."""
+        """Mean over the labelled classes of the share that is predicted correctly."""
         rows = zip(np.diag(self.confusion), self.confusion.sum(1), strict=True)
         return _mean(int(h) / int(n) if n else None for h, n in rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `results.json` holds of it; of what was measured besides, too."""
+        """Return the scores as `results.json` contains them."""
         by_category = {
             "mean_category_iou": self.mean_category_iou,
             "iou_per_category": self.iou_per_category,

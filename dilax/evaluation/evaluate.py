@@ -1,4 +1,4 @@
-"""Accuracy of a network on a source, at full image resolution, every image once."""
+"""Accuracy of a network on a source, at full image resolution."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ _BUCKET = 64
 
 @runtime_checkable
 class ImagePredictor(Protocol):
-    """What `evaluate` needs of a predictor; `Predictor` has it.
+    """What `evaluate` needs from a predictor, such as `Predictor`.
 
     Attributes:
         spec: the data set: classes and ignore label.
@@ -43,18 +43,18 @@ def evaluate(
     on_prediction: Callable[[int, dict, np.ndarray], None] | None = None,
     boundaries: bool = False,
 ) -> Scores:
-    """Predicts every image by the released protocol and counts its pixels.
+    """Predict every image by the released protocol, and count its pixels.
 
     Args:
         predictor: network, parameters and data set.
         source: `{image, label, id}` samples.
         title: of the progress bar; "" shows none.
         on_prediction: called with each image's index, sample and (h, w) prediction.
-        boundaries: measure trimap IoU and boundary F besides (`BoundaryScores`).
+        boundaries: also measure trimap IoU and boundary F (`BoundaryScores`).
 
     Returns:
         The `Scores` over all pixels of all images that are not ignored. Several
-        processes share the images, and all get these scores.
+        processes share the images, and each returns the scores of all.
 
     Example:
         >>> from dilax.data import DATASETS, Scenes
@@ -95,7 +95,7 @@ def count_image(
     prediction: Integer[np.ndarray, "h w"],
     ignore_label: int = 255,
 ) -> UInt32[Array, "k k 2"]:
-    """What `add_to_confusion` gives, compiled for few sizes; `confusion` is used up."""
+    """Call `add_to_confusion`, compiled for few sizes; `confusion` is donated."""
     label, guess = _rounded_up(label, ignore_label), _rounded_up(prediction, 0)
     return _compiled_count()(confusion, label, guess, ignore_label=ignore_label)
 
@@ -106,6 +106,6 @@ def _compiled_count() -> Any:
 
 
 def _rounded_up(array: np.ndarray, value: int):
-    """Padded to multiples of 64, so that many sizes share few compilations."""
+    """Pad to multiples of 64, so that many sizes share few compilations."""
     widths = [(0, -n % _BUCKET) for n in array.shape]
     return jnp.asarray(np.pad(array, widths, constant_values=value))
