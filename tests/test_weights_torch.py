@@ -255,6 +255,15 @@ class _Kept:
 KEPT = _Kept()
 
 
+@FORMS
+def test_what_was_read_stays_though_the_file_is_written_to(torch, zipped, tmp_path):
+    stored = _saved(torch, tmp_path / "a.pth", {"a": torch.ones(1000)}, zipped)["a"]
+    values = stored.fitted((1000,))
+    with (tmp_path / "a.pth").open("r+b") as file:
+        file.write(bytes((tmp_path / "a.pth").stat().st_size))
+    np.testing.assert_array_equal(values, 1)
+
+
 def _described(torch, change):
     """A state dictionary of one tensor, whose pickle is changed."""
     file = io.BytesIO()

@@ -168,8 +168,9 @@ class Stored(NamedTuple):
         if len(shape) == 4 and self.axes == "oihw":
             kh, kw, c_in, c_out = shape
             values = values.reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
+        # A copy, since the values may be a view of the file, which may be written to.
         with np.errstate(over="ignore"):  # infinities are refused by name later
-            return np.ascontiguousarray(values.reshape(shape), np.float32)
+            return np.array(values.reshape(shape), np.float32, order="C")
 
 
 @dataclasses.dataclass(frozen=True)
