@@ -10,7 +10,7 @@ import pytest
 from tiny_run import tiny_config, write_images
 
 from dilax.training import build_spec, estimate
-from dilax.training.estimate import empty_step
+from dilax.training.estimate import Cost, EmptyRun, plan_step
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,28 @@ def test_operations_are_the_network_s_three_passes_on_the_whole_batch(costs):
 def test_operations_of_parts_add_up(tmp_path):
     config = tiny_config(write_images(tmp_path))
     spec, (stage, *_) = build_spec(config), config.stages
-    whole = empty_step(config, spec, stage)
+    whole = plan_step(config, spec, stage)
     stage.accumulate = 2
-    parts = empty_step(config, spec, stage)
+    parts = plan_step(config, spec, stage)
     assert (parts.together * 2, parts.times) == (whole.together, whole.times * 2)
     assert parts.flops == whole.flops
-    assert int(parts.run().run().state.step) == 2
+    run = EmptyRun(parts.compile(), parts.arguments)
+    assert run() > 0 and run() > 0
+    assert int(run.state.step) == 2
+
+
+def test_a_step_that_does_not_fit_is_not_run(tmp_path, monkeypatch):
+    config = tiny_config(write_images(tmp_path))
+    module = sys.modules["dilax.training.estimate"]  # the name is the function's, too
+    monkeypatch.setattr(module, "device_memory", lambda: 10_000)
+    cost = estimate(config, build_spec(config))["front_end"]
+    assert not cost.seconds and cost.memory > cost.room == 10_000
+    assert "does not fit" in str(cost) and "raise accumulate" in str(cost)
+
+
+def test_what_a_device_has_is_shown_beside_what_a_step_needs():
+    cost = Cost(memory=2 * 10**9, room=16 * 10**9, seconds=0.5, steps=1, flops=10**9)
+    assert str(cost).endswith("2.00 GB of 16.00")
 
 
 PROGRAM = """

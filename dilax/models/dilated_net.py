@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from dilax.models.backbone import Backbone
 from dilax.models.context import ContextModule
 from dilax.ops import ReceptiveField, depth_to_space, receptive_field, upsample_bilinear
-from dilax.runtime.row_shards import RowShards, balanced_rows, row_shards
+from dilax.runtime.row_shards import RowShards, row_shards
 
 
 class DilatedNet(nn.Module):
@@ -114,7 +114,6 @@ class DilatedNet(nn.Module):
         self, maps: Float[Array, "b h w k"], train: bool = False
     ) -> Float[Array, "b h2 w2 k2"]:
         """What follows the front end: context module and upsampling."""
-        maps = balanced_rows(maps)  # margins are gone
         logits = maps if self.context is None else self.context(maps, train=train)
         return self.enlarged(logits)
 

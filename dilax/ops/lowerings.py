@@ -232,18 +232,27 @@ def choose(
         kernel: (kh, kw, c, d).
         dilation: distance between taps in cells.
         dtype: of both.
-        backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend. A backend
-            without measurements takes `"direct"`, except for dilated kernels on a GPU:
-            there XLA was seen to build the dilated filter, which `"phases"` never does.
+        backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend. Without
+            measurements, the choice follows what compilers make of the lowerings (see
+            docs/accelerators.md): `"direct"`, but on GPUs `"phases"` for dilated
+            kernels, because for the gradients of `"direct"` cuDNN gets a kernel as
+            large as the map, and maps with a padding of zeros. On both, the input's
+            gradient of large kernels, fc6's, takes `"rows"` where it would mostly
+            convolve a padding, as on crops.
     """
     backend = backend or jax.default_backend()
     if not all(isinstance(n, int) for n in x):
         return DIRECT
+    (b, h, w, c), (kh, kw, _, d) = x, kernel
+    rows, columns = (max(1, n - dilation * (k - 1)) for n, k in ((h, kh), (w, kw)))
+    cells = b * rows * columns
     measured = _measured(backend, jnp.dtype(dtype).name)
     if not measured:
-        return PHASES if backend == "gpu" and dilation > 1 else DIRECT
-    (b, h, w, c), (kh, kw, _, d) = x, kernel
-    cells = b * max(1, h - dilation * (kh - 1)) * max(1, w - dilation * (kw - 1))
+        if dilation == 1 or backend not in ("gpu", "tpu"):
+            return DIRECT
+        best = PHASES if backend == "gpu" else DIRECT
+        padded = kh > 3 and h * w > 2 * rows * columns
+        return best._replace(input="rows") if padded else best
     if 2 * kh * kw * c * d * cells < _MIN_WORK:
         return DIRECT
     point = _point(kh * kw, c, d, dilation, cells)

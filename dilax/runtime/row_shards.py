@@ -45,6 +45,7 @@ class RowShards:
         # Keyed by (rows, columns) of the array. That identifies the maps of a network,
         # because every layer changes height and width by the same amount.
         self._heights: dict[tuple[int, ...], int] = {}
+        self._stride = 1  # of the pools that follow
 
     def height(self, x: Maps) -> int:
         """Return the number of valid rows of an array.
@@ -81,12 +82,13 @@ class RowShards:
             stride: total stride of the pools that follow; each of their windows stays
                 on one device.
         """
-        height = x.shape[1]
-        share = -(-height // (stride * self.count)) * stride
+        height, self._stride = x.shape[1], stride
+        share = self._share(height)
 
-        def local(x):  # each device takes its rows: none holds a padded copy
-            rows = lax.axis_index(self.axis) * share + jnp.arange(share)
-            return jnp.take(x, rows, axis=1, mode="fill", fill_value=0)
+        def local(x):  # each device takes its rows, by a slice: TPUs gather slowly
+            x = jnp.pad(x, ((0, 0), (0, share * self.count - height), (0, 0), (0, 0)))
+            start = lax.axis_index(self.axis) * share
+            return lax.dynamic_slice_in_dim(x, start, share, 1)
 
         whole = PartitionSpec(self.batch)
         return self.known(self._run(local, x, given=whole), height)
@@ -110,26 +112,31 @@ class RowShards:
             extent: rows that the kernel spans beyond its first one.
             valid: convolves rows with the kernel without padding.
         """
-        rows, height, (top, bottom) = x.shape[1], self.height(x), widths[0]
+        height, (top, bottom) = self.height(x), widths[0]
         out_height = height + top + bottom - extent
-        if mode == "reflect" or out_height > rows:
+        if mode == "reflect" or out_height > x.shape[1]:
             x, top = self._padded_rows(x, height, widths[0], mode), 0
         elif bottom:
             x = _masked(x, height, 0)
         x = jnp.pad(x, ((0, 0), (0, 0), widths[1], (0, 0)), mode)
+        share = self._share(out_height)
+        # A device computes no more rows than the output has. Where that is fewer than
+        # it holds, its first output row is above its own by as many, times its number.
+        lost = x.shape[1] // self.count - share
+        above = top + lost * (self.count - 1)
 
         def local(x, kernel):
-            around = self._with_halo(x, top, max(0, extent - top))
-            return valid(around[:, : x.shape[1] + extent], kernel)
+            around = self._with_halo(x, above, max(0, extent - top))
+            if lost:
+                start = lost * (self.count - 1 - lax.axis_index(self.axis))
+                around = lax.dynamic_slice_in_dim(around, start, share + extent, 1)
+            return valid(around[:, : share + extent], kernel)
 
-        out = self._run(local, x, kernel)
-        enough = -(-out_height // self.count) * self.count
-        return self.known(out[:, : max(rows, enough)], out_height)
+        return self.known(self._run(local, x, kernel), out_height)
 
-    def balanced(self, x: Maps) -> Maps:
-        """Drop padding rows that are not needed, and spread the rest evenly."""
-        height = self.height(x)
-        return self.known(x[:, : -(-height // self.count) * self.count], height)
+    def _share(self, height: int) -> int:
+        """Rows of a device, so that windows of the pools to come stay whole."""
+        return -(-height // (self._stride * self.count)) * self._stride
 
     def pad(self, x: Maps, widths: Widths, mode: str) -> Maps:
         """Pad maps; rows move to other devices."""
@@ -143,6 +150,7 @@ class RowShards:
         height = self.height(x)
         if height % size:  # cells beyond the map must not change the last window
             x = _masked(x, height, x[:, height - 1 : height])
+        self._stride //= size
         return self.known(self._run(pooled, x), -(-height // size))
 
     def upsample(self, x: Maps, factor: int, edge: bool, enlarge: Callable) -> Maps:
@@ -209,9 +217,9 @@ class RowShards:
     def _padded_rows(
         self, x: Maps, height: int, widths: tuple[int, int], mode: str
     ) -> Maps:
-        """Pad the map above and below, then add rows up to a multiple of devices."""
+        """Pad the map above and below, then add rows so that devices share them."""
         x = jnp.pad(x[:, :height], ((0, 0), widths, (0, 0), (0, 0)), mode)
-        fill = -x.shape[1] % self.count
+        fill = self._share(x.shape[1]) * self.count - x.shape[1]
         return jnp.pad(x, ((0, 0), (0, fill), (0, 0), (0, 0)))
 
 
@@ -231,12 +239,6 @@ def row_shards(shards: RowShards | None) -> Iterator[None]:
         yield
     finally:
         _SCOPE.reset(token)
-
-
-def balanced_rows(x: Maps) -> Maps:
-    """Call `RowShards.balanced` within `row_shards`; elsewhere return the maps."""
-    shards = _SCOPE.get()
-    return shards.balanced(x) if shards else x
 
 
 def refuse_shards(what: str) -> None:

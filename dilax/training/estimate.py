@@ -5,6 +5,7 @@ and times every layer on its own, which gives the same table on every backend.
 """
 
 import json
+import re
 import statistics
 import time
 from pathlib import Path
@@ -15,17 +16,18 @@ import jax.numpy as jnp
 
 from dilax.data import DatasetSpec
 from dilax.profiling import NetworkCost, network_cost
+from dilax.profiling.compiled import memory_bytes
 from dilax.profiling.layer_costs import (
     layer_figures,
     layer_json,
     layer_table,
     time_layers,
 )
-from dilax.profiling.roofline import device_peak
+from dilax.profiling.roofline import device_memory, device_peak
 from dilax.runtime.files import write_text
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.sharding import Placement
-from dilax.training.stage_crf import init_stage, label_stride
+from dilax.training.stage_crf import label_stride, stage_shapes
 from dilax.training.step import init_state, jit_train_step, split_params
 from dilax.training.validation import check_config
 
@@ -34,34 +36,41 @@ class Cost(NamedTuple):
     """The cost of a stage.
 
     Attributes:
-        memory: bytes that a step needs at most, as reported by the compiler.
-        seconds: time of a step.
+        memory: bytes that a step needs on each device, as reported by the compiler.
+        room: bytes that a device has; 0 if it does not say.
+        seconds: time of a step; 0 if it was not run because it does not fit.
         steps: number of steps in the stage.
-        flops: operations of the network in a step.
+        flops: operations of the network in a step, on all devices.
 
     Example:
-        >>> Cost(memory=2 * 2**30, seconds=90.0, steps=100, flops=10**12).steps
-        100
+        >>> str(Cost(memory=90 * 10**9, room=16 * 10**9, seconds=0, steps=9, flops=1))
+        'does not fit: 90.00 GB of 16.00; raise accumulate or mesh.rows, or set remat'
     """
 
     memory: int
+    room: int
     seconds: float
     steps: int
     flops: int
 
     def __str__(self) -> str:
+        memory = f"{self.memory / 1e9:.2f} GB"
+        memory += f" of {self.room / 1e9:.2f}" if self.room else ""
+        if not self.seconds:
+            remedy = "raise accumulate or mesh.rows, or set remat"
+            return f"does not fit: {memory}; {remedy}"
         return (
             f"{self.steps} steps of {1000 * self.seconds:.3g} ms "
             f"({self.flops / 1e9:.3g} GFLOP, {self.flops / self.seconds / 1e9:.0f} "
-            f"GFLOP/s), {self.steps * self.seconds / 60:.0f} minutes; "
-            f"{self.memory / 1e9:.2f} GB"
+            f"GFLOP/s), {self.steps * self.seconds / 60:.0f} minutes; {memory}"
         )
 
 
 def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
     """Return the cost of the stages that train on images, by name.
 
-    It does not include loading images, computing maps and evaluating; nor stages that
+    A step that does not fit on the device, according to the compiler, is not run. The
+    cost does not include loading images, computing maps and evaluating; nor stages that
     train on stored maps, whose steps are short, nor searches for dense CRFs.
 
     Args:
@@ -80,16 +89,27 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
         250
     """
     check_config(config)
-    costs = {}
-    for stage in _image_stages(config):
-        step = empty_step(config, spec, stage)
-        account: Any = step.compiled.memory_analysis()
-        memory = account.temp_size_in_bytes + account.argument_size_in_bytes
-        memory += account.output_size_in_bytes - account.alias_size_in_bytes
-        step, first = _timed(step)
-        seconds = first if first > 1 else min(first, _timed(step)[1])
-        costs[stage.name] = Cost(memory, seconds, stage.steps, step.flops)
-    return costs
+    return {stage.name: _cost(config, spec, stage) for stage in _image_stages(config)}
+
+
+def _cost(config: Config, spec: DatasetSpec, stage: StageConfig) -> Cost:
+    planned, room = plan_step(config, spec, stage), device_memory()
+    try:
+        compiled = planned.compile()
+    except (
+        jax.errors.JaxRuntimeError
+    ) as error:  # compilers of TPUs refuse it themselves
+        if not (needs := re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G", str(error))):
+            raise
+        memory, room = (int(float(number) * 2**30) for number in needs.groups())
+    else:
+        memory = memory_bytes(compiled)
+    if room and memory > room:
+        return Cost(memory, room, 0, stage.steps, planned.flops)
+    run = EmptyRun(compiled, planned.arguments)
+    first = run()
+    seconds = first if first > 1 else min(first, run())
+    return Cost(memory, room, seconds, stage.steps, planned.flops)
 
 
 def profile(
@@ -124,8 +144,10 @@ def profile(
     """
     peak, tables = device_peak(config.dtype), {}
     for stage in _image_stages(config):
-        step = empty_step(config, spec, stage)
-        seconds = _trace(step, folder / stage.name, steps)
+        step = plan_step(config, spec, stage)
+        run = EmptyRun(step.compile(), step.arguments)
+        seconds = _trace(run, folder / stage.name, steps)
+        del run  # to free its memory
         height, width = stage.crop
         rate = step.flops / statistics.median(seconds) / 1e9
         head = (
@@ -134,9 +156,9 @@ def profile(
             f"A step takes {1000 * statistics.median(seconds):.3g} ms: "
             f"{step.flops / 1e9:.3g} GFLOP, {rate:.0f} GFLOP/s"
         )
-        cost = step.cost
-        del step  # to free its memory
-        figures = layer_figures(cost, peak, time_layers(cost.layers, peak, repeats))
+        figures = layer_figures(
+            step.cost, peak, time_layers(step.cost.layers, peak, repeats)
+        )
         tables[stage.name] = f"{head}\n\n{layer_table(figures)}\n"
         record = {
             "step_seconds": seconds,
@@ -148,21 +170,20 @@ def profile(
     return tables
 
 
-class EmptyStep(NamedTuple):
-    """A compiled step and its arguments; the same program as in training.
+class PlannedStep(NamedTuple):
+    """A training step and the shapes of its arguments; nothing is computed.
 
     Attributes:
-        compiled: takes the state and the rest, returns a state and metrics.
-        state: before the first step; it is donated when the step runs.
-        rest: frozen parameters, a batch, class weights.
+        step: the jitted step.
+        arguments: shapes and shardings of the state, the frozen parameters, a batch and
+            class weights.
         cost: of the network on the images that run together on a device.
         together: the number of these images.
         times: how often that happens in a step, on all devices.
     """
 
-    compiled: jax.stages.Compiled
-    state: Any
-    rest: tuple
+    step: Any
+    arguments: tuple
     cost: NetworkCost
     together: int
     times: int
@@ -172,63 +193,97 @@ class EmptyStep(NamedTuple):
         """Operations of the network in a step, on all devices."""
         return self.cost.total.flops * self.times
 
-    def run(self) -> "EmptyStep":
-        """Run a step, wait for it, and return what the next one starts from."""
-        state, _ = jax.block_until_ready(self.compiled(self.state, *self.rest))
-        return self._replace(state=state)
+    def compile(self) -> jax.stages.Compiled:
+        """Compile the step; training finds it in the persistent cache, if any."""
+        return self.step.lower(*self.arguments).compile()
 
 
-def empty_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> EmptyStep:
-    """Compile the step of a stage that trains on images.
-
-    If there is a persistent compilation cache, training finds the program there.
+def plan_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> PlannedStep:
+    """Plan the step of a stage, the same program as in training.
 
     Args:
         config: the run.
         spec: its data set.
-        stage: a stage of the run.
+        stage: a stage of the run that trains by steps.
     """
     model = build_model(config, stage, spec.num_classes)
     placement = Placement(config, stage, model)
-    params = init_stage(model, stage, spec, config.seed)
-    trained, frozen = placement.parameters(split_params(params, stage))
-    state = placement.parameters(init_state(trained, stage))
-    weights = jnp.ones(spec.num_classes) if config.data.class_weight_power else None
-    shape = (stage.batch_size, *stage.crop, len(spec.mean))
-    stride = label_stride(model, stage)
-    cells = [(side - 2 * model.margin) // stride for side in stage.crop]
-    batch = {
-        "image": jnp.zeros(shape, jnp.uint8),
-        "label": jnp.zeros((stage.batch_size, *cells), jnp.uint8),
+    params = stage_shapes(model, stage, spec)
+    trained, frozen = split_params(params, stage)
+    state = jax.eval_shape(lambda params: init_state(params, stage), trained)
+    (height, width), channels = stage.crop, len(spec.mean)
+    margin, maps = 2 * model.margin, stage.inputs == "maps"
+    if maps:
+        stride, channels, margin = model.map_stride, spec.num_classes, 0
+        height, width = height // stride, width // stride
+    image = height, width, channels
+    cells = [(side - margin) // label_stride(model, stage) for side in stage.crop]
+    arrays = {
+        "image": (image, jnp.float32 if maps else jnp.uint8),
+        "label": (cells, jnp.uint8),
     }
-    rest = frozen, placement.batch(batch), placement.parameters(weights)
-    step = jit_train_step(model, stage, spec, config.seed, placement)
-    compiled = step.lower(state, *rest).compile()
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (stage.batch_size, *shape), dtype, sharding=placement.batch_sharding
+        )
+        for name, (shape, dtype) in arrays.items()
+    }
+    weights = None
+    if config.data.class_weight_power:
+        weights = jax.ShapeDtypeStruct((spec.num_classes,), jnp.float32)
+    state, frozen, weights = (
+        jax.tree.map(
+            lambda x, sharding: x.update(sharding=sharding),
+            tree,
+            placement.shardings(tree),
+        )
+        for tree in (state, frozen, weights)
+    )
     times = stage.accumulate * placement.data
     together = stage.batch_size // times
-    cost = network_cost(model, (together, *shape[1:]), [*trained])
-    return EmptyStep(compiled, state, rest, cost, together, times)
+    return PlannedStep(
+        jit_train_step(model, stage, spec, config.seed, placement),
+        (state, frozen, batch, weights),
+        network_cost(model, (together, *image), [*trained], stage.inputs),
+        together,
+        times,
+    )
 
 
 def _image_stages(config: Config) -> list[StageConfig]:
     return [s for s in config.stages if s.inputs == "images" and s.crf_kind != "dense"]
 
 
-def _timed(step: EmptyStep) -> tuple[EmptyStep, float]:
-    start = time.perf_counter()
-    step = step.run()
-    return step, time.perf_counter() - start
+class EmptyRun:
+    """Runs a step on empty images, again and again, and returns the seconds of each.
+
+    Args:
+        compiled: the step.
+        arguments: shapes and shardings, as of `PlannedStep`.
+    """
+
+    def __init__(self, compiled: jax.stages.Compiled, arguments: tuple):
+        zeros = jax.jit(
+            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), arguments),
+            out_shardings=jax.tree.map(lambda x: x.sharding, arguments),
+        )
+        self._compiled, (self.state, *self._rest) = compiled, zeros()
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        after = self._compiled(self.state, *self._rest)
+        self.state, _ = jax.block_until_ready(after)
+        return time.perf_counter() - start
 
 
-def _trace(step: EmptyStep, folder: Path, steps: int) -> list[float]:
+def _trace(run: EmptyRun, folder: Path, steps: int) -> list[float]:
     """Trace some steps; return their seconds."""
-    step = step.run().run()
+    run(), run()
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # each Python call would hide what matters
     seconds = []
     with jax.profiler.trace(folder, profiler_options=options):
         for number in range(steps):
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                step, duration = _timed(step)
-            seconds.append(duration)
+                seconds.append(run())
     return seconds

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Integer
 
 Logits = Float[Array, "b h w k"]
@@ -127,8 +126,7 @@ def focal_sum(
 
     Source: Lin et al. 2017, Eq. 4 and 5.
     """
-    classes = jnp.where(labels == ignore_label, 0, labels).astype(jnp.int32)
-    plain = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    plain = _pixel_entropy(logits, labels, ignore_label, None)
     # 1 − p = −expm1(log p), kept above 0: x^γ has no gradient there for γ < 1.
     doubt = jnp.maximum(-jnp.expm1(-plain), jnp.finfo(jnp.float32).tiny)
     loss = doubt**gamma * _pixel_entropy(logits, labels, ignore_label, class_weights)
@@ -219,12 +217,13 @@ def _sum(x: Array) -> Float[Array, ""]:
 
 def _pixel_entropy(logits, labels, ignore_label: int, weights) -> Float[Array, "b h w"]:
     """Return the weighted cross-entropy of each pixel, 0 where it is ignored."""
-    valid = labels != ignore_label
-    classes = jnp.where(valid, labels, 0).astype(jnp.int32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    # Masked sums over the classes, not indices: TPUs would gather, scatter and sort.
+    truth = labels[..., None] == jnp.arange(logits.shape[-1])
+    logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    loss = jnp.log(jnp.exp(logits).sum(-1)) - jnp.where(truth, logits, 0).sum(-1)
     if weights is not None:
-        loss = loss * weights[classes]
-    return jnp.where(valid, loss, 0.0)
+        loss = loss * jnp.where(truth, weights, 0).sum(-1)
+    return jnp.where(labels != ignore_label, loss, 0.0)
 
 
 def _pixels(logits, labels, ignore_label: int) -> tuple[jax.Array, jax.Array]:

@@ -56,8 +56,15 @@ def build_mesh(config: MeshConfig, examples: int) -> Mesh:
             "that data divides, or more --config.mesh.rows"
         )
     if used < len(devices):
-        message = "%d examples at once use %d of %d devices"
-        logging.warning(message, examples, used, len(devices))
+        logging.warning(
+            "%d examples at once use %d of %d devices: a batch_size / accumulate that "
+            "%d divides would use all, or --config.mesh.rows=%d",
+            examples,
+            used,
+            len(devices),
+            groups,
+            config.rows * groups // data,
+        )
     grid = np.array(devices[:used]).reshape(data, config.rows, config.model)
     return Mesh(grid, ("data", "rows", "model"))
 

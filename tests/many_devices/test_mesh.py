@@ -11,6 +11,7 @@ import pytest
 from dilax.data import DatasetSpec
 from dilax.models import BASIC, FrontEnd, Layer, init_params
 from dilax.ops.lowerings import convolve
+from dilax.profiling.compiled import read_program
 from dilax.training import (
     Config,
     DataConfig,
@@ -21,6 +22,7 @@ from dilax.training import (
     StageConfig,
 )
 from dilax.training.config import build_model
+from dilax.training.estimate import plan_step
 from dilax.training.sharding import Placement, build_mesh
 from dilax.training.step import init_state, jit_train_step, split_params
 
@@ -44,12 +46,16 @@ MESHES = {
 DATA_AND_ROWS = MeshConfig(data=2, rows=4)
 
 
-def _setup(mesh, model=None, **fields):
+def _config(mesh, model=None, **fields):
     given = {"trains": "all", "context": BASIC[:4], "batch_size": 8, **fields}
     rate = OptimizerConfig(learning_rate=1e-3)
     stage = StageConfig("joint", optimizer=rate, **given)
     options = model or ModelConfig(layers=LAYERS)
-    config = Config("meshes", DataConfig(), options, (stage,), mesh=mesh)
+    return Config("meshes", DataConfig(), options, (stage,), mesh=mesh), stage
+
+
+def _setup(mesh, model=None, **fields):
+    config, stage = _config(mesh, model, **fields)
     model = build_model(config, stage, 3)
     return model, stage, Placement(config, stage, model)
 
@@ -205,6 +211,20 @@ def test_head_and_state_lie_where_the_mesh_says():
 def test_a_mesh_that_does_not_fit_names_the_number_to_change(mesh, message):
     with pytest.raises(ValueError, match=message):
         build_mesh(mesh, examples=4)
+
+
+@pytest.mark.parametrize("data, rows", [(8, 1), (2, 4), (1, 8)])
+def test_devices_exchange_gradients_and_halos_and_compute_nothing_twice(data, rows):
+    fields = {"crop": (128 + 2 * MARGIN,) * 2}
+    config, stage = _config(MeshConfig(data=data, rows=rows), **fields)
+    planned = plan_step(config, SPEC, stage)
+    program = read_program(planned.compile())
+    parameters = 4 * planned.cost.parameters  # a count and the loss come on top
+    assert program.received("all-reduce") == pytest.approx(parameters, rel=0.05)
+    assert not program.received("all-gather")
+    assert bool(program.received("collective-permute")) == (rows > 1)
+    # The rest is rows of maps that eight devices, or pools, do not divide.
+    assert program.flops <= 1.28 * planned.flops / 8
 
 
 def test_by_default_as_many_devices_work_as_divide_the_examples():

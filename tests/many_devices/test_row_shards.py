@@ -82,11 +82,13 @@ def test_whatever_the_lowering(lowering):
     _agree(conv, _random(1, 40, 12, 4), _random(3, 3, 4, 4))
 
 
-@pytest.mark.parametrize("height", [32, 37])
-def test_pools_and_convolutions_stay_aligned(height):
+@pytest.mark.parametrize(
+    "height, padding", [(32, "valid"), (37, "valid"), (33, "reflect")]
+)
+def test_pools_and_convolutions_stay_aligned(height, padding):
     def stack(x, first, second):
-        x = max_pool(dilated_conv(x, first))
-        return max_pool(dilated_conv(x, second, dilation=2))
+        x = max_pool(dilated_conv(x, first, padding=padding))
+        return max_pool(dilated_conv(x, second, dilation=2, padding=padding))
 
     arrays = _random(1, height, 30, 3), _random(3, 3, 3, 4), _random(3, 3, 4, 2)
     _agree(stack, *arrays, stride=4)

@@ -1,0 +1,79 @@
+"""Programs compiled for TPUs and GPUs that are not here, where their compilers are."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import app
+
+from benchmarks import accelerators
+from dilax.ops import dilated_conv
+from dilax.profiling.compiled import read_program
+from dilax.runtime import jit
+
+FOUR = {"v5e:2x2": "libtpu", "cuda:4": "jax_cuda12_plugin"}
+FLAGS = dict(
+    width=1 / 16, dtype="bfloat16", data=0, rows=1, batch=4, accumulate=1, remat=False
+)
+
+
+@pytest.fixture(scope="module", params=FOUR)
+def devices(request):
+    pytest.importorskip(FOUR[request.param], reason="compiles for that device")
+    return accelerators.described(request.param)
+
+
+def _arguments(devices, shape, kernel):
+    mesh = jax.sharding.Mesh(devices, ("data",))
+    spread, whole = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ()))
+    return (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=spread),
+        jax.ShapeDtypeStruct(kernel, jnp.bfloat16, sharding=whole),
+    )
+
+
+@pytest.mark.parametrize("taps, dilation, size", [(3, 2, 36), (7, 4, 40)])
+def test_a_dilated_layer_is_what_four_devices_share(devices, taps, dilation, size):
+    """fc6 and conv5: nothing gathered, no dilated filter, no padded gradient."""
+    given = _arguments(devices, (4, size, size, 128), (taps, taps, 128, 128))
+
+    def loss(x, kernel):
+        y = dilated_conv(x, kernel, dilation=dilation)
+        return (y.astype(jnp.float32) ** 2).sum()
+
+    with accelerators.as_on(devices):
+        step = jit(jax.grad(loss, (0, 1)))
+        program = read_program(step.lower(*given).compile())
+    assert not program.received("all-gather")
+    assert program.received("all-reduce")  # of the kernel's gradient
+    extent = dilation * (taps - 1)
+    assert not any(f"{extent + 1}x{extent + 1}" in w for w in program.convolutions)
+    outputs = (size - extent) ** 2
+    analytic = 3 * 2 * outputs * taps**2 * 128 * 128
+    assert program.flops <= 1.1 * analytic
+    if "NVIDIA" in devices[0].device_kind:
+        assert not any("dilate" in w or "stride" in w for w in program.convolutions)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recipe", ["voc", "cityscapes"])
+@pytest.mark.parametrize("what, rows", [("step", 1), ("context", 1), ("joint", 4)])
+def test_a_narrow_step_computes_no_more_than_its_share(devices, recipe, what, rows):
+    flag = SimpleNamespace(**{**FLAGS, "rows": rows, "batch": 4 // rows})
+    with accelerators.as_on(devices):
+        job = accelerators.step(recipe, what, flag, devices)
+        program, _, _ = accelerators.compiled(job)
+    assert job.chips == 4
+    # Only maps of few scores may be gathered, which dilations beyond a share reach.
+    assert program.received("all-gather") < 0.02 * program.memory
+    assert bool(program.received("collective-permute")) == (rows > 1)
+    assert program.flops <= 1.25 * job.flops  # narrow layers: other operations weigh
+
+
+def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(accelerators.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(app.UsageError, match=r"libtpu, is not.*pip install.*\[tpu\]"):
+        accelerators.described("v5e:2x2")
+    with pytest.raises(app.UsageError, match=r"\[cuda\]"):
+        accelerators.described("cuda:4")
