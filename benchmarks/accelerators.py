@@ -136,6 +136,7 @@ def as_on(devices: list[Any]) -> Iterator[None]:
     platform = "gpu" if devices[0].platform in ("cuda", "gpu") else "tpu"
     with (
         mock.patch.object(jax, "devices", lambda *_: devices),
+        mock.patch.object(jax, "local_devices", lambda *_: devices),
         mock.patch.object(jax, "default_backend", lambda: platform),
     ):
         yield

@@ -85,10 +85,14 @@ class RowShards:
         height, self._stride = x.shape[1], stride
         share = self._share(height)
 
-        def local(x):  # each device takes its rows, by a slice: TPUs gather slowly
-            x = jnp.pad(x, ((0, 0), (0, share * self.count - height), (0, 0), (0, 0)))
+        def local(x):
+            # Each device takes its rows; none holds a padded copy. By slices, because
+            # TPUs gather slowly: one that would pass the end starts earlier, and moves.
             start = lax.axis_index(self.axis) * share
-            return lax.dynamic_slice_in_dim(x, start, share, 1)
+            own = lax.dynamic_slice_in_dim(x, start, share, 1)
+            own = jnp.pad(own, ((0, 0), (0, share), (0, 0), (0, 0)))
+            moved = jnp.maximum(0, start + share - height)
+            return lax.dynamic_slice_in_dim(own, moved, share, 1)
 
         whole = PartitionSpec(self.batch)
         return self.known(self._run(local, x, given=whole), height)
