@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dilax.data.class_lists import MAX_CLASSES, ClassLine, ClassList
-from dilax.data.pixels import MaskKind, MaskValues
+from dilax.data.levels import CLEAN, VOID_IDS, Found, Masks, doubt_of, few, level_help
+from dilax.data.pixels import MaskKind
 from dilax.data.spec import RGB, DatasetSpec, colour_map
 
-Masks = Sequence[tuple[Path, MaskValues]]
-
 _IGNORED = 255
-_VOID_IDS = (255, 65535)
-_SHOWN = 20
 _RARE = 1e-4
-_SMALL = {255: 32, 65535: 1 << 14}  # ids up to here leave no doubt that it is void
 _BLACK: RGB = (0, 0, 0)
-_CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values alone"
 
 
 class MaskReading(NamedTuple):
@@ -49,15 +44,8 @@ class MaskReading(NamedTuple):
         if not all(word.isdigit() or word == "none" for word in words):
             raise ValueError(f"--config.data.void={self.void}: is not ids or none")
         void = {int(word) for word in words if word != "none"}
-        decided = "none" in words or not void.isdisjoint(_VOID_IDS)
-        return void | (set() if decided else {*_VOID_IDS} & {*found}), decided
-
-
-class _Found(NamedTuple):
-    """How many pixels have a value, and a mask that holds it."""
-
-    pixels: int
-    path: Path
+        decided = "none" in words or not void.isdisjoint(VOID_IDS)
+        return void | (set() if decided else {*VOID_IDS} & {*found}), decided
 
 
 def describe_classes(
@@ -85,21 +73,21 @@ def describe_classes(
             they mean.
     """
     kind, notes = _kind(masks, given, reading)
-    found: dict[Any, _Found] = {}
+    found: dict[Any, Found] = {}
     for path, values in masks:
         every: dict[str, Any] = {"ids": values.ids, "colours": values.colours}
         own = every.get(kind, values.alpha)
         if not own:
             raise ValueError(f"{path}: holds no {kind}, unlike other masks")
         for value, pixels in own.items():
-            before = found.get(value, _Found(0, path))
-            found[value] = _Found(before.pixels + pixels, before.path)
+            before = found.get(value, Found(0, path))
+            found[value] = Found(before.pixels + pixels, before.path)
     found = dict(sorted(found.items()))
     colours = kind == "colours"
     jpeg = next((path for path, values in masks if values.jpeg), None)
     whole = given if colours else reading.threshold or [*found] in ([0], [0, 255])
     if jpeg and not whole:
-        help = "" if colours else _level_help(found)
+        help = "" if colours else level_help(found)
         raise ValueError(
             f"{jpeg}: JPEG changes the values of masks: save them as PNG{help}"
         )
@@ -169,7 +157,7 @@ def _kind(
             numbers = {*(values.colours or ())} - known - listed - {_BLACK}
             grey = all(r == g == b for r, g, b in numbers)
             if numbers and grey and not values.colourful:
-                ids = _few([*(values.ids or ())])
+                ids = few([*(values.ids or ())])
                 raise ValueError(
                     f"{path}: holds ids, {ids}, and "
                     f"{colourful[0]} holds colours; choose masks of one kind with "
@@ -197,7 +185,7 @@ def _differing_palettes(masks: Masks) -> tuple[Path, Path] | None:
 
 
 def _of_ids(
-    found: Mapping[int, _Found],
+    found: Mapping[int, Found],
     masks: Masks,
     given: ClassList | None,
     reading: MaskReading,
@@ -210,7 +198,7 @@ def _of_ids(
         raise ValueError(f"{next(iter(found.values())).path}: all pixels are ignored")
     if given:
         return _of_listed_ids(found, real, given, void, decided)
-    doubt = "" if reading.threshold else _doubt(found, masks, void, decided)
+    doubt = "" if reading.threshold else doubt_of(found, masks, void, decided)
     if doubt:
         raise ValueError(doubt)
     remarks = []
@@ -221,7 +209,7 @@ def _of_ids(
         remarks.append(
             f"masks hold only 0 and {real[1]}, so {real[1]} is a class and not ignored"
         )
-    elif not decided and max(found) in _VOID_IDS:
+    elif not decided and max(found) in VOID_IDS:
         one = "-1" if negative else max(found)
         notes.append(f"{one} is ignored; --config.data.void=none makes it a class")
     _check_values(real, found, "ids")
@@ -229,7 +217,7 @@ def _of_ids(
     if rare := [i for i in real if found[i].pixels < _RARE * total]:
         remarks.append(
             f"rare ids: {len(rare)}, such as {rare[0]} in {found[rare[0]].path}; if "
-            f"they are mistakes, --config.data.void={rare[0]} ignores them, or {_CLEAN}"
+            f"they are mistakes, --config.data.void={rare[0]} ignores them, or {CLEAN}"
         )
     if len(real) > 2 and len(real) == len(found):
         remarks.append(
@@ -241,7 +229,7 @@ def _of_ids(
 
 
 def _of_listed_ids(
-    found: Mapping[int, _Found],
+    found: Mapping[int, Found],
     real: list[int],
     given: ClassList,
     void: set[int],
@@ -263,20 +251,20 @@ def _of_listed_ids(
         if missing:
             raise ValueError(
                 f"{found[missing[0]].path}: holds id {missing[0]}, which "
-                f"{given.source} does not name: it names {_few([*line_of])}"
-                f"{_level_help(found)}"
+                f"{given.source} does not name: it names {few([*line_of])}"
+                f"{level_help(found)}"
             )
     elif max(real) < count and not (binary and count == 2):
         line_of = {i: i for i in range(count)}
-        if len(found) == count and max(found) in _VOID_IDS and not decided:
+        if len(found) == count and max(found) in VOID_IDS and not decided:
             raise ValueError(
                 f"{found[max(found)].path}: holds {max(found)}, and {given.source} has "
-                f"as many names as masks have values, {_few([*found])}: "
+                f"as many names as masks have values, {few([*found])}: "
                 f"--config.data.void={max(found)} ignores it, =none makes it a class"
             )
         surplus = [line.name for line in lines[real[-1] + 1 :] if not line.void]
         if surplus and real == [*range(min(real[0], 1), real[-1] + 1)]:
-            names, ids = _few([line.name for line in lines]), _few([*found])
+            names, ids = few([line.name for line in lines]), few([*found])
             raise ValueError(
                 f"{given.source}: names {count} classes, {names}, and masks hold the "
                 f"ids {ids}, as in {found[real[-1]].path}. Remove "
@@ -290,11 +278,11 @@ def _of_listed_ids(
         raise ValueError(
             f"{found[wrong].path}: holds id {wrong}; {given.source} names {count}, "
             f"0 to {largest - 1}. Write one line for each of the {len(real)} ids in "
-            f"masks, {_few(real)}, in their order; a class called void is ignored"
-            f"{_level_help(found)}"
+            f"masks, {few(real)}, in their order; a class called void is ignored"
+            f"{level_help(found)}"
         )
     if not decided:
-        void = void - {*_VOID_IDS}
+        void = void - {*VOID_IDS}
     dropped = {line_of.pop(i) for i in void & line_of.keys()}
     lines = [ClassLine("void") if k in dropped else x for k, x in enumerate(lines)]
     if binary and found.keys() <= line_of.keys() and not given.has_ids:
@@ -309,89 +297,8 @@ def _of_listed_ids(
     return lines, line_of, []
 
 
-def _doubt(
-    found: Mapping[int, _Found], masks: Masks, void: set[int], decided: bool
-) -> str:
-    """Why it is in doubt what the ids mean, and how to decide it; "" if it is not."""
-    top, path = max(found), found[max(found)].path
-    palettes = {entry for _, values in masks for entry in values.palette.items()}
-    if any(colour != (i, i, i) for i, colour in palettes):
-        return ""  # ids are numbers of colours
-    levels = _levels(found)
-    if levels:
-        return (
-            f"{path}: the values gather at {_few(levels)}, as JPEG or smooth edges "
-            f"leave them{_level_help(found)}"
-        )
-    if decided or top not in _VOID_IDS:
-        return ""
-    rest = [i for i in found if i not in void]
-    if any(values.negative for _, values in masks) or rest == [0]:
-        return ""
-    steps = rest == [*range(rest[0], rest[-1] + 1)] and rest[0] <= 1
-    dense = 2 * len(rest) > rest[-1]
-    in_doubt = len(rest) < 2 or not (steps or dense or rest[-1] <= _SMALL[top])
-    if rest == [0, 1]:
-        # Two-level masks may be of two kinds, or hold traces of noise.
-        kinds = [{*(values.ids or ())} - {0} for _, values in masks]
-        apart = {1} in kinds and {top} in kinds and {1, top} not in kinds
-        in_doubt |= apart or found[1].pixels < 0.05 * found[top].pixels
-    if not in_doubt:
-        return ""
-    return (
-        f"{path}: holds {top} beside {_few(rest)}, and it may be a class or unlabelled"
-        f" pixels: --config.data.void={top} ignores it, =none makes it a class"
-        + _level_help(found)
-    )
-
-
-def _levels(found: Mapping[int, _Found]) -> list[int]:
-    """The values at which a histogram gathers, with thin tails beside; [] if not.
-
-    JPEG and interpolation leave values near those of a clean mask, or between them. The
-    ids of classes are rarely just below 255 or another high one, and seldom all rare.
-    """
-    if max(found) > 255:
-        return []
-    total = sum(seen.pixels for seen in found.values())
-    share = [found[v].pixels / total if v in found else 0.0 for v in range(256)]
-    near = 16
-    peaks = [
-        v
-        for v in found
-        if share[v] > 0.02 and share[v] == max(share[max(0, v - near) : v + near + 1])
-    ]
-    tail = [v for v in found if v not in peaks]
-    beside = [v for v in tail for p in peaks if p >= 64 and abs(p - v) <= near]
-    bright = [v for v in found if v >= 200]
-    if len(found) > 100 and len(bright) > 20 and (255 in found or max(share) > 0.3):
-        return peaks or [*found]  # a picture: shades everywhere
-    extremes = len(peaks) == 2 and peaks[0] < 8 and peaks[1] > 247
-    if not 2 <= len(peaks) <= 8 or not beside:
-        return []
-    thin = sum(share[v] for v in tail) < (0.6 if extremes else 0.35)
-    return peaks if thin and max(share[v] for v in tail) < 0.1 else []
-
-
-def _level_help(found: Mapping[int, _Found]) -> str:
-    """The histogram and the flags that decide, if values are levels of brightness."""
-    if max(found) < 64:
-        return ""
-    total = sum(seen.pixels for seen in found.values())
-    most = sorted(found, key=lambda v: -found[v].pixels)
-    shown = ", ".join(f"{v} {found[v].pixels / total:.1%}" for v in most[:8])
-    others = sum(found[v].pixels for v in most[8:]) / total
-    more = f", {len(most) - 8} others {others:.1%}" if most[8:] else ""
-    middle = max(found) // 2 + 1
-    return (
-        f". Values: {shown}{more}. --config.data.threshold={middle} makes two classes, "
-        f"below and from {middle} on; {_CLEAN}; or name each value with --classes, "
-        "'0 background', and void what is ignored"
-    )
-
-
 def _of_colours(
-    found: Mapping[RGB, _Found], given: ClassList | None
+    found: Mapping[RGB, Found], given: ClassList | None
 ) -> tuple[list[ClassLine], dict[RGB | None, int], list[str]]:
     """The classes of masks of colours: lines, the line of each, and a remark."""
     remark = []
@@ -403,7 +310,7 @@ def _of_colours(
             remark.append(
                 f"rare colours: {len(rare)}, such as {rare[0]} in "
                 f"{found[rare[0]].path}; if edges are smoothed, save masks "
-                f"without, or choose with --classes; {_CLEAN}"
+                f"without, or choose with --classes; {CLEAN}"
             )
     else:
         lines = given.lines
@@ -411,7 +318,7 @@ def _of_colours(
             example = " ".join(map(str, next(iter(found))))
             raise ValueError(
                 f"{given.source}: masks are colour images, so each name needs its "
-                f"colour after it, '{bare[0]} {example}'; masks hold {_few([*found])}"
+                f"colour after it, '{bare[0]} {example}'; masks hold {few([*found])}"
             )
         known = {line.colour for line in lines}
         if missing := [colour for colour in found if colour not in known]:
@@ -420,12 +327,12 @@ def _of_colours(
                 f"{found[first].path}: {first} is the colour of {found[first].pixels} "
                 f"pixels and of no class in {given.source}; a line "
                 f"'void {' '.join(map(str, first))}' ignores it (are edges smoothed? "
-                f"{_CLEAN}). Colours of no class: {_few(missing)}"
+                f"{CLEAN}). Colours of no class: {few(missing)}"
             )
     return lines, {line.colour: k for k, line in enumerate(lines)}, remark
 
 
-def _check_values(values: Sequence, found: Mapping[Any, _Found], kind: str) -> None:
+def _check_values(values: Sequence, found: Mapping[Any, Found], kind: str) -> None:
     if len(values) == 1:
         path = next(iter(found.values())).path
         raise ValueError(
@@ -437,14 +344,14 @@ def _check_values(values: Sequence, found: Mapping[Any, _Found], kind: str) -> N
         raise ValueError(
             f"{found[values[-1]].path}: masks hold {len(values)} {kind}, more than "
             f"{MAX_CLASSES} classes; do they separate objects, or are edges smoothed? "
-            f"Save class ids as PNG, or {_CLEAN}"
+            f"Save class ids as PNG, or {CLEAN}"
         )
 
 
 def _shares(
     kind: str,
     spec: DatasetSpec,
-    found: Mapping[Any, _Found],
+    found: Mapping[Any, Found],
     train: Mapping[Any, int],
 ) -> Iterator[str]:
     """The share of each class in the pixels."""
@@ -453,13 +360,8 @@ def _shares(
         pixels[train.get(value, _IGNORED)] += seen.pixels
     total = sum(pixels.values())
     parts = [f"{c} {pixels[i] / total:.1%}" for i, c in enumerate(spec.classes)]
-    yield f"masks hold {kind}; {spec.num_classes} classes: {_few(parts)}"
+    yield f"masks hold {kind}; {spec.num_classes} classes: {few(parts)}"
     if pixels[_IGNORED]:
         yield f"ignored: {pixels[_IGNORED] / total:.1%} of the pixels"
     if none := [c for i, c in enumerate(spec.classes) if not pixels[i]]:
-        yield f"no pixel is {_few(none)}"
-
-
-def _few(values: Sequence) -> str:
-    shown = ", ".join(map(str, values[:_SHOWN]))
-    return shown + " …" * (len(values) > _SHOWN)
+        yield f"no pixel is {few(none)}"
