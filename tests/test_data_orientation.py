@@ -13,7 +13,8 @@ from toys import files, opened
 
 from dilax.cli.data import main
 from dilax.data import open_source, read_pixels, survey_folder
-from dilax.data.pixels import read_header, read_mask
+from dilax.data.masks import read_mask
+from dilax.data.pixels import read_header
 from dilax.data.prepared import prepare
 from dilax.inference.photos import read_photo
 

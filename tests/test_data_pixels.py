@@ -5,12 +5,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from dilax.data.masks import mask_values, read_mask
 from dilax.data.pixels import (
     as_float,
     as_uint8,
-    mask_values,
     read_header,
-    read_mask,
     read_pixels,
 )
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dilax.data.class_lists import MAX_CLASSES, ClassLine, ClassList
-from dilax.data.levels import CLEAN, VOID_IDS, Found, Masks, doubt_of, few, level_help
-from dilax.data.pixels import MaskKind
+from dilax.data.levels import VOID_IDS, Found, Masks, doubt_of, few, level_help
+from dilax.data.masks import CLEAN, MaskKind
 from dilax.data.spec import RGB, DatasetSpec, colour_map
 
 _IGNORED = 255

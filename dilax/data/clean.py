@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from dilax.data.pixels import read_mask
+from dilax.data.masks import read_mask
 from dilax.data.spec import RGB
 
 _NEAR = 24.0  # of 255: JPEG at usual qualities changes flat areas by less

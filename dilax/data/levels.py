@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dilax.data.pixels import MaskValues
+from dilax.data.masks import CLEAN, MaskValues
 
 Masks = Sequence[tuple[Path, MaskValues]]
 
 VOID_IDS = (255, 65535)
-CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values alone"
 _SHOWN = 20
 _SMALL = {255: 32, 65535: 1 << 14}  # ids up to here leave no doubt that it is void
 

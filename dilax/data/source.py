@@ -11,13 +11,12 @@ import numpy as np
 from absl import logging
 
 from dilax.data.folder import read_folder
+from dilax.data.masks import MaskKind, read_mask
 from dilax.data.pairing import Pair
 from dilax.data.pixels import (
     Header,
-    MaskKind,
     convertible,
     read_header,
-    read_mask,
     read_pixels,
     read_size,
 )

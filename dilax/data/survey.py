@@ -16,13 +16,12 @@ from tqdm import tqdm
 from dilax.data.class_lists import SUFFIXES, read_classes
 from dilax.data.classes import MaskReading, describe_classes
 from dilax.data.folder import read_folder
+from dilax.data.masks import MaskValues, mask_values
 from dilax.data.pairing import SPLITS, Pair, split_of_list
 from dilax.data.pixels import (
     Header,
-    MaskValues,
     channel_sums,
     convertible,
-    mask_values,
     read_pixels,
 )
 from dilax.data.source import Checked, check_pairs, shown_size
