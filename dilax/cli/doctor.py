@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 from tabulate import tabulate
+from tqdm import tqdm
 
 from dilax.data import DATASETS, Scenes
 from dilax.data.prepared import NAMES, builder_class, default_data_dir, prepared_dir
@@ -70,10 +71,11 @@ def _installed() -> list[list[str]]:
     found = machine()
     packages = {**found["versions"], **versions(_PACKAGES)}
     rows = [[name, version or "not installed"] for name, version in packages.items()]
+    free = shutil.disk_usage(".").free
     rows += [
         ["system", found["system"]],
         ["devices", f"{found['devices']} x {found['device']} ({found['platform']})"],
-        ["disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"],
+        ["disk", f"{tqdm.format_sizeof(free, 'B')} free here"],
     ]
     for name, remedy in _EXTRAS.items():
         missing = importlib.util.find_spec(name) is None
