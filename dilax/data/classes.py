@@ -148,6 +148,7 @@ def _kind(
                 "for the mask, =colours or =ids ignores it"
             )
     if reading.threshold:
+        notes.append(f"values from {reading.threshold:g} on are id 1, others id 0")
         return "ids", notes
     colourful = [path for path, values in masks if values.ids is None]
     listed = {line.colour for line in given.lines} if given else set()
