@@ -179,10 +179,10 @@ def test_show_draws_images_upright_and_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("upright", [True, False])
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_prepared_sets_are_read_upright(tmp_path, orientation, upright, monkeypatch):
-    found = files("train")
+def test_prepared_sets_are_read_upright(tmp_path, caplog, orientation, upright):
+    found, images = files("train"), {}
     for name in [name for name in found if name.endswith(".jpg")]:
-        image = Image.open(io.BytesIO(found[name])).resize((8, 6))
+        image = images[name[0]] = Image.open(io.BytesIO(found[name])).resize((8, 6))
         path = tmp_path / "x.png"
         _save(image, path, orientation)
         found[name] = path.read_bytes()
@@ -193,10 +193,13 @@ def test_prepared_sets_are_read_upright(tmp_path, orientation, upright, monkeypa
             found[label] = path.read_bytes()
     prepare("toys", unpacked(tmp_path / "source", found), tmp_path / "home")
     for sample in opened(tmp_path / "home"):
+        image = images[sample["id"]]
+        if orientation > 4 and not upright:
+            image = image.transpose(STORED[orientation])
+        np.testing.assert_array_equal(sample["image"], image)
         assert sample["image"].shape[:2] == sample["label"].shape
-        assert sample["label"].shape == (
-            (8, 6) if orientation > 4 and not upright else (6, 8)
-        )
+    said = [r for r in caplog.records if "EXIF" in r.getMessage()]
+    assert len(said) == (0 if orientation > 4 and not upright else 1)
 
 
 def test_sizes_that_fit_in_no_way_are_named(tmp_path):

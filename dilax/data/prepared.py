@@ -69,6 +69,7 @@ class PreparedSplit(Sequence):
 
     def __init__(self, records: Any, spec: DatasetSpec, where: str):
         self._records, self._spec, self._where = records, spec, where
+        self._told = False
 
     def __len__(self) -> int:
         return len(self._records)
@@ -88,9 +89,14 @@ class PreparedSplit(Sequence):
         ids = np.asarray(decoded(record["label"], where))
         file = decoded(record["image"], where)
         image = np.asarray(file.convert("RGB"))
-        upright = turned(image, orientation_of(file))
+        orientation = orientation_of(file)
+        upright = turned(image, orientation)
         if upright.shape[:2] == ids.shape:  # else labels are of the pixels as stored
             image = upright
+            if orientation > 1 and not self._told:
+                self._told = True
+                text = "%s: turned upright by its EXIF orientation, as others may be"
+                logging.warning(text, where)
         label = self._spec.train_ids(ids, where)
         return {"image": image, "label": label, "id": name}
 
