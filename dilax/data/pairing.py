@@ -215,7 +215,10 @@ class Pairing:
         found = self.masks.find(image.stem, words, split)
         if len(found) > 1:
             several = ", ".join(map(str, found[:3]))
-            raise ValueError(f"{image}: has {len(found)} masks, {several}; {HINT}")
+            raise ValueError(
+                f"{image}: has {len(found)} masks, {several}; {HINT}. Masks of one "
+                "class each are not read: merge them to class ids"
+            )
         if not found:
             if words not in self._folders:
                 near = self.masks.nearest(self.masks.words, words, split)
