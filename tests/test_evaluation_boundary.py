@@ -217,7 +217,7 @@ def test_pixels_of_all_images_count_alike():
 
 
 def test_wrong_arguments_are_named(unchecked):
-    with pytest.raises(ValueError, match=r"tolerance=-1: must be pixels"):
+    with pytest.raises(ValueError, match=r"tolerance=-1: must be a number"):
         BoundaryScores.empty(CLASSES, tolerance=-1)
     with pytest.raises(ValueError, match=r"prediction: \(2, 3\).*\(3, 2\)"):
         _scores((np.zeros((3, 2), int), np.zeros((2, 3), int)))

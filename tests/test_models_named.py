@@ -285,7 +285,7 @@ def test_rows_are_not_spread_over_devices(name):
     """Whatever stands in the way first; the paper's own front end is spread."""
     model, x = slim(name), image(32, 32)
     assert not model.front_end.shards_rows and FrontEnd(5).shards_rows
-    with pytest.raises(ValueError, match="does not spread over rows"):
+    with pytest.raises(ValueError, match="cannot be divided by rows"):
         jax.eval_shape(
             lambda p: apply_over_rows(model, p, x, row_mesh(1)), param_shapes(model)
         )

@@ -365,5 +365,5 @@ def test_processes_that_never_come_end_in_one_message():
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
-    assert "not all processes of the job have joined" in done.stderr
+    assert "not all processes of the job joined" in done.stderr
     assert "Traceback" not in done.stderr

@@ -57,8 +57,8 @@ def test_other_clusters_are_left_to_jax():
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"coordinator": "a:1"}, "--coordinator: takes --processes and --process_id"),
-        ({"processes": 2}, "--processes: takes --coordinator"),
+        ({"coordinator": "a:1"}, "--coordinator: give --processes and --process_id"),
+        ({"processes": 2}, "--processes: give --coordinator"),
         ({"process_id": 0}, "--process_id: takes --coordinator"),
         (
             {"coordinator": "a:1", "processes": 2, "process_id": 2},

@@ -1,6 +1,6 @@
 """Accuracy near boundaries, which is where a CRF changes predictions.
 
-Trimap IoU: accuracy of the pixels within r pixels of a true boundary (Kohli, Ladický
+Trimap IoU: accuracy of the pixels within r pixels of a true boundary (Kohli, Ladický,
 and Torr 2009; Krähenbühl and Koltun 2011; Chen et al. 2015). Boundary F-measure: how
 many boundary pixels are close to a boundary pixel of the other map (Martin, Fowlkes and
 Malik 2004; for several classes, Csurka, Larlus and Perronnin 2013).
@@ -41,8 +41,8 @@ class BoundaryScores:
         counts: (40, k, k) confusion of the pixels of each distance, 0..1, 1..2, …; rows
             are labels, columns predictions.
         f_sum: sum of the images' F-measures.
-        images: how many have one.
-        ignore_label: of void pixels.
+        images: number of images that have one.
+        ignore_label: the label of void pixels.
         tolerance: in pixels; None is 0.75 % of each image's diagonal.
 
     Example:
@@ -74,7 +74,7 @@ class BoundaryScores:
         """
         if tolerance is not None and not 0 <= tolerance < math.inf:
             raise ValueError(
-                f"tolerance={tolerance}: must be pixels, 0 or more, or None"
+                f"tolerance={tolerance}: must be a number of pixels, 0 or more, or None"
             )
         k = len(classes)
         counts = np.zeros((WIDEST, k, k), np.int64)
@@ -92,7 +92,7 @@ class BoundaryScores:
         """
         if label.shape != prediction.shape:
             raise ValueError(
-                f"prediction: {prediction.shape}; must be of the label's size, "
+                f"prediction: {prediction.shape}; must have the label's size, "
                 f"{label.shape}"
             )
         k = len(self.classes)

@@ -25,7 +25,7 @@ class ImagePredictor(Protocol):
 
     Attributes:
         spec: the data set: classes and ignore label.
-        batch_size: images that are predicted at a time.
+        batch_size: number of images that are predicted at a time.
     """
 
     spec: DatasetSpec

@@ -1,4 +1,4 @@
-"""Tables that set the stages of a run side by side, as Table 3 of the paper does."""
+"""Tables that show the stages of a run side by side, as Table 3 of the paper does."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -19,12 +19,14 @@ def stage_table(
     """IoU of every stage per class and per category, and the means, in per cent.
 
     Args:
-        stages: stage name → what `Scores.as_dict` gives.
-        marked: classes to mark and average apart: the ones that only context tells.
+        stages: stage name → the result of `Scores.as_dict`.
+        marked: classes to mark and average separately: those that only context
+            distinguishes.
         style: a format of `tabulate`.
 
     Returns:
-        The table; what has no IoU shows a dash. Stages without categories show none.
+        The table, with a dash where there is no IoU. Stages without categories show
+        none.
 
     Example:
         >>> means = {"mean_iou": 0.7, "pixel_accuracy": 0.8, "mean_accuracy": 0.75}
@@ -54,8 +56,8 @@ def boundary_table(
     """Trimap IoU of every stage in some bands, and boundary F, in per cent.
 
     Args:
-        stages: stage name → what `Scores.as_dict` gives of `evaluate`'s scores with
-            `boundaries`; a stage without them shows dashes.
+        stages: stage name → the result of `Scores.as_dict`, for scores that `evaluate`
+            measured with `boundaries`; a stage without them shows dashes.
         widths: of the bands, in pixels to either side of a boundary.
         style: a format of `tabulate`.
 
@@ -82,9 +84,9 @@ def boundary_table(
 def figure_table(
     head: str, titles: Iterable[str], rows: Sequence[Sequence[str]], style: str
 ) -> str:
-    """A table of texts: names on the left under `head`, figures under `titles`."""
+    """Return a table of texts: names under `head`, figures under `titles`."""
     titles = [*titles]
-    if style == "github":  # names of classes may be anything
+    if style == "github":  # class names may contain any characters
         plain = [[_markdown(name), *figures] for name, *figures in rows]
     else:
         plain = [[printable(name), *figures] for name, *figures in rows]

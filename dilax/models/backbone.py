@@ -1,7 +1,8 @@
 """The base class of all networks that turn an image into score maps.
 
-What `DilatedNet`, prediction, training and weights ask of a front end is here, with
-defaults, so that a network of your own needs little more than its layers.
+It defines everything that `DilatedNet`, prediction, training, and weights need to know
+about a front end, with defaults, so that your own network needs little more than its
+layers.
 """
 
 from flax import linen as nn
@@ -10,19 +11,19 @@ from dilax.ops import ReceptiveField, receptive_field
 
 
 class Backbone(nn.Module):
-    """Image → score maps: what a `DilatedNet` builds on.
+    """Image → score maps: the base class of the front ends of a `DilatedNet`.
 
     A subclass defines the field `num_classes`, `__call__(x, train=False)`, which takes
     (b, h, w, 3) images and returns (b, h', w', num_classes · duc²) float32 logits, and
     either `rows`, the table of its layers, or `output_stride`. Everything else has a
-    default, for networks that pad inside.
+    default that suits networks whose layers pad.
 
     Attributes:
-        width_multiplier: scales the channels of the networks here.
-        duc: r: the last layer gives r² maps per class (see `DilatedNet`).
-        padding: `"reflect"` where layers pad by reflection, which sets a smallest size.
-        final_name: name of the layer that gives the scores, which weights of other
-            data sets do not have.
+        width_multiplier: scales the channels of the networks in this package.
+        duc: r: the last layer returns r² maps per class (see `DilatedNet`).
+        padding: `"reflect"` if layers pad by reflection, which needs a minimum size.
+        final_name: name of the layer that computes the scores, which weights trained on
+            other data sets do not contain.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What one cell of the last layer sees of the image, in pixels."""
+        """The receptive field of one cell of the last layer, in pixels."""
         return receptive_field(self.rows)
 
     @property
@@ -83,5 +84,5 @@ class Backbone(nn.Module):
 
     @property
     def own_layers(self) -> tuple[str, ...]:
-        """Beginnings of the names of layers that no pretrained weights have."""
+        """Prefixes of the names of layers that no pretrained weights contain."""
         return (f"{self.final_name}/",)

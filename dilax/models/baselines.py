@@ -1,10 +1,10 @@
-"""The systems that the paper compares with (Tables 2, 4, 5 and 6).
+"""The systems that the paper compares with (Tables 2, 4, 5, and 6).
 
 DeepLab (Chen et al. 2015): VGG-16 at stride 8, as tables for `FrontEnd`. Pools are 3×3
 and stay centred on pixels 0, 8, 16, …; the last two have stride 1, and conv5 is dilated
 by 2 instead. All layers pad. Scores are centred on image pixels 8i, where labels are
-sampled; upsampling is top-left aligned. Sources: §3.1, §4.1 and Table 1; the released
-network definitions, of which LargeFOV also averages the maps of the last pool.
+sampled; upsampling is top-left aligned. Sources: §3.1, §4.1, and Table 1; the released
+network definitions. In that of LargeFOV, an average pool follows the last pool.
 
 FCN-8s (Long et al. 2015): VGG-16 at stride 32, plus scores of finer layers.
 
@@ -48,7 +48,7 @@ DEEPLAB_LARGE_FOV = _table(
     Layer("fc6", 3, 1024, dilation=12, dropout=0.5),
     Layer("fc7", 1, 1024, dropout=0.5),
 )
-# Of DeepLab-MSc: scores from the image and from the first four pools.
+# DeepLab-MSc's scores from the image and from the first four pools.
 MULTI_SCALE = (
     Branch("", 8),
     Branch("pool1", 4),
@@ -69,7 +69,7 @@ def _with_all_pools() -> tuple[Layer, ...]:
 
 
 FCN_VGG16 = _with_all_pools()
-_ENTRY = 100  # cells of zeros around the image, so that fc6 has its 7×7 cells
+_ENTRY = 100  # cells of zeros around the image, so that fc6 has at least 7×7 cells
 
 
 class FCN8s(VGG):
@@ -78,9 +78,10 @@ class FCN8s(VGG):
     Args of `__call__`: as `FrontEnd`, images of any size. Returns (b, h, w,
     num_classes) float32.
 
-    Scores at stride 32 are upsampled and added to those of pool4, the sum to those of
-    pool3, and that is upsampled to the image's size. Upsampling is bilinear and fixed.
-    The first convolution is padded by 100, fc6 not at all, and the rest is cropped.
+    Scores at stride 32 are upsampled and added to those of pool4; the sum is upsampled
+    and added to those of pool3, and the result is upsampled to the image's size.
+    Upsampling is bilinear and fixed. The first convolution is padded by 100, fc6 is not
+    padded, and the maps are cropped to match.
 
     Example:
         >>> FCN8s(21).output_stride
@@ -140,11 +141,12 @@ class SegNet(VGG):
     num_classes) float32. Batch normalization follows each convolution but the last.
 
     The decoder has the encoder's convolutions in reverse order, `conv5_3_D` to
-    `conv1_1_D`; each gives as many maps as its twin takes, the last one the scores.
-    Where the encoder pools, the decoder puts values back where the maxima were.
+    `conv1_1_D`. Each returns as many maps as its counterpart takes; the last one
+    returns the scores. Where the encoder pools, the decoder puts values back to where
+    the maxima were.
 
     Attributes:
-        batch_norm: as of a `ResNet`: `"running"` or `"frozen"`.
+        batch_norm: `"running"` or `"frozen"`, as in a `ResNet`.
 
     Example:
         >>> SegNet(11).output_stride
@@ -161,7 +163,7 @@ class SegNet(VGG):
 
     @property
     def own_layers(self) -> tuple[str, ...]:
-        """The decoder, and normalisation."""
+        """The decoder, and batch normalization."""
         return ("*_D/", "*_bn/")
 
     @nn.compact

@@ -1,7 +1,7 @@
-"""Context modules (Yu & Koltun 2016, §3, Table 1 and Appendix A).
+"""Context modules (Yu & Koltun 2016, §3, Table 1, and Appendix A).
 
 C score maps in, C score maps out: layers of 3×3 convolutions whose dilation doubles, so
-that the receptive field grows exponentially while resolution stays.
+that the receptive field grows exponentially while the resolution stays the same.
 """
 
 from typing import Literal, NamedTuple
@@ -55,11 +55,11 @@ CITYSCAPES = (
     BASIC[-1],
 )
 
-# Of `dilated_conv`: the padding that keeps a map's size, by what stands outside.
+# The padding of `dilated_conv` that keeps a map's size, by the values outside the map.
 
 
 def undilated(layers: tuple[ContextLayer, ...]) -> tuple[ContextLayer, ...]:
-    """The same table with dilation 1 everywhere: the control that dilation is up to.
+    """Return the table with dilation 1 everywhere: the control for dilation.
 
     Example:
         >>> {row.dilation for row in undilated(BASIC)}
@@ -69,7 +69,7 @@ def undilated(layers: tuple[ContextLayer, ...]) -> tuple[ContextLayer, ...]:
 
 
 class ContextModule(nn.Module):
-    """Score maps → score maps that have seen what surrounds them.
+    """Score maps → score maps that take their surroundings into account.
 
     Args of `__call__`: x (b, h, w, C), a front end's logits before the softmax. Returns
     logits of the same shape, float32; with `padding="none"` smaller by the radius of
@@ -79,9 +79,9 @@ class ContextModule(nn.Module):
         num_classes: C.
         layers: the 3×3 layers; a 1×1 layer `final` closes the module.
         prefix: of the layer names, `ctx_` or, in the VOC release, `ct_`.
-        padding: `"layer"` (each layer by its dilation), `"entry"` (the radius once on
-            entry, then valid: 33 cells in the VOC release), or `"none"`. Padding is
-            with zeros; §5 found reflection equal.
+        padding: `"layer"` (each layer by its dilation), `"entry"` (once on entry, by
+            the radius: 33 cells in the VOC release), or `"none"`. Padding is with
+            zeros; §5 found reflection to be equally good.
         sigma: σ of the initial noise, divided by each layer's multiplier.
         dtype: of the computation; parameters are float32.
 
@@ -107,12 +107,12 @@ class ContextModule(nn.Module):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What one output cell sees of the input maps, in cells (Basic: 67)."""
+        """The receptive field of one output cell, in input cells (Basic: 67)."""
         return receptive_field([(3, row.dilation) for row in self.layers])
 
     @property
     def rows(self) -> list[tuple[int, int, int, int]]:
-        """(kernel, dilation, stride, padding) of its layers, as if each padded."""
+        """(kernel, dilation, stride, padding) of its layers, as if all padded."""
         pads = self.padding != "none"
         return [(3, d, 1, d * pads) for d in (row.dilation for row in self.layers)]
 

@@ -18,16 +18,16 @@ from dilax.runtime.row_shards import RowShards, row_shards
 
 
 class DilatedNet(nn.Module):
-    """A front end, a context module plugged into it, and what enlarges the scores.
+    """A front end, an optional context module after it, and upsampling of the scores.
 
     `model.apply({"params": params}, x)` takes x (b, h, w, 3), mean-subtracted BGR
     float32 on the 0..255 scale, padded by `margin` or not, and returns logits
     (b, h', w', C) at the network's own resolution: an eighth, or the image's where the
     network upsamples itself. Parameters: `{"front_end": …, "context": …}`.
 
-    Dense upsampling (DUC): where the front end gives r² maps a class (`front_end.duc`),
-    these stand for r × r scores in each cell, and the network lays them out. A context
-    module in between has r² maps a class as well.
+    Dense upsampling (DUC): if the front end returns r² maps per class
+    (`front_end.duc`), these are r × r scores of each cell, which the network
+    rearranges. A context module in between has r² maps per class as well.
 
     Attributes:
         front_end: image → C score maps: a `FrontEnd`, or any other `Backbone`.
@@ -50,7 +50,7 @@ class DilatedNet(nn.Module):
         >>> sorted(params), model.apply({"params": params}, x).shape
         (['context', 'front_end'], (1, 16, 24, 5))
 
-    Source: paper §3-§5 and Appendix A; of DUC, Wang et al. (2018), §3.1.
+    Source: paper §3-§5 and Appendix A; for DUC, Wang et al. (2018), §3.1.
     """
 
     front_end: Backbone
@@ -61,7 +61,7 @@ class DilatedNet(nn.Module):
         if not isinstance(self.front_end, Backbone):
             raise TypeError(
                 f"front_end: {type(self.front_end).__name__} is not a dilax.Backbone; "
-                "derive it from that class in place of flax.linen.Module"
+                "derive it from that class instead of flax.linen.Module"
             )
         super().__post_init__()
 
@@ -72,7 +72,7 @@ class DilatedNet(nn.Module):
 
     @property
     def margin(self) -> int:
-        """Pixels of surroundings that an image needs on every side."""
+        """Number of pixels by which an image must be padded on every side."""
         return self.front_end.margin
 
     @property
@@ -87,16 +87,16 @@ class DilatedNet(nn.Module):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What one logit sees of the image, in pixels; a cell's, before upsampling.
+        """The receptive field of one logit before upsampling, in pixels.
 
         Raises:
-            ValueError: for networks that upsample maps inside (FCN-8s, SegNet): not all
-                of their pixels see the same; or if the front end has no `rows`.
+            ValueError: for networks that upsample maps inside (FCN-8s, SegNet), because
+                their pixels differ in this; or if the front end has no `rows`.
         """
         if self.front_end.receptive_field.stride != self.map_stride:
             raise ValueError(
-                f"{type(self.front_end).__name__}: has no receptive field that follows "
-                "from its `rows`, such as where maps are upsampled inside"
+                f"{type(self.front_end).__name__}: its receptive field is unknown, "
+                "because it has no `rows` or upsamples maps inside"
             )
         context = self.context.rows if self.context else []
         return receptive_field([*self.front_end.rows, *context])
@@ -107,7 +107,7 @@ class DilatedNet(nn.Module):
         return self.from_maps(self.front_end(x, train=train), train=train)
 
     def maps(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
-        """The front end's logits, which a context stage trains on (§5)."""
+        """Return the front end's logits, on which a context stage trains (§5)."""
         return self.front_end(x)
 
     def from_maps(
@@ -118,7 +118,7 @@ class DilatedNet(nn.Module):
         return self.enlarged(logits)
 
     def enlarged(self, logits: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k2"]:
-        """What follows the last layer: scores at the network's own resolution."""
+        """Return the last layer's scores at the network's own output resolution."""
         factor = self.front_end.duc
         if factor > 1:
             logits = depth_to_space(logits, factor)
@@ -128,13 +128,13 @@ class DilatedNet(nn.Module):
 
 
 def row_mesh(rows: int) -> Mesh:
-    """The first devices of this process, for `apply_over_rows`.
+    """Return a mesh of this process's first devices, for `apply_over_rows`.
 
     Args:
-        rows: how many.
+        rows: number of devices.
 
     Raises:
-        ValueError: if there are not so many.
+        ValueError: if there are fewer.
 
     Example:
         >>> row_mesh(1).size
@@ -142,7 +142,7 @@ def row_mesh(rows: int) -> Mesh:
     """
     devices = jax.local_devices()
     if not 1 <= rows <= len(devices):
-        raise ValueError(f"rows={rows}: there are {len(devices)} devices here")
+        raise ValueError(f"rows={rows}: this process has only {len(devices)} devices")
     return Mesh(np.array(devices[:rows]).reshape(1, rows), ("data", "rows"))
 
 
@@ -153,20 +153,20 @@ def apply_over_rows(
     mesh: Mesh,
     method: str = "__call__",
 ) -> Float[Array, "b h2 w2 k"]:
-    """What the network gives, each of the mesh's `rows` devices computing its rows.
+    """Apply the network, with the rows of all maps divided over the mesh's devices.
 
-    Each holds about its share of every map; what a convolution needs beyond, devices
-    send each other. To be called under `jit`.
+    Each device holds about its share of every map, and receives the further rows that a
+    convolution needs from other devices. Call it inside `jit`.
 
     Args:
         model: the network.
         params: its parameters, on all these devices.
-        x: images as `model` takes them.
+        x: images, as `model` takes them.
         mesh: with axes `data` and `rows`.
         method: of the network: `"__call__"` or `"maps"`.
 
     Raises:
-        ValueError: if sizes of maps leave open which rows mean something.
+        ValueError: if the sizes of maps do not determine which rows are valid.
 
     Example:
         >>> from dilax.models import FrontEnd, Layer, init_params

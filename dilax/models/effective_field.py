@@ -1,7 +1,7 @@
-"""The effective receptive field: what a cell of a real network depends on, and how.
+"""The effective receptive field: how much a cell depends on each pixel.
 
 Luo et al. (2016), "Understanding the Effective Receptive Field in Deep Convolutional
-Neural Networks": of the square that a cell could see, the middle counts most.
+Neural Networks": a cell depends mostly on the middle of its receptive field.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,10 @@ class EffectiveField(NamedTuple):
     spread: tuple[float, float]
 
     def side(self, share: float = 0.95) -> int:
-        """The side of the square around the centre that holds this share of the heat.
+        """The side of the square around the centre that contains this share of the
+        heat.
 
-        Odd, as the square stands on the pixel that is nearest to the centre.
+        It is odd, because the square is centred on the pixel nearest to the centre.
         """
         y, x = (round(c) for c in self.centre)
         rows, columns = np.indices(self.heat.shape)
@@ -52,7 +53,7 @@ def effective_field(
     cell: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> EffectiveField:
-    """The effective receptive field of a cell, by gradients.
+    """Measure the effective receptive field of a cell from gradients.
 
     heat(p) ∝ Σ_n Σ_c (∂(v_n · y_n) / ∂x_n(p, c))² for the cell's outputs y_n of image
     n and standard normal v_n, whose expectation sums over the outputs.
@@ -60,8 +61,8 @@ def effective_field(
     Args:
         network: images (1, h, w, c) → maps (1, h', w', k), such as
             `lambda x: model.apply({"params": params}, x)`.
-        images: as the network takes them, margins included.
-        cell: (row, column) of the maps; None is the middle one.
+        images: as the network takes them, including margins.
+        cell: (row, column) of the maps; None is the middle cell.
         seed: of v.
 
     Returns:

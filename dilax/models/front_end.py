@@ -1,7 +1,7 @@
 """The front end (Yu & Koltun 2016, §4): VGG-16 turned into a dense predictor.
 
-The last two pools are gone, the convolutions after them are dilated instead, and
-nothing is padded inside. The architecture is a table, so that small ones fit as well.
+The last two pools are removed, the convolutions after them are dilated instead, and no
+layer pads. The architecture is a table, so smaller networks can be built as well.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class Layer(NamedTuple):
         return self.kernel if self.channels == 0 else 1
 
     def pool(self) -> nn.Module:
-        """Return the row, if it is a pool, as a layer."""
+        """Return the row as a layer, if it is a pool."""
         return MaxPool(self.kernel, name=self.name)
 
 
@@ -92,12 +92,12 @@ class Pool:
 class Branch(NamedTuple):
     """Scores from an early layer, added to those of the whole stack (DeepLab-MSc).
 
-    A 3×3 convolution at a stride, a 1×1, each with ReLU and dropout, and scores.
+    A 3×3 convolution with a stride and a 1×1, each with ReLU and dropout, then scores.
 
     Attributes:
         after: name of the pool whose output it takes; `""` is the image.
         stride: cells from one of its scores to the next.
-        channels: of both layers.
+        channels: number of channels of both layers.
         dropout: rate of the dropout after each of them.
 
     Example:
@@ -112,7 +112,7 @@ class Branch(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What its layers' names begin with."""
+        """The prefix of its layers' names."""
         return self.after or "image"
 
 
@@ -137,8 +137,8 @@ VGG16 = (
     Layer("fc7", 1, 4096, dropout=0.5),
 )
 
-# For slim networks: fc6 with 3×3 taps, about as far apart as the outer ones of its 7×7
-# (receptive field 316 instead of 380 px), at a fifth of its arithmetic.
+# For slim networks: fc6 with 3×3 taps instead of 7×7, dilated to cover about the same
+# area (receptive field 316 instead of 380 px), with a fifth of the arithmetic.
 VGG16_SLIM_HEAD = tuple(
     row._replace(kernel=3, dilation=8) if row.name == "fc6" else row for row in VGG16
 )
@@ -147,14 +147,14 @@ VGG16_SLIM_HEAD = tuple(
 class VGG(Backbone):
     """A network that is a table of convolutions and pools: VGG-16 and its relatives.
 
-    `FrontEnd`, `FCN8s` and `SegNet` say what follows the table.
+    `FrontEnd`, `FCN8s`, and `SegNet` define what follows the table.
 
     Attributes:
         num_classes: C, the number of classes.
         layers: the table of all layers but the last.
         width_multiplier: scales every layer's channels.
-        head_channels: channels of the layers with dropout (fc6, fc7), where they should
-            not follow the width.
+        head_channels: channels of the layers with dropout (fc6, fc7), if
+            `width_multiplier` should not set them.
         final_name: name of the last layer.
         padding: of the convolutions: `"valid"`, `"same"` or `"reflect"`.
         remat: rematerialization: gradients recompute the maps between two pools from
@@ -200,13 +200,13 @@ class VGG(Backbone):
     def _scores(
         self, name: str, x, rates: tuple[int, ...] = (), kernel: int = 1
     ) -> jax.Array:
-        """Scores of the classes, float32, which start near zero."""
+        """Compute the scores of the classes, float32; initially they are near zero."""
         features = self.num_classes * self.duc**2
         layer = score_layer(features, rates, self.padding, self.dtype, name, kernel)
         return jnp.asarray(layer(x), jnp.float32)
 
     def _stack(self, x, train: bool, wanted: Collection[str]) -> dict[str, jax.Array]:
-        """Outputs of the rows of these names, the image (`""`), and the `"end"`."""
+        """Return the outputs of the wanted rows, the image (`""`), and the `"end"`."""
         maps = {"": x}
         for rows in _blocks(self.layers, wanted):
             run = functools.partial(VGG._run, rows=rows, train=train)
@@ -237,21 +237,21 @@ class FrontEnd(VGG):
     """Image → one score map per class, at an eighth of the image's resolution.
 
     Args of `__call__`: x (b, h, w, 3), mean-subtracted BGR on the 0..255 scale, padded
-    by `margin` if the output should cover the image; train turns dropout on (rng
+    by `margin` if the output should cover the image; `train` turns dropout on (rng
     `"dropout"`). Returns logits (b, h', w', num_classes · duc²), float32; for
     VGG-16 h' = (h − 372) / 8.
 
-    Without ImageNet weights the convolutions start with He et al.'s (2015) normal
-    initialization; `final` starts with N(0, 0.001²) as in the release.
+    Without ImageNet weights, the convolutions have the normal initialization of He et
+    al. (2015); `final` is initialized with N(0, 0.001²), as in the release.
 
     Attributes:
         padding: see `VGG`. `"valid"` (the paper) pads the image instead. Padding in
             every layer is five times cheaper on small crops, but scores then depend on
             where a crop or tile ends.
-        final_rates: of a `ParallelConv` that closes the network in place of the paper's
+        final_rates: rates of a `ParallelConv` as the last layer, instead of the paper's
             1×1 convolution; it pads its maps.
-        duc: r: the last layer gives r² maps per class (see `DilatedNet`).
-        branches: scores from early layers, added to those of the last.
+        duc: r: the last layer returns r² maps per class (see `DilatedNet`).
+        branches: scores from early layers, which are added to those of the last layer.
 
     Example:
         >>> front_end = FrontEnd(21)
@@ -281,7 +281,7 @@ class FrontEnd(VGG):
 
     @property
     def own_layers(self) -> tuple[str, ...]:
-        """Beginnings of the names of layers that no weights of VGG-16 have."""
+        """Prefixes of the names of layers that no weights of VGG-16 contain."""
         return (f"{self.final_name}/", *(f"{b.name}_" for b in self.branches))
 
     @property

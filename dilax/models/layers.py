@@ -1,6 +1,6 @@
-"""Dropout whose draws stay the same however a batch is spread over devices.
+"""The layers of the models: dilated convolutions, pools, normalization, dropout.
 
-The layers that the models here are made of: above all, a dilated convolution.
+Dropout draws the same numbers however a batch is divided over devices.
 """
 
 import functools
@@ -30,7 +30,7 @@ class DilatedConv(nn.Module):
         kernel_init: the kernel's initializer; biases start at 0.
         dtype: of the computation; parameters are float32.
         stride: as in `dilated_conv`.
-        use_bias: whether there is one.
+        use_bias: whether there is a bias.
     """
 
     features: int
@@ -63,13 +63,14 @@ class DilatedConv(nn.Module):
 class ParallelConv(nn.Module):
     """The sum of 3×3 convolutions at several rates, `c0`, `c1`, … in the parameters.
 
-    Closes a network: each score sees near and far surroundings at once.
+    It is the last layer of a network: each score sees near and far surroundings at
+    once.
 
     Attributes:
         features: output maps.
-        rates: of the convolutions.
-        padding: every one pads its maps to its rate.
-        kernel_init: of their kernels.
+        rates: dilation rates of the convolutions.
+        padding: kind of padding; each convolution pads its maps by its rate.
+        kernel_init: initializer of their kernels.
         dtype: of the computation; parameters are float32.
 
     Source: the head of Wang et al. (2018), public definition: rates 6, 12, 18, 24.
@@ -99,17 +100,17 @@ def score_layer(
     name: str,
     kernel: int = 1,
 ) -> nn.Module:
-    """The layer that closes a network: a `ParallelConv`, or without rates one 1×1.
+    """Return the last layer of a network: a `ParallelConv`, or, without rates, a 1×1.
 
-    Both start with N(0, 0.001²) as in the release.
+    Both are initialized with N(0, 0.001²), as in the release.
 
     Args:
         features: output maps.
         rates: see `ParallelConv`.
-        padding: of the layers before; where they do not pad, parallel ones pad zeros.
+        padding: of the layers before; if they do not pad, a `ParallelConv` pads zeros.
         dtype: of the computation.
         name: in the parameters.
-        kernel: in place of 1×1, a convolution that pads zeros.
+        kernel: side of the kernel, if not 1; such a convolution pads zeros.
     """
     init = nn.initializers.normal(0.001)
     if not rates:
@@ -119,7 +120,7 @@ def score_layer(
 
 
 def score_rows(rates: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """(kernel, dilation, stride, padding) of a `score_layer`: of its widest part."""
+    """(kernel, dilation, stride, padding) of a `score_layer`'s widest convolution."""
     return [(3, max(rates), 1, max(rates))] if rates else []
 
 
@@ -154,26 +155,26 @@ class AveragePool(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015) whose statistics are parameters.
+    """Batch normalization (Ioffe & Szegedy 2015) whose statistics are parameters.
 
     y = scale · (x − mean) / √(var + ε) + bias
 
-    `mean` and `var` lie beside `scale` and `bias`, so that whatever keeps, loads or
-    applies parameters has them; gradients never reach them. Where a batch's own
-    statistics count (`train`, `running`), what the running ones become, m·old +
-    (1 − m)·batch, is written into the collection `"batch_stats"` if the caller made
-    that mutable, and a training step puts it into the parameters. Over a batch that is
-    split between devices they are of the whole batch.
+    `mean` and `var` are stored beside `scale` and `bias`, so that all code that saves,
+    loads, or applies parameters includes them; they have no gradients. When the batch's
+    own statistics are used (`train`, `running`), the new running statistics, m·old +
+    (1 − m)·batch, are written into the collection `"batch_stats"` if the caller made it
+    mutable, and the training step copies them into the parameters. If a batch is
+    divided over devices, its statistics are those of the whole batch.
 
     Attributes:
-        running: in training, normalise by the batch's statistics; else by the
-            parameters', which then stay as they are (frozen).
+        running: in training, normalize by the batch's statistics; otherwise by the
+            parameters, which then do not change (frozen).
         momentum: m.
         epsilon: ε.
         dtype: of the result; statistics are float32.
 
-    Source: the paper's Algorithm 1 and 2; PyTorch's choice of m and ε, and of the
-    unbiased variance for the running one.
+    Source: the paper's Algorithms 1 and 2; m and ε, and the unbiased variance in the
+    running statistics, are as in PyTorch.
     """
 
     running: bool = True
@@ -220,17 +221,17 @@ def conv_norm(
     train: bool,
     dtype: DTypeLike,
 ) -> Float[Array, "b h2 w2 d"]:
-    """A convolution without bias and its normalisation: conv1 and bn1, in a module.
+    """Apply a convolution without bias and its normalization, such as conv1 and bn1.
 
     Args:
         x: maps, NHWC.
-        name: of the convolution; `norm_name` has the other's.
-        features: of the `DilatedConv`, as kernel, stride, dilation and padding are.
-        kernel: its side.
-        stride: see above.
-        dilation: see above.
-        padding: see above.
-        running: of the `BatchNorm`.
+        name: of the convolution; `norm_name` gives that of the normalization.
+        features: as in `DilatedConv`.
+        kernel: side of the kernel.
+        stride: as in `DilatedConv`.
+        dilation: as in `DilatedConv`.
+        padding: as in `DilatedConv`.
+        running: as in `BatchNorm`.
         train: whether the network trains.
         dtype: of the computation.
     """
@@ -249,7 +250,7 @@ def conv_norm(
 
 
 def norm_name(conv: str) -> str:
-    """Name of the normalisation after a convolution.
+    """Return the name of the normalization after a convolution.
 
     Example:
         >>> norm_name("conv2"), norm_name("downsample")
@@ -259,11 +260,11 @@ def norm_name(conv: str) -> str:
 
 
 class Dropout(nn.Module):
-    """Zeroes cells with probability `rate`, and enlarges the others to make up for it.
+    """Zero cells with probability `rate`, and scale the others up to compensate.
 
-    Every example draws from a key of its own, in the order of its cells. So rows that
-    fill up the end of a map (`dilax.runtime.row_shards`) change nothing before them, as
-    they would with `nn.Dropout`, which draws for the whole batch at once.
+    Every example draws from its own key, in the order of its cells. Padding rows at the
+    end of a map (`dilax.runtime.row_shards`) therefore do not change the rows before
+    them. With `nn.Dropout`, which draws for the whole batch at once, they would.
 
     Attributes:
         rate: probability of a zero.

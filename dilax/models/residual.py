@@ -1,6 +1,6 @@
 """Residual networks at output stride 8: ResNets with HDC's rates, and DRNs.
 
-ResNet (He et al. 2016) with the stem, the dilation rates and the closing layers of Wang
+ResNet (He et al. 2016) with the stem, the dilation rates, and the last layers of Wang
 et al. (2018), "Understanding Convolution for Semantic Segmentation", §3.2. Layers have
 torchvision's names.
 
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
     Attributes:
         name: in the parameters, such as `layer3_0`.
-        channels: of the 3×3 convolution; the block gives four times as many.
+        channels: of the 3×3 convolution; the block returns four times as many.
         stride: of the 3×3 convolution.
         dilation: of the 3×3 convolution.
 
@@ -80,7 +80,7 @@ def resnet_blocks(
 
 RESNET50, RESNET101 = (3, 4, 6, 3), (3, 4, 23, 3)
 # HDC's rates. Those of ResNet-101 are published; the six blocks of ResNet-50's third
-# group take the beginning of the same sawtooth.
+# group use the beginning of the same sawtooth.
 HDC101 = resnet_blocks(
     RESNET101, (2, 2, 5, 9, *(1, 2, 5, 9) * 4, *(1, 2, 5)), (5, 9, 17)
 )
@@ -105,7 +105,7 @@ def with_rates(layers: tuple[Row, ...], rates: Sequence[int]) -> tuple[Row, ...]
         [1, 2, 5, 4]
     """
     if not rates or min(rates) < 1:
-        raise ValueError(f"rates={tuple(rates)}: must be positive, one at least")
+        raise ValueError(f"rates={tuple(rates)}: must be one or more positive numbers")
     left = itertools.cycle(rates)
     return tuple(
         row._replace(dilation=next(left)) if row.dilation > 1 else row for row in layers
@@ -116,11 +116,11 @@ class Level(NamedTuple):
     """A level of a DRN: a run of equal blocks.
 
     Attributes:
-        kind: `"conv"` is a 3×3 convolution; `"basic"` two of them, and
-            `"bottleneck"` 1×1, 3×3 and 1×1 to four times the channels, around which the
-            input is added.
+        kind: `"conv"` is a 3×3 convolution. `"basic"` is two of them, and
+            `"bottleneck"` is a 1×1, a 3×3, and a 1×1 to four times the channels; to the
+            result of both, the input is added.
         channels: of the 3×3 convolutions.
-        blocks: how many.
+        blocks: number of blocks.
         stride: of the first block.
         dilation: of the 3×3 convolutions.
         residual: whether inputs are added.
@@ -169,15 +169,15 @@ DRN_D_54 = _levels("bottleneck", (3, 4, 6, 3), "conv")
 
 
 class Residual(Backbone, kw_only=True):
-    """What ResNets and DRNs share.
+    """The base class of ResNets and DRNs.
 
     Attributes:
         width_multiplier: scales all channels.
         final_name: name of the last layer.
-        duc: r: the last layer gives r² maps per class (see `DilatedNet`).
+        duc: r: the last layer returns r² maps per class (see `DilatedNet`).
         padding: of every layer, with zeros or by reflection.
         batch_norm: `"running"` trains with each batch's statistics and updates the
-            running ones for prediction; `"frozen"` trains with those that were loaded.
+            running statistics for prediction; `"frozen"` uses the loaded statistics.
         remat: rematerialization: gradients recompute the maps of each block.
         dtype: of the computation; parameters are float32.
     """
@@ -226,8 +226,8 @@ class ResNet(Residual):
         blocks: the table of the blocks.
         stem: (kernel, channels, stride) of the convolutions before the pool: three of
             3×3 (`DEEP_STEM`) or the original 7×7 (`PLAIN_STEM`).
-        final_rates: of the `ParallelConv` that closes the network; without rates it is
-            a 1×1 convolution.
+        final_rates: rates of the `ParallelConv` that is the last layer; without rates,
+            the last layer is a 1×1 convolution.
 
     Example:
         >>> field = ResNet(19).receptive_field

@@ -1,4 +1,4 @@
-"""Networks by name: the four releases, the compared systems, and DRNs; parameters."""
+"""Networks by name: the four released ones, the baselines, and DRNs; parameters."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -58,18 +58,18 @@ def named_network(
     batch_norm: Literal["running", "frozen"] = "running",
     **options: Any,
 ) -> Backbone:
-    """Return a network of the literature, to use in place of the front end.
+    """Return a published network, to use in place of the front end.
 
-    All pad inside. FCN-8s and SegNet give scores at the image's own resolution, the
-    others at an eighth of it.
+    The layers of all of them pad. FCN-8s and SegNet return scores at the image's own
+    resolution, the others at an eighth of it.
 
     Args:
         name: which network.
         num_classes: C.
-        head_channels: of fc6 and fc7, where they should not follow the width; SegNet
+        head_channels: of fc6 and fc7, if `width_multiplier` should not set them; SegNet
             and residual networks have no such layers.
-        batch_norm: of SegNet and residual networks, the only ones that have any; see
-            `Residual`.
+        batch_norm: for SegNet and residual networks, the only ones with batch
+            normalization; see `Residual`.
         **options: other fields of the network: `width_multiplier`, `duc`, `remat`,
             `dtype`.
 
@@ -93,7 +93,7 @@ def named_network(
         names = ", ".join(get_args(Named))
         raise ValueError(f"network={name!r}: must be one of {names}")
     if (duc := options.pop("duc", 1)) != 1:
-        raise ValueError(f"duc={duc}: {name} gives scores at every pixel already")
+        raise ValueError(f"duc={duc}: {name} already returns scores for every pixel")
     if name == "fcn8s":
         return FCN8s(num_classes, **options)
     return SegNet(num_classes, batch_norm=batch_norm, **options)
@@ -114,7 +114,7 @@ def dilation8_voc(num_classes: int = 21, **options: Any) -> DilatedNet:
     Args:
         num_classes: C.
         **options: fields of `FrontEnd`, such as `width_multiplier`, `head_channels`
-            or `dtype` (which holds for the context module, too).
+            or `dtype` (which also applies to the context module).
 
     Returns:
         A `DilatedNet` with the layer names of the release.
@@ -144,7 +144,7 @@ def dilation8_camvid(num_classes: int = 11, **options: Any) -> DilatedNet:
 
 
 def dilation7_kitti(num_classes: int = 11, **options: Any) -> DilatedNet:
-    """Dilation7 of KITTI: the context module lacks Layer 6. Args as `dilation8_voc`.
+    """Dilation7 of KITTI: a context module without Layer 6. Args as `dilation8_voc`.
 
     Example:
         >>> dilation7_kitti().context.receptive_field.size
@@ -174,7 +174,7 @@ def resnet_duc(num_classes: int = 19, cell: int = 2, **options: Any) -> DilatedN
 
     Args:
         num_classes: C.
-        cell: pixels from one score to the next: 8 / r. A divisor of 8; 8 itself does
+        cell: pixels from one score to the next, 8 / r: a divisor of 8. With 8 there is
             no dense upsampling.
         **options: fields of `ResNet`, such as `blocks=HDC50` or `width_multiplier`.
 
@@ -188,7 +188,7 @@ def resnet_duc(num_classes: int = 19, cell: int = 2, **options: Any) -> DilatedN
     Source: Wang et al. (2018); the public definition.
     """
     if cell < 1 or 8 % cell:
-        raise ValueError(f"cell={cell}: must be 1, 2, 4 or 8")
+        raise ValueError(f"cell={cell}: must be 1, 2, 4, or 8")
     return DilatedNet(ResNet(num_classes, duc=8 // cell, **options))
 
 
@@ -202,7 +202,7 @@ RELEASES: dict[str, Callable[..., DilatedNet]] = {
 
 
 def build(name: str, num_classes: int, **options: Any) -> DilatedNet:
-    """Return any of the networks by name.
+    """Return a network by name.
 
     Args:
         name: `dilation8_voc`, `dilation8_camvid`, `dilation7_kitti`,
@@ -212,7 +212,7 @@ def build(name: str, num_classes: int, **options: Any) -> DilatedNet:
         **options: fields of the network, such as `width_multiplier` or `dtype`.
 
     Raises:
-        ValueError: if there is no network of this name, with those there are.
+        ValueError: if there is no network of this name; it lists the names.
 
     Example:
         >>> build("drn_d_22", 11).output_stride
@@ -243,7 +243,7 @@ def init_params(model: DilatedNet, seed: int, channels: int = 3) -> dict[str, An
 
 
 def param_shapes(model: DilatedNet, channels: int = 3) -> dict[str, Any]:
-    """Return the shapes of what `init_params` returns, without computing anything.
+    """Return the shapes of `init_params`, without computing the parameters.
 
     Example:
         >>> from dilax.models import dilation8_voc

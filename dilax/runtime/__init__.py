@@ -1,4 +1,4 @@
-"""Infrastructure without science: compiling, processes, rows, files, downloads."""
+"""Infrastructure: compilation, processes, sharded rows, files, downloads."""
 
 from dilax.runtime.compiling import jit, keep_compiled
 from dilax.runtime.processes import Interrupted

@@ -1,4 +1,4 @@
-"""Compiling: XLA's options for each backend, and a cache of compiled programs."""
+"""Compilation: XLA's options for each backend, and a cache of compiled programs."""
 
 import functools
 from collections.abc import Callable
@@ -43,7 +43,8 @@ def compiler_options(backend: str | None = None, once: bool = False) -> dict[str
 
     Args:
         backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend.
-        once: whether the program runs only once, so that compiling takes longest.
+        once: whether the program runs only once, so that most of its time is
+            compilation.
     """
     backend = backend or jax.default_backend()
     wanted = _WANTED.get(backend, {}) | (_RUN_ONCE.get(backend, {}) if once else {})
@@ -95,7 +96,7 @@ def keep_compiled() -> Path:
 
     The cache keeps programs that take over a second to compile, in the folder of
     `JAX_COMPILATION_CACHE_DIR` or of JAX's own setting, else in the user's cache
-    folder. Nothing is ever deleted there; you can delete the folder.
+    folder. JAX never deletes anything there, but you can delete the folder.
 
     Returns:
         The folder.

@@ -1,8 +1,8 @@
-"""Downloads: verified by pooch, resumed where they broke.
+"""Downloads: verified by pooch, and resumed after an interruption.
 
-pooch compares digests and moves whole files into place. Its own downloader starts over
-after a broken connection; the one here keeps what has arrived in `FILE.partial` and
-requests the rest, in the same process or in a later one.
+pooch compares digests and moves complete files into place. Its own downloader starts
+over after a broken connection; the one here keeps the received part in `FILE.partial`
+and requests the rest, in the same process or in a later one.
 """
 
 import errno
@@ -34,7 +34,7 @@ class WrongFile(ValueError):
 
 
 class _Broken(Exception):
-    """An attempt that may succeed the next time."""
+    """An attempt failed, but the next one may succeed."""
 
 
 def download(url: str, file: Path, digest: str = "", size: int = 0) -> Path:
@@ -42,18 +42,18 @@ def download(url: str, file: Path, digest: str = "", size: int = 0) -> Path:
 
     Args:
         url: the address.
-        file: where to save it; its folder is made.
-        digest: MD5, SHA-1 or SHA-256 in hexadecimal digits; "" accepts any content.
-        size: bytes; 0 if it is not known.
+        file: where to save it; its folder is created.
+        digest: MD5, SHA-1, or SHA-256 in hexadecimal digits; "" accepts any content.
+        size: in bytes; 0 if it is not known.
 
     Returns:
         The file, complete and verified.
 
     Raises:
-        WrongFile: if the size or the digest differs; what was downloaded is deleted.
+        WrongFile: if the size or the digest differs; the downloaded file is deleted.
         ValueError: if another process is downloading the file.
         OSError: if the server refuses the file or cannot be reached, or if the disk is
-            full; what has arrived is kept.
+            full; the received part is kept.
     """
     pooch.get_logger().setLevel("WARNING")
     algorithm = {32: "md5", 40: "sha1"}.get(len(digest), "sha256")
@@ -82,9 +82,9 @@ def download(url: str, file: Path, digest: str = "", size: int = 0) -> Path:
 
 
 def _fetch(url: str, output: str, _: Any, *, file: Path, size: int) -> None:
-    """Download to `output`, as pooch asks for it.
+    """Download to `output`; pooch calls this.
 
-    Attempts that add to the partial file do not count as failures.
+    An attempt that extends the partial file does not count as a failure.
     """
     partial = file.with_name(f"{file.name}.partial")
     pauses = iter(PAUSES)
@@ -113,9 +113,9 @@ def _fetch(url: str, output: str, _: Any, *, file: Path, size: int) -> None:
 
 
 def _attempt(url: str, partial: Path, size: int) -> None:
-    """Request what the partial file lacks, and append it."""
+    """Request the bytes that the partial file lacks, and append them."""
     headers = {"Accept-Encoding": "identity"}
-    if partial.is_symlink():  # never write to where it leads
+    if partial.is_symlink():  # never write to its target
         partial.unlink()
     if have := _size(partial):
         headers["Range"] = f"bytes={have}-"
@@ -132,13 +132,13 @@ def _attempt(url: str, partial: Path, size: int) -> None:
         if start not in (0, have):
             raise _Broken("the server sends another range than the requested one")
         if size and total not in (0, size):
-            raise ValueError(f"it has {total} bytes where {size} are published")
+            raise ValueError(f"it has {total} bytes instead of the published {size}")
         need = max(total, size) - start
         free = shutil.disk_usage(partial.parent).free + have - start
         if need > free:
             raise OSError(
                 errno.ENOSPC,
-                f"{url}: {tqdm.format_sizeof(need, 'B')} are missing and "
+                f"{url}: needs {tqdm.format_sizeof(need, 'B')}, but "
                 f"{tqdm.format_sizeof(free, 'B')} are free in {partial.parent}; free "
                 f"some space, then {_RESUME}",
             )
@@ -152,7 +152,7 @@ def _attempt(url: str, partial: Path, size: int) -> None:
             unit_scale=True,
         )
         with partial.open("ab" if start else "wb") as file, bar:
-            # Not decoded: some servers call a .tgz a gzip-encoded .tar.
+            # Do not decode: some servers call a .tgz a gzip-encoded .tar.
             while block := response.raw.read(_BLOCK, decode_content=False):
                 file.write(block)
                 bar.update(len(block))
@@ -161,7 +161,7 @@ def _attempt(url: str, partial: Path, size: int) -> None:
 
 
 def _range(response: requests.Response) -> tuple[int, int]:
-    """The first byte that a response sends, and the bytes of the whole file or 0."""
+    """The first byte that a response sends, and the size of the whole file, or 0."""
     if response.status_code == 200:
         return 0, int(response.headers.get("Content-Length", 0))
     span = response.headers.get("Content-Range", "")  # bytes 5-9/10, or bytes */10
@@ -171,7 +171,7 @@ def _range(response: requests.Response) -> tuple[int, int]:
 
 
 def _check(response: requests.Response, file: Path) -> None:
-    """Refuse a response that does not bring the file."""
+    """Raise an error if a response does not contain the file."""
     answer = f"the server answers {response.status_code} {response.reason}"
     remedy = f"download it with a browser and save it as {file}"
     if response.status_code in _TRANSIENT:
@@ -183,7 +183,7 @@ def _check(response: requests.Response, file: Path) -> None:
 
 
 def _remember_version(response: requests.Response, partial: Path) -> None:
-    """Save what distinguishes this file from a later one at the same address."""
+    """Save the headers that tell this file from a later one at the same address."""
     etag = response.headers.get("ETag", "")
     strong = "" if etag.startswith("W/") else etag
     version = strong or response.headers.get("Last-Modified", "")

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and locks between processes."""
+"""Atomic writing of files, and locks between processes."""
 
 import contextlib
 import errno
@@ -19,9 +19,9 @@ from dilax.runtime.processes import is_writer
 def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside a file; rename it to the file on success.
 
-    The folder is made. A failure deletes what was written and leaves the old file. The
-    temporary name cannot be foreseen, so nobody can put a link there, and two processes
-    may write the same file.
+    The folder is created. After a failure, the temporary file is deleted and the old
+    file remains. The temporary name cannot be predicted, so nobody can put a link
+    there, and two processes may write the same file.
 
     Args:
         path: the file.
@@ -59,16 +59,16 @@ def whole_or_not_at_all(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: under another name first, then renamed.
+    """Write a file atomically: to a temporary file, which is then renamed.
 
-    Of several processes only the first one writes.
+    Of several processes, only the first one writes.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_text(Path(folder, "notes.txt"), "whole or not at all")
+        ...     write_text(Path(folder, "notes.txt"), "all or nothing")
         ...     Path(folder, "notes.txt").read_text()
-        'whole or not at all'
+        'all or nothing'
     """
     if is_writer():
         with whole_or_not_at_all(path, durable=True) as partial:
@@ -78,11 +78,12 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file; the system releases it when the process ends, however it ends.
+    """Hold a lock file, which the system releases when the process ends for any reason.
 
     Args:
-        path: the lock file; it is made, and stays.
-        refusal: the message if another process holds it, which is named after it.
+        path: the lock file; it is created, and never deleted.
+        refusal: the error message if another process holds the lock; the name of that
+            process is added to it.
 
     Raises:
         ValueError: `refusal`.
@@ -96,7 +97,7 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
         who = f" (process {' on '.join(holder)})" if holder else ""
         raise ValueError(refusal + who) from error
     try:
-        if type(lock) is filelock.FileLock:  # others write this themselves
+        if type(lock) is filelock.FileLock:  # the other kinds write this themselves
             path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", "utf-8")
         yield
     finally:
@@ -104,7 +105,7 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal: control characters of names become escapes.
+    """Return text for a terminal, with control characters in names escaped.
 
     Example:
         >>> printable("sky\\x1b[2J") == "sky" + chr(92) + "x1b[2J"
@@ -127,7 +128,7 @@ def user_cache(name: str) -> Path:
 
 
 def shipped(name: str) -> Path:
-    """A folder that comes with dilax: inside the package of a wheel, or in the clone.
+    """Return a folder that comes with dilax, in the installed package or in the clone.
 
     Args:
         name: `"experiments"` or `"pretrained"`.

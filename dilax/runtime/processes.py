@@ -1,6 +1,6 @@
-"""Jobs of several processes: joining one, exchanging values, and interrupting it.
+"""Jobs of several processes: joining a job, exchanging values, and interrupting it.
 
-With a single process, the exchange costs nothing.
+With a single process, exchanging values costs nothing.
 """
 
 import hashlib
@@ -78,7 +78,8 @@ def join_job(values: Any) -> None:
 
     Raises:
         ValueError: naming a flag that is missing or wrong, or a coordinator that does
-            not answer. If other processes do not join, this one ends with a message.
+            not answer. If other processes do not join, this process ends with a
+            message.
     """
     settings = job_settings(values, os.environ)
     if settings is None:
@@ -86,12 +87,12 @@ def join_job(values: Any) -> None:
     seconds = values.join_timeout
     if settings.get("process_id"):
         _wait_for_answer(settings["coordinator_address"], seconds)
-    # JAX would abort with a trace of its C++ code.
+    # Otherwise JAX aborts with a trace of its C++ code.
     timer = threading.Timer(
         seconds,
         lambda: leave(
-            f"--join_timeout={seconds}: not all processes of the job have joined "
-            "within so many seconds; start the others, or all again"
+            f"--join_timeout={seconds}: not all processes of the job joined within this"
+            " many seconds; start the missing ones, or all of them again"
         ),
     )
     timer.daemon = True
@@ -101,15 +102,15 @@ def join_job(values: Any) -> None:
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            "the job could not be joined; name its processes by --coordinator, "
-            f"--processes and --process_id ({reason})"
+            "the job could not be joined; set --coordinator, --processes, and "
+            f"--process_id ({reason})"
         ) from error
     finally:
         timer.cancel()
 
 
 def leave(message: str) -> None:
-    """End the process with a message, without waiting for others of its job."""
+    """End the process with a message, without waiting for the others of its job."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
 
@@ -145,7 +146,7 @@ def job_settings(values: Any, environment: Mapping[str, str]) -> dict | None:
     count, index = values.processes, values.process_id
     if values.coordinator:
         if count is None or index is None:
-            raise ValueError("--coordinator: takes --processes and --process_id, too")
+            raise ValueError("--coordinator: give --processes and --process_id, too")
         if not 0 <= index < count:
             raise ValueError(f"--process_id={index}: must be 0 to {count - 1}")
         host, _, port = values.coordinator.rpartition(":")
@@ -159,7 +160,7 @@ def job_settings(values: Any, environment: Mapping[str, str]) -> dict | None:
         }
     for name in ("processes", "process_id"):
         if getattr(values, name) is not None:
-            raise ValueError(f"--{name}: takes --coordinator=HOST:PORT, too")
+            raise ValueError(f"--{name}: give --coordinator=HOST:PORT, too")
     if not values.distributed:
         return None
     if not all(name in environment for name in _TORCHRUN):
@@ -175,9 +176,9 @@ def job_settings(values: Any, environment: Mapping[str, str]) -> dict | None:
 
 
 def _bind_address(host: str, address: str) -> dict[str, str]:
-    """Return where process 0 listens: an IP address alone, but a name anywhere.
+    """Return the address on which process 0 listens: all addresses, or the given IP.
 
-    Behind a name there may be another address than the machine knows.
+    A host name may resolve to an address that the machine itself does not know.
     """
     try:
         ipaddress.ip_address(host.strip("[]"))
@@ -189,7 +190,7 @@ def _bind_address(host: str, address: str) -> dict[str, str]:
 class Interrupted(KeyboardInterrupt):
     """Raised when a run has stopped after a signal, `signum`.
 
-    As a `KeyboardInterrupt`, it is not caught where any `Exception` is.
+    It is a `KeyboardInterrupt`, so `except Exception` does not catch it.
 
     Example:
         >>> import signal
@@ -205,8 +206,8 @@ class Interrupted(KeyboardInterrupt):
 def stop_on_signals() -> None:
     """Let SIGTERM raise `Interrupted`, as SIGINT raises `KeyboardInterrupt`.
 
-    Python drops what is raised in a destructor or while it collects garbage; a signal
-    that came then is sent again.
+    Python drops exceptions that are raised in a destructor or during garbage
+    collection; a signal that arrives then is sent again.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -230,7 +231,7 @@ class Interrupts:
     signals are not recorded.
 
     Raises:
-        Interrupted: at the end of the context, if a signal came that nobody acted on.
+        Interrupted: at the end of the context, if a signal came that was not handled.
     """
 
     signum = 0

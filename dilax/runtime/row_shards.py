@@ -1,11 +1,11 @@
 """Maps whose rows are spread over several devices, which exchange halos.
 
 Inside `row_shards`, arrays have more rows than their maps: `height` valid rows, then
-padding rows of arbitrary content up to a multiple of the devices, so that each device
-holds the same number. A convolution fetches the rows that its taps reach beyond a
-device's share (the halo) from the neighbours, from several of them if the dilation is
-larger than a share. It then runs on each device alone, by any lowering. Pools and
-operations on single cells need no exchange.
+padding rows of arbitrary content up to a multiple of the number of devices, so that
+each device holds the same number. A convolution fetches the rows that its taps reach
+beyond a device's share (the halo) from the neighbours, from several of them if the
+dilation is larger than a share. It then runs on each device separately, with any
+lowering. Pools and operations on single cells need no exchange.
 
 The first row of a result is always the first row of its map, so that the rows of
 strided maps stay aligned; a convolution without padding loses its rows at the end.
@@ -57,7 +57,7 @@ class RowShards:
             return self._heights[x.shape[1:3]]
         except KeyError as error:
             raise ValueError(
-                f"maps of {x.shape[1]}x{x.shape[2]}: are not spread by rows"
+                f"maps of {x.shape[1]}x{x.shape[2]}: are not divided by rows"
             ) from error
 
     def known(self, x: Maps, height: int) -> Maps:
@@ -68,19 +68,20 @@ class RowShards:
         """
         if self._heights.setdefault(x.shape[1:3], height) != height:
             raise ValueError(
-                f"maps of {x.shape[1]}x{x.shape[2]}: have {height} rows, and others of "
-                f"that size {self._heights[x.shape[1:3]]}; take --config.mesh.rows=1"
+                f"maps of {x.shape[1]}x{x.shape[2]}: have {height} valid rows, but "
+                f"others of this size have {self._heights[x.shape[1:3]]}; use "
+                "--config.mesh.rows=1"
             )
         spec = PartitionSpec(self.batch, self.axis)
         return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def spread(self, x: Maps, stride: int = 1) -> Maps:
-        """Pad the rows of an array, all of which are valid, and spread them.
+        """Pad the rows of an array, all of which are valid, and divide them.
 
         Args:
             x: maps or images.
-            stride: total stride of the pools that follow; each of their windows stays
-                on one device.
+            stride: total stride of the pools that follow, so that each of their windows
+                stays on one device.
         """
         height, self._stride = x.shape[1], stride
         share = self._share(height)
@@ -113,8 +114,8 @@ class RowShards:
             kernel: a copy on every device.
             widths: ((top, bottom), (left, right)) of the padding.
             mode: `"constant"` or `"reflect"`, as in `jnp.pad`.
-            extent: rows that the kernel spans beyond its first one.
-            valid: convolves rows with the kernel without padding.
+            extent: number of rows that the kernel spans beyond its first one.
+            valid: function that convolves rows with the kernel, without padding.
         """
         height, (top, bottom) = self.height(x), widths[0]
         out_height = height + top + bottom - extent
@@ -152,7 +153,7 @@ class RowShards:
     def pool(self, x: Maps, size: int, pooled: Callable) -> Maps:
         """Pool windows of `size` rows by `pooled`; see `spread` for the stride."""
         height = self.height(x)
-        if height % size:  # cells beyond the map must not change the last window
+        if height % size:  # rows beyond the map must not change the last window
             x = _masked(x, height, x[:, height - 1 : height])
         self._stride //= size
         return self.known(self._run(pooled, x), -(-height // size))
@@ -162,9 +163,9 @@ class RowShards:
 
         Args:
             x: maps.
-            factor: by which the height grows.
-            edge: whether the last row is repeated below the map, instead of zeros.
-            enlarge: takes the rows of a device and one more above and below.
+            factor: factor by which the height grows.
+            edge: repeat the last row below the map, instead of zeros.
+            enlarge: takes the rows of a device and one more row above and below.
         """
         height = self.height(x)
         x = _masked(x, height, x[:, height - 1 : height] if edge else 0)
@@ -188,7 +189,7 @@ class RowShards:
     ) -> Any:
         """Apply function(own rows of x, *whole) on every device.
 
-        `given` is how x is spread, if not by rows.
+        `given` is the sharding of x, if it is not by rows.
         """
         spec = PartitionSpec(self.batch, self.axis)
         return jax.shard_map(
@@ -204,7 +205,8 @@ class RowShards:
         """Concatenate a device's rows with the neighbours'; zeros beyond the ends."""
         share = x.shape[1]
         parts = [x]
-        # The nearest neighbour first: each gives its whole share but the farthest.
+        # From the nearest to the farthest neighbour: all but the farthest send all
+        # rows.
         for step, done in enumerate(range(0, above, share), 1):
             parts.insert(0, self._from(x[:, share - min(share, above - done) :], step))
         for step, done in enumerate(range(0, below, share), 1):
@@ -237,7 +239,7 @@ def _masked(x: Maps, height: int, value: Any) -> Maps:
 
 @contextlib.contextmanager
 def row_shards(shards: RowShards | None) -> Iterator[None]:
-    """Let `dilated_conv`, `max_pool` and `upsample_bilinear` take maps of shards."""
+    """Let `dilated_conv`, `max_pool`, and `upsample_bilinear` take sharded maps."""
     token = _SCOPE.set(shards)
     try:
         yield
@@ -248,7 +250,7 @@ def row_shards(shards: RowShards | None) -> Iterator[None]:
 def refuse_shards(what: str) -> None:
     """Raise ValueError within `row_shards`, for operations that need whole maps."""
     if _SCOPE.get():
-        raise ValueError(f"{what} does not spread over rows: take one device for them")
+        raise ValueError(f"{what} cannot be divided by rows; use --config.mesh.rows=1")
 
 
 def current_shards() -> RowShards | None:

@@ -43,7 +43,7 @@ def check_config(config: Config) -> None:
             raise ValueError(
                 f"--config.mesh.rows={config.mesh.rows}: strides, normalisation of "
                 "batches, windows that overlap, maps that are enlarged inside and DUC "
-                "do not spread over rows; take rows=1"
+                "cannot be divided by rows; use rows=1"
             )
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):

@@ -126,5 +126,5 @@ def test_every_device_holds_its_share_only():
 
 def test_maps_of_other_networks_are_refused():
     shards = RowShards(MESH)
-    with pytest.raises(ValueError, match="7x5: are not spread by rows"):
+    with pytest.raises(ValueError, match="7x5: are not divided by rows"):
         shards.height(jnp.zeros((1, 7, 5, 1)))

@@ -79,5 +79,5 @@ def test_a_predictor_over_rows_predicts_the_same(mode):
 
 
 def test_more_rows_than_devices_are_refused():
-    with pytest.raises(ValueError, match="rows=9: there are 8 devices here"):
+    with pytest.raises(ValueError, match="rows=9: this process has only 8 devices"):
         row_mesh(9)
