@@ -194,21 +194,17 @@ class LatticeFilter(NamedTuple):
 
 
 def build_lattice(
-    features: Float[Array, "n d"],
-    valid: Bool[Array, " n"] | None = None,
-    capacity: int | None = None,
+    features: Float[Array, "n d"], valid: Bool[Array, " n"] | None = None
 ) -> LatticeFilter:
     """Build the lattice around feature vectors.
 
     Outside of `jax.jit`, the lattice's points are counted first and its arrays are made
-    just large enough (rounded up, so that few sizes compile). Inside, or with a
-    `capacity`, shapes are static; see also `with_lattice`.
+    just large enough (rounded up, so that few sizes compile). Inside, shapes are
+    static, with room for the worst case, (d + 1) n points; see also `with_lattice`.
 
     Args:
         features: in units of the Gaussian's standard deviation, finite.
         valid: the other places give nothing and get 0.
-        capacity: room for lattice points; the worst case, (d + 1) n, by default. Points
-            for which there is no room are left out.
 
     Example:
         >>> lattice = build_lattice(jnp.array([[0.0, 0.0], [9.0, 9.0]]))
@@ -220,10 +216,17 @@ def build_lattice(
     """
     if valid is None:
         valid = jnp.ones(len(features), bool)
-    if capacity is None and not isinstance(features, jax.core.Tracer):
-        return _build_just_large_enough(features, valid)
     weights, table = _number_points(features, valid)
-    return _link(weights, table, capacity or weights.size)
+    if isinstance(features, jax.core.Tracer):
+        return _link(weights, table, weights.size)
+    capacity = max(_LEAST_ROOM, _power_of_two(int(table.distinct)))
+    lattice = _link(weights, table, capacity)
+    if jax.default_backend() != "cpu":
+        return lattice
+    entries = sort_entries(lattice.points, capacity + 1)
+    room = bucket(int(entries.runs))
+    runs = cut_runs(entries, lattice.weights, capacity + 1, room)
+    return lattice._replace(runs=runs)
 
 
 def with_lattice(
@@ -257,18 +260,6 @@ def with_lattice(
     return jax.lax.switch(
         level, [lambda room=room: use(_link(weights, table, room)) for room in rooms]
     )
-
-
-def _build_just_large_enough(features, valid) -> LatticeFilter:
-    weights, table = _number_points(features, valid)
-    capacity = max(_LEAST_ROOM, _power_of_two(int(table.distinct)))
-    lattice = _link(weights, table, capacity)
-    if jax.default_backend() != "cpu":
-        return lattice
-    entries = sort_entries(lattice.points, capacity + 1)
-    room = bucket(int(entries.runs))
-    runs = cut_runs(entries, lattice.weights, capacity + 1, room)
-    return lattice._replace(runs=runs)
 
 
 def bucket(count: int) -> int:
