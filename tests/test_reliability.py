@@ -177,7 +177,7 @@ def test_an_import_that_was_killed_leaves_no_weights_to_the_next(tmp_path):
 
 def test_checkpoints_without_a_configuration_are_not_continued(data, copy):
     (copy / "config.json").unlink()
-    with pytest.raises(ValueError, match="holds checkpoints or results of an unknown"):
+    with pytest.raises(ValueError, match="contains checkpoints or results of an"):
         dilax.train(_one_stage(data), copy)
 
 

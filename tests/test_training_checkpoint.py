@@ -171,7 +171,7 @@ def test_the_best_outlives_a_resume_and_is_the_one_that_loads(tmp_path):
 
 
 def test_best_of_a_stage_that_was_never_evaluated_is_refused(trained):
-    with pytest.raises(ValueError, match=r"joint: was not evaluated .* take the last"):
+    with pytest.raises(ValueError, match=r"joint: was not evaluated .* use the last"):
         dilax.load_checkpoint(trained[0], "joint", checkpoint="best")
 
 
@@ -260,7 +260,7 @@ def test_folder_without_a_finished_checkpoint_is_named(trained, tmp_path):
     shutil.copytree(trained[0], copy)
     shutil.rmtree(copy / "checkpoints" / "joint")
     (copy / "checkpoints" / "joint").mkdir()
-    with pytest.raises(ValueError, match="holds no finished checkpoint; train first"):
+    with pytest.raises(ValueError, match="contains no finished checkpoint; train"):
         dilax.load_checkpoint(copy)
 
 

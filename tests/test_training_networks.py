@@ -201,7 +201,7 @@ def test_losses_that_cannot_be_are_refused(field, value, message, data):
 def test_rows_of_these_networks_are_not_spread(name, data):
     config = _tiny(data, name)
     config.mesh.rows = 2
-    with pytest.raises(ValueError, match=r"mesh.rows=2: strides, normalisation"):
+    with pytest.raises(ValueError, match=r"mesh.rows=2: strided convolutions"):
         check_config(config)
 
 

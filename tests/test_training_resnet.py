@@ -254,7 +254,7 @@ def test_the_experiment_s_networks_differ_in_rates_and_dense_upsampling(name):
 def test_rows_are_not_spread_over_devices():
     config = Config("c", DataConfig(), MODEL, (STAGE,))
     config.mesh.rows = 2
-    with pytest.raises(ValueError, match=r"mesh.rows=2: strides, normalisation"):
+    with pytest.raises(ValueError, match=r"mesh.rows=2: strided convolutions"):
         check_config(config)
     model = build_model(config, STAGE, 3)
     with pytest.raises(ValueError, match=r"stride=2 cannot be divided by rows"):
@@ -264,5 +264,5 @@ def test_rows_are_not_spread_over_devices():
 def test_a_stage_that_starts_from_another_has_its_network():
     first = dataclasses.replace(STAGE, name="a")
     other = dataclasses.replace(STAGE, start="a", model=ModelConfig())
-    with pytest.raises(ValueError, match=r"stages\[1\]\.model: is not that of .start"):
+    with pytest.raises(ValueError, match=r"stages\[1\]\.model: differs from that"):
         check_config(Config("c", DataConfig(), MODEL, (first, other)))

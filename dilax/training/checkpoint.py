@@ -1,6 +1,7 @@
 """Checkpoints of the stages of a run, by Orbax.
 
-A stage stores only what it trains; the rest is in the stage that it started from.
+A stage stores only the parameters that it trains; the others are in the stage that it
+started from.
 Orbax does not notice flipped bits, and a broken file makes it print traces of its
 tasks, so a list of checksums is kept beside its files and compared before it reads.
 """
@@ -36,7 +37,7 @@ from dilax.weights.load import assign_weights
 # It takes a quarter of a second to import.
 ocp: Any = lazy_loader.load("orbax.checkpoint", suppress_warning=True)
 
-# All parameters of a run's only stage, in place of its checkpoints (see `pack`).
+# All parameters of a run's only stage, instead of its checkpoints (see `pack`).
 PACKED = "weights.safetensors"
 _CHECKSUMS = "checksums.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # ending of the folder of a new checkpoint
@@ -47,14 +48,14 @@ Choice = Literal["last", "best"]
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint is not what was written; the message names the file."""
+    """A checkpoint differs from what was written; the message names the file."""
 
 
 class Checkpoints:
     """The checkpoints of one stage: the last two and the best, saved in the background.
 
-    The last but one is there in case the last is damaged. Opening them moves damaged
-    ones aside, with a warning.
+    The last but one is kept in case the last is damaged. Opening the checkpoints moves
+    damaged ones aside, with a warning.
 
     Args:
         workdir: the run's folder.
@@ -84,7 +85,7 @@ class Checkpoints:
                 [policies.LatestN(2), best]
             ),
             best_fn=_mean_iou,
-            todelete_subdir=_DELETED,  # renamed first: never half of one in its place
+            todelete_subdir=_DELETED,  # rename first: never leave half a checkpoint
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._write_checksums
             ),
@@ -107,7 +108,7 @@ class Checkpoints:
         """Save the state in the background.
 
         Args:
-            state: to save; its step must be later than all that are saved.
+            state: the state; its step must be later than all saved ones.
             mean_iou: of the evaluation at this step, if there was one.
             losses: of the steps since the last line of `metrics.jsonl`.
 
@@ -126,7 +127,7 @@ class Checkpoints:
             self._manager.save(int(state.step), args=args, metrics=metrics, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, tuple[float, ...]]:
-        """Return the last saved state, on the devices where `like` is, and its losses.
+        """Return the last saved state, placed as `like` is, and its losses.
 
         Raises:
             ValueError: if the checkpoint belongs to another model.
@@ -143,19 +144,19 @@ class Checkpoints:
         return TrainState(number, **found), tuple(losses)
 
     def close(self) -> None:
-        """Wait until everything is on disk; signals have to wait, too."""
+        """Wait until everything is on disk; signals are handled after that."""
         with Interrupts(), _disk_full_as_os_error(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
             self._empty()
 
     def _check_space(self, state: TrainState) -> None:
-        """Raise if the disk is too full: Orbax would print traces of its tasks."""
+        """Raise if the disk is too full, because Orbax would print tracebacks."""
         need = _ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
         if need > free:
             sizes = (tqdm.format_sizeof(size, "B") for size in (need, free))
-            message = "a checkpoint takes up to {}, {} are free".format(*sizes)
+            message = "a checkpoint takes up to {}, but {} are free".format(*sizes)
             raise OSError(errno.ENOSPC, message, str(self._folder))
 
     def _move_aside(self, step: int, reason: str) -> None:
@@ -182,7 +183,8 @@ def _steps(folder: Path) -> list[int]:
 def _files(step: Path) -> Iterator[tuple[Path, str]]:
     """Yield the files of a checkpoint with their checksums.
 
-    Its own folder has only times and names of items, which Orbax writes last.
+    Files directly in its folder have only times and names of items, which Orbax writes
+    last.
     """
     for path in sorted(step.glob("*/**/*")):
         if path.is_file():
@@ -192,7 +194,7 @@ def _files(step: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_files(step: Path) -> None:
-    """Compare the files of a checkpoint with its list, which version 0.1 did not write.
+    """Compare the files of a checkpoint with its list; those of 0.1 have no list.
 
     Raises:
         DamagedCheckpoint: naming the file that differs.
@@ -238,9 +240,9 @@ def stage_params(
     spec: DatasetSpec,
     checkpoint: Choice = "last",
 ) -> Params:
-    """Return all parameters of a trained stage, those of its start included.
+    """Return all parameters of a trained stage, including those of its start.
 
-    Its own are the moving averages, if it keeps any.
+    The stage's own are the moving averages, if it keeps any.
 
     Raises:
         ValueError: if a checkpoint is missing or belongs to another model.
@@ -266,7 +268,7 @@ def _read_params(
     folder = _folder(workdir, stage.name)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no checkpoint of stage {stage.name!r}")
-    # Every process reads the parameters whole, onto its first device.
+    # Every process reads all parameters onto its first device.
     first = {d.process_index: d for d in reversed(jax.devices())}
     mesh = jax.sharding.Mesh([first[i] for i in sorted(first)], "process")
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -276,7 +278,7 @@ def _read_params(
     item = "ema" if stage.ema else "params"
     step = max(_steps(folder), default=None)
     if step is None:
-        raise ValueError(f"{folder}: holds no finished checkpoint; train first")
+        raise ValueError(f"{folder}: contains no finished checkpoint; train first")
     try:
         if checkpoint == "best":
             step = _best_step(folder)
@@ -299,7 +301,7 @@ def _best_step(folder: Path) -> int:
     if step is None:
         raise ValueError(
             f"{folder}: was not evaluated during training, so there is no best "
-            "checkpoint; take the last"
+            "checkpoint; use the last"
         )
     return step
 
@@ -312,13 +314,13 @@ def _restored(step: Path, args: dict[str, Any]) -> dict[str, Any]:
             return {name: found[name] for name in args}
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"{step}: is a checkpoint of another model than config.json describes "
+            f"{step}: the checkpoint does not fit the model that config.json describes "
             f"({str(error).splitlines()[0]})"
         ) from error
 
 
 def _folder(workdir: Path, stage: str) -> Path:
-    path = Path(workdir).expanduser().resolve()  # Orbax demands an absolute path
+    path = Path(workdir).expanduser().resolve()  # Orbax requires an absolute path
     return path / "checkpoints" / stage
 
 
@@ -334,7 +336,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _disk_full_as_os_error(folder: Path) -> Iterator[None]:
-    """Turn Orbax's message of a full disk into Python's `OSError`."""
+    """Turn Orbax's error about a full disk into Python's `OSError`."""
     try:
         yield
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What a run is, as plain data with every default in one place.
+"""The configuration of a run, as plain data with every default in one place.
 
 A recipe is a tuple of stages. Experiments build a `Config`; a run writes it into its
-folder as `config.json`, and evaluation and prediction read it there.
+folder as `config.json`, and evaluation and prediction read it from there.
 """
 
 import dataclasses
@@ -27,26 +27,26 @@ class OptimizerConfig:
     """How parameters follow gradients (paper §4, §5, Appendix A).
 
     Attributes:
-        name: `"sgd"` (momentum buffer that holds the learning rate, as Caffe's does),
+        name: `"sgd"` (whose momentum buffer includes the learning rate, as in Caffe),
             or `"adam"` with decoupled weight decay.
         learning_rate: after the warm-up, before any decay.
         momentum: of SGD; β1 of Adam.
         beta2: of Adam.
-        weight_decay: on kernels only, never on biases or normalisation.
+        weight_decay: of kernels only, never of biases or normalization.
         bias_multiplier: learning rate of biases relative to kernels.
         lr_multipliers: (layer, multiplier) pairs: the learning rate of layers relative
             to the others, such as `(("final", 10.0),)` for a layer that does not start
-            from trained weights. A layer is the beginning of a name, or a glob; a
-            parameter that several pairs name is multiplied by all of them. Layers with
-            multiplier 0 are frozen, and no gradient is computed for them.
-        schedule: `"step"` multiplies by the factors at `milestones`; `"poly"` goes to
-            zero with power 0.9; `"cosine"` goes to zero along a half cosine.
+            from trained weights. A layer is given by a prefix of its name, or a glob;
+            if several pairs match a parameter, their multipliers are multiplied. Layers
+            with multiplier 0 are frozen, and no gradient is computed for them.
+        schedule: `"step"` multiplies by the factors at `milestones`; `"poly"` decays to
+            zero with power 0.9; `"cosine"` decays to zero along a half cosine.
         milestones: (step, factor) pairs of `"step"`.
         warmup: steps of linear warm-up.
         clip: largest global gradient norm; 0 does not clip.
         base_batch_size: the batch size that the learning rate is meant for. Another
-            `batch_size` scales it: in proportion for SGD (Goyal et al. 2017), by the
-            square root for Adam (Krizhevsky 2014). 0 keeps the rate as it is.
+            `batch_size` scales it: linearly for SGD (Goyal et al. 2017), with the
+            square root for Adam (Krizhevsky 2014). 0 leaves the rate unchanged.
 
     Example:
         >>> OptimizerConfig("adam", learning_rate=2e-3, warmup=50).schedule
@@ -72,24 +72,24 @@ class OptimizerConfig:
 class CRFConfig:
     """The CRF on top of a stage's network (§5).
 
-    Bandwidths are in pixels of the full-resolution image and in steps of its colours,
-    0..255; training on images that are resized by `data.scale` resizes them along.
+    Bandwidths are in pixels of the full-resolution image and in colour levels, 0..255;
+    in training on images that are resized by `data.scale`, they are scaled as well.
 
     Attributes:
-        kind: `"dense"`, whose parameters are given or searched; or `"rnn"`, whose
-            weights and compatibility train (CRF-RNN), from 3·I, 5·I and −I.
-        spatial_sigma: bandwidth of the spatial kernel, of both kinds.
-        spatial_weight: of `"dense"`.
-        bilateral_sigma_xy: of both kinds, in place.
-        bilateral_sigma_rgb: of both kinds, in colour.
-        bilateral_weight: of `"dense"`.
-        iterations: steps of mean field; of `"rnn"`, in testing.
-        train_steps: of `"rnn"`: steps of mean field in training.
-        search: of `"dense"`: search its parameters on the validation split, and keep
-            the best; else those given here stand.
-        search_images: of the split, evenly spread, to search on.
-        grid: what the search tries; the weights and bandwidths given above count for
-            nothing then.
+        kind: `"dense"`, whose parameters are given or searched; or `"rnn"` (CRF-RNN),
+            whose weights and compatibility are trained, from 3·I, 5·I, and −I.
+        spatial_sigma: bandwidth of the spatial kernel.
+        spatial_weight: weight of the spatial kernel; `"dense"` only.
+        bilateral_sigma_xy: bandwidth of the bilateral kernel in pixels.
+        bilateral_sigma_rgb: bandwidth of the bilateral kernel in colour levels.
+        bilateral_weight: weight of the bilateral kernel; `"dense"` only.
+        iterations: steps of mean field; for `"rnn"`, in testing.
+        train_steps: steps of mean field in training; `"rnn"` only.
+        search: search the parameters on the validation split, and keep the best;
+            otherwise those given here are used. `"dense"` only.
+        search_images: number of images of the split to search on, evenly spread.
+        grid: the values that the search tries, instead of the weights and bandwidths
+            given above.
 
     Example:
         >>> CRFConfig("rnn", bilateral_sigma_xy=160.0).train_steps
@@ -111,42 +111,41 @@ class CRFConfig:
 
 @dataclasses.dataclass
 class StageConfig:
-    """One stage of a recipe: what trains, on what, how long, from where.
+    """One stage of a recipe: what it trains, on what, for how long, from which weights.
 
     Attributes:
         name: names the stage's checkpoints and its column in the table.
         trains: `"front_end"`, `"context"`, `"crf"` or `"all"`; the rest stays frozen.
-            A dense CRF has nothing that steps could train: its parameters are found.
+            The parameters of a dense CRF are searched, not trained.
         inputs: `"images"`, or `"maps"`: the front end's logits over whole images,
             computed once and stored (paper §5). Maps train only the context module.
         start: name of the stage whose parameters this one starts from; what that stage
-            lacks (a context module) starts from its initialisation.
+            lacks (a context module) starts from its initialization.
         context: the context module's table; empty for the front end alone.
         steps: optimizer steps.
-        batch_size: examples of an optimizer step.
-        extra: train on the images of `data.extra` besides.
-        full_tile_maps: store the maps of whole tiles, which continue beyond the image
-            as in the joint network; else of the image alone, with zeros around it as
+        batch_size: examples per optimizer step.
+        extra: also train on the images of `data.extra`.
+        full_tile_maps: store the maps of whole tiles, which extend beyond the image as
+            in the joint network; otherwise of the image alone, surrounded by zeros, as
             in the release.
         edge_crops: take crops only at the left or right edge of the image (A.3).
-        accumulate: parts into which a batch is cut to save memory; the loss is still
-            summed over the whole batch and divided once.
-        crop: (height, width) in pixels of the network's input, margins included; for
+        accumulate: number of parts into which a batch is divided to save memory; the
+            loss is still summed over the whole batch and divided once.
+        crop: (height, width) in pixels of the network's input, including margins; for
             maps, of the image region that they cover.
-        optimizer: see there.
-        loss: see there.
-        ema: above 0, a moving average of the trained parameters is kept, and evaluated,
-            predicted with and started from instead of them; as much of it is left after
-            a step. Early it is less, (1 + step) / (10 + step).
-        augmentation: see there; maps are mirrored only.
-        evaluate_every: steps between evaluations while training; 0 never.
+        optimizer: see `OptimizerConfig`.
+        loss: see `LossConfig`.
+        ema: decay of a moving average of the trained parameters, which evaluation,
+            prediction, and later stages use instead of them; 0 keeps none. During the
+            first steps the decay is at most (1 + step) / (10 + step).
+        augmentation: see `Augmentation`; maps are only mirrored.
+        evaluate_every: steps between evaluations during training; 0 never evaluates.
         checkpoint_every: steps between checkpoints.
-        remat: keep only what lies between the front end's pools, and compute its maps
-            again for the gradients: less memory for large crops, a third more time.
-        crf: what follows the network, in training (`"rnn"`) and in evaluation; None is
+        remat: keep only the front end's maps at its pools, and compute the others again
+            for the gradients: less memory for large crops, a third more time.
+        crf: the CRF after the network, in training (`"rnn"`) and in evaluation; None is
             the network alone.
-        model: the stage's network where it is not the run's, as ablations compare
-            several.
+        model: the stage's network, if it is not the run's: ablations compare several.
 
     Example:
         >>> StageConfig("front_end", trains="front_end", steps=60_000).crf_kind
@@ -178,13 +177,13 @@ class StageConfig:
 
     @property
     def crf_kind(self) -> Literal["", "dense", "rnn"]:
-        """Of the stage's CRF; `""` without one."""
+        """The kind of the stage's CRF; `""` without one."""
         return self.crf.kind if self.crf else ""
 
 
 @dataclasses.dataclass
 class DataConfig:
-    """Which images.
+    """The images of a run.
 
     Attributes:
         dataset: a prepared set (`dilax data list`), your own `"folder"`,
@@ -192,26 +191,27 @@ class DataConfig:
         variant: of a prepared set; `""` is its first.
         train: name of the split to train on.
         val: name of the split to evaluate on.
-        extra: a prepared set of the same classes whose training images join in stages
-            that ask for it (§5 trains on VOC and COCO).
+        extra: a prepared set with the same classes, whose training images are added in
+            stages with `extra=True` (§5 trains on VOC and COCO).
         data_dir: folder of the files, or of all prepared sets; `--data_dir` sets it.
-        images: folder: of the images, below `data_dir`; `""` looks for it.
-        labels: folder: of the masks, below `data_dir`; `""` looks for it.
-        classes: folder: names, `"sky,tree"`, or a file of them; `""` takes classes.txt,
-            or what the masks hold.
-        masks: folder: what masks hold, where that is in doubt.
-        threshold: folder: values of masks from here on are one class, others another;
-            0 keeps the values.
-        void: folder: ids in masks that are ignored, such as `"0,255"`; `"none"` makes
-            255 a class; `""` ignores 255 where the other ids leave no doubt.
-        orientation: folder: whether images with an EXIF orientation, and their masks,
-            are turned upright or read as stored where both fit; `""` turns them.
-        tile: (height, width) of prediction tiles; None takes the data set's own, or the
-            whole image where the network pads inside and seams would show.
-        scale: images are resized by this on their way into the network.
-        class_weight_power: p weighs class c by frequency^(−p) in the loss, scaled so
-            that the mean weight of a training pixel is 1; 0 weighs all alike.
-        skip_unreadable: leave out, and name, files that cannot be read.
+        images: for `"folder"`: folder of the images in `data_dir`; `""` finds it.
+        labels: for `"folder"`: folder of the masks in `data_dir`; `""` finds it.
+        classes: for `"folder"`: names, `"sky,tree"`, or a file of names; `""` reads
+            classes.txt, or uses the values of the masks.
+        masks: for `"folder"`: what masks contain, if it is in doubt.
+        threshold: for `"folder"`: mask values from this one on are one class, the
+            others another; 0 keeps the values.
+        void: for `"folder"`: ids in masks that are ignored, such as `"0,255"`; `"none"`
+            makes 255 a class; `""` ignores 255 if the other ids leave no doubt.
+        orientation: for `"folder"`: whether images with an EXIF orientation, and their
+            masks, are turned upright or read as stored if both fit; `""` turns them.
+        tile: (height, width) of prediction tiles; None uses the data set's own, or the
+            whole image if the network's layers pad, because seams would show.
+        scale: factor by which images are resized before they enter the network.
+        class_weight_power: p weights class c by frequency^(−p) in the loss, scaled so
+            that the mean weight of a training pixel is 1; 0 weights all classes
+            equally.
+        skip_unreadable: skip files that cannot be read, and print their names.
         seed: of the rendered scenes.
 
     Example:
@@ -244,15 +244,15 @@ class DataConfig:
 
 @dataclasses.dataclass
 class MeshConfig:
-    """How the devices of all processes share the work; it changes no result.
+    """How the devices of all processes share the work; it does not change results.
 
     Attributes:
-        data: devices over which examples are spread; 0 takes all that are left.
-        rows: devices over which the rows of an image's maps are spread, for images
-            that one device does not hold.
-        model: devices over which the channels of fc6 and fc7 are spread.
-        shard_params: spread parameters and the optimizer's state over `data`, too,
-            instead of a copy on each: less memory, more talk.
+        data: number of devices that share the examples; 0 uses all remaining ones.
+        rows: number of devices that share the rows of an image's maps, for images that
+            do not fit on one device.
+        model: number of devices that share the channels of fc6 and fc7.
+        shard_params: also divide parameters and the optimizer's state over `data`,
+            instead of keeping a copy on each device: less memory, more communication.
 
     Example:
         >>> MeshConfig(rows=8).data
@@ -267,7 +267,7 @@ class MeshConfig:
 
 @dataclasses.dataclass
 class Config:
-    """A run.
+    """The configuration of a run.
 
     Attributes:
         name: of the configuration, for messages and pages.
@@ -276,15 +276,15 @@ class Config:
         stages: the recipe.
         reading: threads and memory for training images; it may change on resuming.
         mesh: how devices share the work; it may change on resuming.
-        dtype: of the networks' computation. Parameters, the optimizer's state, logits
-            and the loss are float32 in either.
-        seed: with the step, decides all randomness.
+        dtype: of the networks' computation. Parameters, the optimizer's state, logits,
+            and the loss are always float32.
+        seed: determines all randomness, together with the step.
         log_every: steps between lines of `metrics.jsonl`.
-        eval_batch_size: prediction tiles that run together.
-        pictures: how many images of the evaluation split to show in `pictures.png`.
-        saved_predictions: how many predictions of the evaluation split each stage saves
-            at most, evenly spread; `report.html` shows the worst and the best of them.
-        boundaries: measure trimap IoU and boundary F of each finished stage, too.
+        eval_batch_size: number of prediction tiles that run together.
+        pictures: number of images of the evaluation split in `pictures.png`.
+        saved_predictions: maximum number of predictions of the evaluation split that
+            each stage saves, evenly spread; `report.html` shows the worst and the best.
+        boundaries: also measure trimap IoU and boundary F of each finished stage.
         init: weights that stages without `start` start from: a file or a name as
             `dilax.load_weights` takes (`"vgg16"` is downloaded), or the folder of a
             run; `""` starts from random weights. If it lacks `final`, fc6 with fc7, or
@@ -336,9 +336,9 @@ _announced: set[tuple[str, ...]] = set()
 
 
 def survey(data: DataConfig) -> Survey:
-    """What the folder of a configuration contains; see `survey_folder`.
+    """Return the contents of a configuration's folder; see `survey_folder`.
 
-    What was found and decided is printed, once in a process.
+    What was found and decided is printed once per process.
     """
     found = survey_folder(
         data.data_dir,
@@ -358,7 +358,7 @@ def survey(data: DataConfig) -> Survey:
 
 
 def build_spec(config: Config) -> DatasetSpec:
-    """The data set's facts, with the configuration's tile and scale.
+    """Return the summary of the data set, with the configuration's tile and scale.
 
     Example:
         >>> from dilax.training.recipes import quickstart
@@ -378,7 +378,7 @@ def build_spec(config: Config) -> DatasetSpec:
 
 
 def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
-    """The network of a stage: its front end with its context module."""
+    """Return the network of a stage: its front end with its context module."""
     return build_network(
         stage.model or config.model,
         num_classes,

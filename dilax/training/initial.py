@@ -1,6 +1,6 @@
-"""Weights that a run starts from (VGG-16, paper §4), and released networks as runs.
+"""The weights that a run starts from (VGG-16, paper §4), and released networks as runs.
 
-They come from a file, or from the folder of another run.
+The weights come from a file, or from the folder of another run.
 """
 
 import dataclasses
@@ -54,10 +54,10 @@ _HEAD = ("fc6/", "fc7/")
 
 
 def check_init(config: Config) -> None:
-    """Check that a recipe that is meant to start from weights has some.
+    """Check that a recipe that needs initial weights has some.
 
     Raises:
-        ValueError: saying where to get the weights, and how to train without.
+        ValueError: saying where to get the weights, and how to train without them.
     """
     if config.needs_init and config.init == "" and config.model.blocks:
         raise ValueError(
@@ -80,9 +80,9 @@ def check_init(config: Config) -> None:
 
 
 def with_network_of_init(config: Config) -> Config:
-    """Return the configuration, with the network of the run that it starts from.
+    """Return the configuration with the network of the run that it starts from.
 
-    Where `config.init` is a file, or nothing, the configuration is returned as it is.
+    If `config.init` is a file, or empty, the configuration is returned unchanged.
 
     Raises:
         ValueError: naming the file, if the run's configuration cannot be read.
@@ -104,8 +104,8 @@ def locate_init(init: str, fetch: bool) -> str:
     """Return the absolute path of the file or folder that a run starts from.
 
     Args:
-        init: a path, a name of `PUBLISHED`, or of a network that comes with dilax.
-        fetch: whether to download the file of a name if it is missing.
+        init: a path, a name of `PUBLISHED`, or that of a network that comes with dilax.
+        fetch: download published weights if they are missing.
 
     Raises:
         ValueError, OSError: as `fetch_weights`.
@@ -122,14 +122,14 @@ def params_from_init(
 ) -> tuple[Params, Report]:
     """Load a stage's parameters from `config.init`.
 
-    It may lack `final`; the whole context module; and fc6 and fc7 together, because
-    many files hold the convolutions of VGG-16 only. The run will train them. The report
-    says what keeps its initialization, and warns if the recipe is meant to start from
-    all of VGG-16. If the mean pixel differs from the data set's, the first layer's bias
-    is adapted.
+    The file may lack `final`, the whole context module, and fc6 and fc7 together,
+    because many files contain only the convolutions of VGG-16. The run trains these
+    layers. The report says what keeps its initialization, and warns if the recipe is
+    meant to start from all of VGG-16. If the mean pixel differs from the data set's,
+    the bias of the first layer is adapted.
 
     Args:
-        config: says which file to read, and which layers to reinitialize.
+        config: names the file to read, and the layers to reinitialize.
         spec: the data set to train on.
         model: of the stage.
         params: its initialization, which reinitialized or missing layers keep.
@@ -147,15 +147,15 @@ def params_from_init(
     )
     if any(selects(layer, n) for layer in _HEAD for n in report.missing):
         note = (
-            "the file holds the convolutions of VGG-16 only: fc6 and fc7 start from "
-            "their initialization, as --config.reinit=fc6,fc7,final says, the normal "
-            "way for such files"
+            "the file contains only the convolutions of VGG-16: fc6 and fc7 start from "
+            "their initialization. --config.reinit=fc6,fc7,final states this, and is "
+            "the usual way to use such files"
         )
         if config.needs_init:
             note = (
-                f"WARNING: {note}. {config.name!r} is meant to start from all of "
-                "VGG-16, with its learning rates: expect other results, and check that "
-                "the loss falls"
+                f"WARNING: {note}. {config.name!r} and its learning rates are meant "
+                "for all of VGG-16: expect different results, and check that the loss "
+                "falls"
             )
         report = dataclasses.replace(report, notes=(*report.notes, note))
     return loaded, report
@@ -198,10 +198,10 @@ def _options(
     model: DilatedNet,
     shapes: dict[str, tuple[int, ...]],
 ) -> dict[str, Any]:
-    """Return what `check_weights` takes.
+    """Return the arguments of `check_weights`.
 
-    The file may lack `final`; and, as a whole, the context module, and fc6 with fc7.
-    The layers to reinitialize are those that this stage has.
+    The file may lack `final`, the whole context module, and fc6 together with fc7. The
+    layers to reinitialize are those that this stage has.
     """
     sources = resolve_weights(weights, shapes, config.init_key).sources
     lacking = [f"*/{layer}" for layer in model.front_end.own_layers]
@@ -240,19 +240,19 @@ def import_weights(
         path: a file for `read_weights`; the releases are `.caffemodel` files.
         network: `"dilation8_pascal_voc"`, `"dilation8_camvid"`, `"dilation7_kitti"` or
             `"dilation10_cityscapes"`.
-        workdir: the folder, which is made, and must not hold a run.
-        data: the images to evaluate on; by default the network's data set, prepared.
-        width_multiplier: of the front end, if it is not that of the release.
-        head_channels: of the front end, if they are not those of the release.
-        inputs: see `read_weights`; by default what the file says, or images minus the
+        workdir: the folder, which is created, and must not contain a run.
+        data: the images to evaluate on; by default the network's prepared data set.
+        width_multiplier: of the front end, if it differs from the release's.
+        head_channels: of the front end, if they differ from the release's.
+        inputs: see `read_weights`; by default as the file says, or images minus the
             mean pixel of the data set.
 
     Returns:
-        What was done with the file's layers; it is also written to `init.txt`.
+        A report on the file's layers, which is also written to `init.txt`.
 
     Raises:
-        ValueError: if the network is unknown, the folder holds a run, or the weights
-            cannot be read or do not fit. Nothing is written then.
+        ValueError: if the network is unknown, the folder contains a run, or the weights
+            cannot be read or do not fit. Nothing is written in this case.
 
     Example:
         >>> import tempfile
@@ -270,9 +270,9 @@ def import_weights(
     """
     workdir = Path(workdir).expanduser().resolve()
     if network not in RELEASED:
-        raise ValueError(f"network={network!r}: is none of {', '.join(RELEASED)}")
+        raise ValueError(f"network={network!r}: must be one of {', '.join(RELEASED)}")
     if (workdir / "config.json").exists():
-        raise ValueError(f"{workdir}: holds a run; give another folder")
+        raise ValueError(f"{workdir}: contains a run; give another folder")
     build, dataset = RELEASED[network]
     model = build(width_multiplier=width_multiplier, head_channels=head_channels)
     context = model.context

@@ -1,4 +1,4 @@
-"""What a stage trains on: batches of images, or of the front end's maps (paper §5).
+"""The input of a stage: batches of images, or of the front end's maps (paper §5).
 
 Maps are computed once for every image and stored, so that a stage that trains the
 context module does not run the front end in each step.
@@ -50,7 +50,7 @@ Monitor = Callable[[Params], tuple[str, Scores]]
 def stage_inputs(
     run: Run, stage: StageConfig, model: DilatedNet, frozen: Params
 ) -> tuple[Sequence[dict], Monitor]:
-    """Return the samples that a stage trains on, and how to evaluate it meanwhile."""
+    """Return a stage's samples, and a function that evaluates it during training."""
     if stage.inputs == "images":
         crf = build_rnn(stage.crf, run.spec.num_classes) if stage.crf else None
         predictor = Predictor(
@@ -79,7 +79,7 @@ def stage_inputs(
 def _map_monitor(
     run: Run, stage: StageConfig, model: DilatedNet, val: Sequence[dict]
 ) -> Monitor:
-    """Return the evaluation on stored maps, at the resolution of the network."""
+    """Return a function that evaluates on stored maps, at the network's resolution."""
     stride = model.output_stride
 
     @jit
@@ -132,7 +132,7 @@ class StoredMaps(Sequence):
 
     Args:
         folder: where `store_maps` put them.
-        count: how many there are.
+        count: number of images.
     """
 
     def __init__(self, folder: Path, count: int):
@@ -159,18 +159,18 @@ def store_maps(
     Labels are stored with them, at the resolution of the network's input.
 
     Args:
-        predictor: with the front end's parameters.
+        predictor: has the front end's parameters.
         source: `{image, label}` samples.
         folder: for the files, one per image.
         title: of the progress bar.
         full_tiles: store the maps of whole tiles, which extend beyond small images, as
-            the joint network sees them.
+            in the joint network.
 
     Returns:
         The source of stored maps.
 
     Raises:
-        OSError: if the disk is too full for them; nothing is computed then.
+        OSError: if the disk has no room for them; nothing is computed in this case.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = []
@@ -226,8 +226,8 @@ def _check_space(
         raise OSError(
             errno.ENOSPC,
             f"the maps of {len(missing)} images take about "
-            f"{tqdm.format_sizeof(need, 'B')}, {tqdm.format_sizeof(free, 'B')} are "
-            "free",
+            f"{tqdm.format_sizeof(need, 'B')}, but only "
+            f"{tqdm.format_sizeof(free, 'B')} are free",
             str(folder),
         )
 
@@ -244,7 +244,7 @@ def _read(path: Path) -> bytes:
     """
     content = path.read_bytes()
     if _digest(content[16:]) != content[:16]:
-        raise ValueError(f"{path}: is damaged; the training command computes it again")
+        raise ValueError(f"{path}: is damaged; repeat the training to compute it again")
     return content[16:]
 
 
@@ -258,10 +258,10 @@ def class_weights(
     """Return weights ∝ frequency^(−power), with mean 1 over the labelled pixels.
 
     Args:
-        source: the training samples, of which up to `limit`, evenly spread, are read.
+        source: the training samples.
         spec: classes and ignore label.
-        power: 0 weighs all classes 1, ½ by 1/√frequency, 1 by 1/frequency.
-        limit: most samples to read.
+        power: 0 gives all classes weight 1, ½ gives 1/√frequency, 1 gives 1/frequency.
+        limit: maximum number of samples to read; they are evenly spread.
 
     Returns:
         (k,) float32; classes that never occur get the weight of the mean pixel.

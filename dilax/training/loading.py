@@ -1,7 +1,8 @@
-"""Loading trained networks: of a run, of a packed folder, and the included ones.
+"""Loading trained networks: from a run, from a packed folder, and the included ones.
 
-A packed folder holds one network: `config.json`, `spec.json` and `weights.safetensors`.
-It can be used wherever a run's folder is read, to predict with or to start from.
+A packed folder contains one network: `config.json`, `spec.json`, and
+`weights.safetensors`. It can be used in place of a run's folder, for prediction or as
+initial weights.
 """
 
 import dataclasses
@@ -50,11 +51,11 @@ def load_checkpoint(
 ) -> Trained:
     """Load a trained network from the folder of a run.
 
-    This is the network alone; `load_predictor` includes the stage's CRF.
+    The result is only the network; `load_predictor` includes the stage's CRF.
 
     Args:
         workdir: the folder that `train` wrote.
-        stage: which stage's network; the last stage by default.
+        stage: name of the stage; by default the last one.
         checkpoint: `"last"`, or `"best"`: the one with the highest mean IoU in the
             evaluations during training.
 
@@ -99,7 +100,7 @@ def load_predictor(
         **options: of `Predictor`, such as `mode`.
 
     Raises:
-        ValueError: as `load_checkpoint`, or if the dense CRF was not searched yet.
+        ValueError: as `load_checkpoint`, or if the dense CRF has not been searched yet.
 
     Example:
         >>> import numpy as np
@@ -145,14 +146,14 @@ def pack(
     stage: str = "",
     checkpoint: Choice = "last",
 ) -> Path:
-    """Write a trained network as a small folder that loads as a run does.
+    """Write a trained network as a small folder that loads like a run.
 
-    It holds the network's parameters (the moving averages, if the stage keeps any) in
-    float32, without the optimizer's state and without the stage's CRF.
+    It contains the network's parameters (the moving averages, if the stage keeps any)
+    in float32, without the optimizer's state and without the stage's CRF.
 
     Args:
         workdir: the folder of the run.
-        folder: to write; it is made, and must not hold a run.
+        folder: the folder to write; it is created, and must not contain a run.
         stage: as for `load_checkpoint`.
         checkpoint: as for `load_checkpoint`.
 
@@ -160,7 +161,7 @@ def pack(
         The folder.
 
     Raises:
-        ValueError: as `load_checkpoint`, or if the folder holds a run.
+        ValueError: as `load_checkpoint`, or if the folder contains a run.
 
     Example:
         >>> import tempfile
@@ -171,7 +172,7 @@ def pack(
     """
     root, folder = Path(workdir).expanduser(), Path(folder).expanduser()
     if (folder / "config.json").exists():
-        raise ValueError(f"{folder}: holds a network; give another folder")
+        raise ValueError(f"{folder}: contains a network; give another folder")
     config, chosen, trained = _load(root, stage, checkpoint)
     network = {name: p for name, p in trained.params.items() if name != "crf"}
     alone = dataclasses.replace(
@@ -189,7 +190,7 @@ def pretrained(name: str) -> Trained:
     """Load a network that is included with dilax.
 
     Each has a card, `pretrained/NAME/README.md`, with its data, recipe, accuracy,
-    limits and licence, which is not that of the package.
+    limits, and licence, which differs from that of the package.
 
     Args:
         name: `"camvid"`: street scenes in eleven classes.
@@ -226,5 +227,5 @@ def pretrained_folder(name: str) -> Path:
     there = included_networks()
     if name not in there:
         found = ", ".join(there) or "no networks"
-        raise ValueError(f"pretrained {name!r}: {NETWORKS} has {found}")
+        raise ValueError(f"pretrained {name!r}: {NETWORKS} contains {found}")
     return NETWORKS / name

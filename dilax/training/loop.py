@@ -1,7 +1,8 @@
 """Training in stages (paper §5 and Appendix A).
 
-However a run ends, the same call continues from its last checkpoint and reaches what an
-uninterrupted run reaches: batches, dropout and order depend on the seed and the step.
+After any interruption, the same call resumes from the last checkpoint and gives the
+result of an uninterrupted run: batches, their order, and dropout depend only on the
+seed and the step.
 """
 
 import time
@@ -42,15 +43,15 @@ def train(
     """Train all stages of a recipe, evaluate each, and write everything to a folder.
 
     Writes `config.json`, `spec.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-    `maps/`, `crf/`, `predictions/`, `machine.json`, `results.json` and `results.md`;
-    and, if the run starts from a file of weights, `init.txt`, which says what was used.
-    If a run with the same configuration was stopped, it continues.
+    `maps/`, `crf/`, `predictions/`, `machine.json`, `results.json`, and `results.md`;
+    and, if the run starts from a file of weights, `init.txt`, a report on what was
+    used. If a run with the same configuration was stopped, it resumes.
 
     Args:
         config: the run.
-        workdir: its folder, which is made.
-        watch: called by the writing process whenever there is something new to see:
-            after an evaluation, a checkpoint or a stage.
+        workdir: its folder, which is created.
+        watch: called by the writing process after each evaluation, checkpoint, and
+            stage.
 
     Returns:
         The contents of `results.json`.
@@ -59,7 +60,7 @@ def train(
         ValueError: if the configuration cannot train, the data cannot be read, or the
             folder holds another run.
         NonFiniteLoss: if the loss is no longer finite; it names the step.
-        Interrupted: after SIGINT or SIGTERM, when the state is saved.
+        Interrupted: after SIGINT or SIGTERM, when the state has been saved.
 
     Example:
         >>> import dataclasses, tempfile
@@ -123,9 +124,9 @@ def train_stage(
 
 
 def _stage_params(run: Run, name: str) -> Params:
-    """Return the parameters of a stage that is done.
+    """Return the parameters of a finished stage.
 
-    If its checkpoint is damaged, train it again from the one before.
+    If its checkpoint is damaged, train it again from the previous one.
     """
     try:
         return stage_params(run.workdir, run.config, name, run.spec)
@@ -161,7 +162,7 @@ def _run_steps(
     reporter: Reporter,
     show: Callable[[], None],
 ) -> TrainState:
-    """Run the steps that are left, with reports, evaluations and checkpoints."""
+    """Run the remaining steps, with reports, evaluations, and checkpoints."""
     start, log_every = int(state.step), run.config.log_every
     source, monitor = stage_inputs(run, stage, model, placement.local(frozen))
     batches = stage_batches(run, stage, model, source, start)
@@ -176,13 +177,13 @@ def _run_steps(
             if number < stage.steps:  # load the next batch while the device works
                 batch = reporter.next_batch(batches, placement)
             reporter.add(number, metrics)
-            # A single process stops at once. Several ask each other every few steps.
+            # A single process stops at once. Several agree on it every few steps.
             asks = jax.process_count() == 1 or number % min(log_every, 10) == 0
             signum = _agreed(interrupts) if asks else 0
             evaluates = stage.evaluate_every and number % stage.evaluate_every == 0
             last = number == stage.steps
             if evaluates or number % stage.checkpoint_every == 0 or last or signum:
-                reporter.catch_up()  # a state whose loss is not finite is not saved
+                reporter.catch_up()  # do not save a state whose loss is not finite
                 reporter.check_parameters(number, state.params)
                 mean_iou = None
                 if evaluates:
@@ -195,7 +196,7 @@ def _run_steps(
                 raise Interrupted(
                     signum,
                     f"stopped and saved at step {number} of stage {stage.name!r}; "
-                    "the same command continues from there",
+                    "the same command resumes from there",
                 )
     return state
 

@@ -1,7 +1,7 @@
 """Losses (paper §4): sums over pixels or images, divided once for a whole batch.
 
-Softmax cross-entropy over the valid pixels, as in the paper, and what helps with rare
-classes: class weights, focal loss, hard pixels (OHEM), Lovász-softmax, Dice.
+Softmax cross-entropy over the valid pixels, as in the paper, and losses that help with
+rare classes: class weights, focal loss, hard pixels (OHEM), Lovász-softmax, Dice.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ class LossConfig:
 
     Attributes:
         name: `"cross_entropy"` (the paper), `"focal"`, `"ohem"` (hard pixels only),
-            `"lovasz"` (Lovász-softmax) or `"dice"`; the last two per image.
+            `"lovasz"` (Lovász-softmax), or `"dice"`; the last two are per image.
         gamma: of `"focal"`: how strongly pixels that are nearly certain are discounted.
         threshold: of `"ohem"`: a pixel is hard if its true class is less probable.
-        min_kept: of `"ohem"`: share of an image's pixels that always counts as hard.
+        min_kept: of `"ohem"`: share of an image's pixels that always count as hard.
 
     Example:
         >>> LossConfig("focal").gamma
@@ -39,11 +39,11 @@ class LossConfig:
 
 
 class Summed(NamedTuple):
-    """A loss of a part of a batch, before it is divided.
+    """The loss of a part of a batch, before division.
 
     Attributes:
         total: the sum, float32.
-        number: how many pixels, or images, are in the sum; without a gradient.
+        number: number of pixels, or images, in the sum; it has no gradient.
     """
 
     total: Float[Array, ""]
@@ -70,7 +70,7 @@ def loss_sum(
         class_weights: w, one per class; None weighs all classes equally.
 
     Returns:
-        Sums that are finite for finite logits, even if classes or all labels are
+        Sums that are finite for finite logits, even if classes, or all labels, are
         missing.
 
     Raises:
@@ -144,10 +144,9 @@ def hard_pixel_sum(
 ) -> Summed:
     """Σ of the weighted cross-entropy over hard pixels only, and their number (OHEM).
 
-    In each image, pixels with p_y < threshold are hard, and always the share `min_kept`
-    of its valid pixels with the smallest p_y (pixels equal to the last of them, too).
-    Each image decides by itself, so that parts of a batch and devices need not know
-    each other's pixels.
+    In each image, pixels with p_y < threshold are hard, and so is the share `min_kept`
+    of its valid pixels with the smallest p_y (including ties). Each image is treated
+    separately, so that parts of a batch and devices need not exchange pixels.
 
     Source: Shrivastava et al. 2016; Wu et al. 2016, §3.2, for segmentation.
     """
@@ -171,8 +170,9 @@ def lovasz_sum(
     For class c, with the errors e_i = |[y_i = c] − p_i(c)| in descending order, it is
     Σ_i e_i g_i, where g_i is the growth of the Jaccard loss 1 − |∩|/|∪| when the i-th
     pixel becomes wrong as well: the convex extension of that loss. An image's loss is
-    the mean, by `class_weights`, over the classes that occur in it. The Jaccard index
-    of a batch is not a sum over its parts, so it is taken image by image.
+    the mean, weighted by `class_weights`, over the classes that occur in it. The
+    Jaccard index of a batch is not a sum over its parts, so the loss is computed per
+    image.
 
     Source: Berman et al. 2018, Eq. 8 and 9, Algorithm 1.
     """
@@ -196,7 +196,7 @@ def dice_sum(
     """Σ of the images' 1 − Dice, and the number of images with valid pixels.
 
     For class c it is 1 − 2 Σ_i p_i [y_i = c] / (Σ_i p_i + Σ_i [y_i = c]); an image's
-    loss is the mean, by `class_weights`, over the classes that occur in it.
+    loss is the mean, weighted by `class_weights`, over the classes that occur in it.
 
     Source: Sudre et al. 2017; Milletari et al. 2016, Eq. 1, with plain sums below.
     """

@@ -1,4 +1,4 @@
-"""The network of a run as plain data, and the network that the data describes."""
+"""The network of a run as plain data, and the network built from the data."""
 
 import dataclasses
 import importlib
@@ -24,21 +24,22 @@ from dilax.models import (
 
 @dataclasses.dataclass
 class ModelConfig:
-    """Fields of `FrontEnd` or `ResNet`, `ContextModule` and `DilatedNet`; see there.
+    """Fields of `FrontEnd` or `ResNet`, `ContextModule`, and `DilatedNet`; see there.
 
-    The context module's table belongs to the stage, as stages compare tables.
+    The context module's table belongs to the stage, because stages compare tables.
 
     Attributes:
-        network: `"front_end"` is that of the tables `layers` or `blocks`, or a name of
-            `named_network`, which ignores the tables, `final_name`, `final_rates`,
-            `padding` and `stem`.
-        blocks: a table of these makes the front end a `ResNet`, which ignores `layers`
+        network: `"front_end"` is the network of the table `layers` or `blocks`;
+            otherwise a name of `named_network`, which ignores the tables, `final_name`,
+            `final_rates`, `padding`, and `stem`.
+        blocks: a table of blocks makes the front end a `ResNet`, which ignores `layers`
             and `head_channels`.
-        backbone: `"module:Class"`, a `Backbone` of your own in place of `network` and
-            the tables. The module must be importable wherever the run is read. The
-            class gets `num_classes`, and `width_multiplier`, `duc`, `remat` and `dtype`
-            if it has such fields.
-        batch_norm: in the stages that train the front end, of networks that have any.
+        backbone: `"module:Class"`, your own `Backbone` instead of `network` and the
+            tables. The module must be importable wherever the run is read. The class
+            gets `num_classes`, and `width_multiplier`, `duc`, `remat`, and `dtype` if
+            it has such fields.
+        batch_norm: kind of batch normalization in the stages that train the front end,
+            for networks that have any.
 
     Example:
         >>> ModelConfig(width_multiplier=0.125, padding="same").network
@@ -78,7 +79,7 @@ def build_network(
         model: the configuration.
         num_classes: C.
         context: the context module's table; empty for none.
-        trains_front_end: if not, its batch normalization is frozen.
+        trains_front_end: if false, its batch normalization is frozen.
         remat: of the front end.
         dtype: of the computation.
     """
@@ -136,8 +137,8 @@ def _own_backbone(path: str, num_classes: int, options: dict[str, Any]) -> Backb
         found = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{flag}: not found ({error}); write module:Class, and put the module's "
-            "folder on PYTHONPATH"
+            f"{flag}: not found ({error}); use the form module:Class, and add the "
+            "module's folder to PYTHONPATH"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Backbone)):
         raise ValueError(f"{flag}: is not a subclass of dilax.Backbone")

@@ -48,7 +48,9 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         case "cosine":
             base = optax.cosine_decay_schedule(rate, steps)
         case other:
-            raise ValueError(f"optimizer.schedule={other!r}: not step, poly or cosine")
+            raise ValueError(
+                f"optimizer.schedule={other!r}: must be step, poly, or cosine"
+            )
     if not config.warmup:
         return base
     return lambda step: base(step) * jax.numpy.minimum(1.0, (step + 1) / config.warmup)
@@ -61,8 +63,8 @@ def build_optimizer(
 
     Caffe's momentum buffer includes the learning rate: v ← μ v + η (g + λ w),
     w ← w − v. The buffer of `optax.sgd` does not; the two differ once the rate changes.
-    Weight decay λ applies to kernels only. Biases learn at `bias_multiplier` times the
-    rate, layers in `lr_multipliers` at a multiple of that.
+    Weight decay λ applies to kernels only. Biases have `bias_multiplier` times the
+    learning rate, and layers in `lr_multipliers` a multiple of that.
 
     Args:
         config: the optimizer.
@@ -89,15 +91,15 @@ def build_optimizer(
             adam = optax.scale_by_adam(config.momentum, config.beta2)
             rule = optax.chain(adam, decay, rate)
         case other:
-            raise ValueError(f"optimizer.name={other!r}: is not 'sgd' or 'adam'")
+            raise ValueError(f"optimizer.name={other!r}: must be sgd or adam")
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(clip, rule, optax.scale(-1.0))
 
 
 def detach_frozen(config: OptimizerConfig, params: Any) -> Any:
-    """Return the parameters; those whose learning rate is zero pass on no gradient.
+    """Return the parameters, without gradients for those whose learning rate is zero.
 
-    The backward pass then ends above the first layers, if it is they that are frozen.
+    If the first layers are frozen, the backward pass then ends above them.
     """
     for layer, multiplier in config.lr_multipliers:
         if multiplier == 0:

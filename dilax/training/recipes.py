@@ -1,4 +1,4 @@
-"""Recipes that more than one experiment trains."""
+"""Recipes that several experiments share."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from dilax.training.config import (
 )
 from dilax.training.network import ModelConfig
 
-# Bandwidths of Zheng et al. 2015: θ_γ, θ_α and θ_β.
+# Bandwidths of Zheng et al. 2015: θ_γ, θ_α, and θ_β.
 CRF_RNN = {
     "spatial_sigma": 3.0,
     "bilateral_sigma_xy": 160.0,
@@ -22,7 +22,7 @@ CRF_RNN = {
 }
 
 
-# Sees 30 px of the image; its cells stand 8 px apart.
+# Its receptive field is 30 px, and its cells are 8 px apart.
 TINY = (
     Layer("conv1_1", 3, 16),
     Layer("pool1", 2),
@@ -36,13 +36,13 @@ TINY = (
 
 
 class Schedule(NamedTuple):
-    """How long a stage trains, on how much, how fast.
+    """The steps, batch size, and learning rate of a stage.
 
     Attributes:
         steps: optimizer steps.
-        batch_size: crops of a step.
+        batch_size: crops per step.
         learning_rate: of Adam, after the warm-up.
-        evaluate_every: steps between evaluations while training; 0 never.
+        evaluate_every: steps between evaluations during training; 0 never evaluates.
 
     Example:
         >>> Schedule(steps=600, batch_size=8, learning_rate=2e-3).steps
@@ -90,15 +90,15 @@ def from_scratch(
     context: Schedule,
     joint: Schedule,
 ) -> Config:
-    """Return the four stages that small networks train in, from random weights.
+    """Return the four stages in which small networks train from random weights.
 
     The front end; Basic context on its maps; the same module undilated, as a control;
-    both modules jointly.
+    front end and context jointly.
 
     Args:
         name: of the configuration.
         data: the images.
-        model: the front end, and what surrounds the context module.
+        model: the network, apart from the context module.
         crop: (height, width) in pixels of the network's input, multiples of 8.
         augmentation: of images; maps are only mirrored.
         front_end: of the first stage.
@@ -172,10 +172,10 @@ def fine_tuned(
     """Return VGG-16 at full width from trained convolutions, for CPUs.
 
     The front end; Basic context on its maps of whole images; the same module undilated,
-    as a control; both modules jointly. fc6, fc7 and `final` are new and learn eight
-    times as fast as the trained layers; conv1 and conv2 keep their weights, which saves
-    two fifths of a step. There is one score per 4 pixels (`duc`), for thin objects. A
-    step of two 240×320 crops takes about 1.5 s on one CPU core, and 0.9 GB.
+    as a control; front end and context jointly. fc6, fc7, and `final` are new and have
+    eight times the learning rate of the trained layers; conv1 and conv2 are frozen,
+    which saves two fifths of a step. There is one score per 4 pixels (`duc`), for thin
+    objects. A step of two 240×320 crops takes about 1.5 s on one CPU core, and 0.9 GB.
 
     Args:
         data: the images.
@@ -213,7 +213,7 @@ def fine_tuned(
 
 
 def quickstart() -> Config:
-    """Embedded scenes: what dilation is for, in minutes.
+    """Return the recipe that shows on rendered scenes, in minutes, what dilation does.
 
     Example:
         >>> {stage.name: stage.steps for stage in quickstart().stages}
@@ -267,12 +267,12 @@ def quickstart() -> Config:
 def with_crfs(
     network: StageConfig, dense: CRFConfig, rnn: StageConfig
 ) -> tuple[StageConfig, StageConfig]:
-    """The two stages that follow a network's: a dense CRF, and a CRF-RNN (§5).
+    """Return two stages that follow a network's: a dense CRF, and a CRF-RNN (§5).
 
     Args:
-        network: the stage whose network they stand on; they are named after it.
+        network: the stage whose network they refine; they are named after it.
         dense: the dense CRF.
-        rnn: steps, crops, optimizer and CRF of the other.
+        rnn: steps, crops, optimizer, and CRF of the CRF-RNN.
 
     Example:
         >>> rnn = rnn_stage(40, 2, (278, 278))
@@ -280,28 +280,28 @@ def with_crfs(
         >>> [stage.name for stage in stages]
         ['joint_crf', 'joint_crfrnn']
     """
-    stands: Any = {"trains": "crf", "start": network.name, "context": network.context}
+    fields: Any = {"trains": "crf", "start": network.name, "context": network.context}
     return (
-        StageConfig(f"{network.name}_crf", **stands, crf=dense),
-        dataclasses.replace(rnn, name=f"{network.name}_crfrnn", **stands),
+        StageConfig(f"{network.name}_crf", **fields, crf=dense),
+        dataclasses.replace(rnn, name=f"{network.name}_crfrnn", **fields),
     )
 
 
 def structured(
     config: Config, dense: CRFConfig, rnn: StageConfig, controls: bool = False
 ) -> Config:
-    """The nine stages of Table 3, from a recipe that has some of them.
+    """Return the nine stages of Table 3, from a recipe that has some of them.
 
-    The front end; a Basic and a Large context module, as the recipe trains its first;
-    and each of the three with a dense CRF and with a CRF-RNN besides.
+    The front end; a Basic and a Large context module, trained like the recipe's first
+    context module; and each of the three with a dense CRF and with a CRF-RNN.
 
     Args:
-        config: a recipe with a front end and a context module; it is left as it is.
-            What comes before the front end stays, what follows the first context module
-            goes.
+        config: a recipe with a front end and a context module; it stays unchanged.
+            Stages before the front end are kept, and stages after the first context
+            module are dropped.
         dense: the dense CRFs.
-        rnn: steps, crops, optimizer and CRF of the CRF-RNNs.
-        controls: both modules without dilation, too: fifteen stages.
+        rnn: steps, crops, optimizer, and CRF of the CRF-RNNs.
+        controls: add both modules without dilation: fifteen stages.
 
     Example:
         >>> rnn = rnn_stage(40, 2, (278, 278))
@@ -332,13 +332,14 @@ def rnn_stage(
     learning_rate: float = 1e-2,
     **fields: Any,
 ) -> StageConfig:
-    """A stage that trains a CRF-RNN on a network, for `with_crfs` and `structured`.
+    """Return a stage that trains a CRF-RNN, for `with_crfs` and `structured`.
 
-    Adam with cosine decay: the loss is a mean over pixels, so ordinary rates work.
+    It uses Adam with cosine decay: the loss is a mean over pixels, so ordinary learning
+    rates work.
 
     Args:
         steps: of the stage.
-        batch_size: crops of a step.
+        batch_size: crops per step.
         crop: (height, width) in pixels of the network's input.
         learning_rate: of Adam.
         **fields: of the stage's `CRFConfig`.

@@ -1,4 +1,4 @@
-"""What a run reports: a progress bar, `metrics.jsonl`, TensorBoard, `machine.json`."""
+"""Reports of a run: a progress bar, `metrics.jsonl`, TensorBoard, `machine.json`."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from dilax.training.sharding import Placement
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss, its gradient or the parameters became infinite or NaN at some step.
+    """The loss, its gradient, or the parameters became infinite or NaN at some step.
 
     Example:
         >>> raise NonFiniteLoss("stage 'joint', step 7: loss nan")
@@ -44,12 +44,12 @@ class Reporter:
     Args:
         workdir: the run's folder.
         stage: the stage.
-        start: the step from which the stage continues.
+        start: the step from which the stage resumes.
         log_every: steps between lines in `metrics.jsonl`.
-        losses: those of the steps before `start` that no line has reported.
+        losses: losses of the steps before `start` that no line has reported.
 
     Attributes:
-        losses: those of the steps that no line has reported so far.
+        losses: losses of the steps that no line has reported so far.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Reporter:
         self._writer.close()
 
     def begin_timing(self) -> None:
-        """Time the steps from here, because what came before was not training."""
+        """Time the steps from now on, without what was done before."""
         self._waited, self._timed, self._since = 0.0, 0, time.perf_counter()
 
     def next_batch(self, batches: Iterator[Any], placement: Placement) -> Any:
@@ -86,7 +86,7 @@ class Reporter:
         return placement.batch(batch)
 
     def add(self, number: int, metrics: dict) -> None:
-        """Take the metrics of a step, and report those of the step before."""
+        """Take the metrics of a step, and report those of the previous step."""
         for value in metrics.values():
             value.copy_to_host_async()
         self.catch_up()
@@ -128,7 +128,7 @@ class Reporter:
             self._writer.write(number, values)
 
     def check_parameters(self, number: int, params: Any) -> None:
-        """Check that a step left parameters that can be saved.
+        """Check that the parameters after a step can be saved.
 
         Raises:
             NonFiniteLoss: if their norm is not finite in float32.
@@ -156,21 +156,21 @@ class MetricWriter:
     """Appends scalars to `metrics.jsonl` and to TensorBoard's event files.
 
     A run that was killed may have logged steps after its last checkpoint. Their lines
-    are removed when the stage resumes, so that every step is there once. Of several
+    are removed when the stage resumes, so that no step occurs twice. Of several
     processes only the first one writes.
 
     Args:
         workdir: the run's folder.
         stage: name of the stage.
-        start: the step from which the stage continues.
+        start: the step from which the stage resumes.
     """
 
     def __init__(self, workdir: Path, stage: str, start: int):
         self._stage = stage
         if not is_writer():
             return
-        # Here, because it imports PyTorch if it can. Not its SummaryWriter, which
-        # loses what its thread has not written when the process is killed.
+        # Imported here, because it imports PyTorch if it can. Not its SummaryWriter,
+        # which loses what its thread has not written when the process is killed.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -186,7 +186,7 @@ class MetricWriter:
         folder = workdir / "tensorboard" / stage
         folder.mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(str(folder / "events"), f".{start}")
-        resumed = SessionLog(status=SessionLog.START)  # hides what was logged after
+        resumed = SessionLog(status=SessionLog.START)  # hides later entries
         self._events.write_event(Event(step=start + 1, session_log=resumed))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -215,7 +215,7 @@ class MetricWriter:
 
 
 def progress(title: str, total: int, start: int = 0, unit: str = "step") -> Any:
-    """Return a progress bar, which is updated every 10 s if it is not on a terminal."""
+    """Return a progress bar; outside a terminal it is updated every 10 s."""
     return tqdm(
         total=total,
         initial=start,
@@ -267,7 +267,7 @@ def record_stage(workdir: Path, stage: str, **figures: float) -> None:
     """Write the machine, the peak memory and other figures of a finished stage."""
     if not is_writer():
         return
-    memory = {}  # at most so far, in bytes; what the system does not report is missing
+    memory = {}  # peaks so far, in bytes, as far as the system reports them
     if sys.platform != "win32":
         import resource  # not on Windows
 
@@ -278,7 +278,7 @@ def record_stage(workdir: Path, stage: str, **figures: float) -> None:
         memory["device"] = reported["peak_bytes_in_use"]
     try:
         stages = read_machine(workdir).get("stages", {})
-    except ValueError as error:  # no reason to end a training
+    except ValueError as error:  # not a reason to end the training
         logging.warning("%s", error)
         stages = {}
     record = {**machine(), "stages": {**stages, stage: {"memory": memory, **figures}}}
@@ -296,26 +296,27 @@ def read_machine(workdir: Path) -> dict[str, Any]:
         {}
     """
     path = workdir / "machine.json"
-    found = read_record(path, "delete it; it holds no results")
+    found = read_record(path, "delete it; it contains no results")
     stages = found.get("stages", {})
     if not isinstance(stages, dict) or not all(
         isinstance(figures, dict) and isinstance(figures.get("memory"), dict)
         for figures in stages.values()
     ):
-        raise ValueError(f"{path}: is damaged; delete it; it holds no results")
+        raise ValueError(f"{path}: is damaged; delete it; it contains no results")
     return found
 
 
 def read_results(workdir: Path, config: Config) -> dict[str, Any]:
-    """Return what `results.json` says of the finished stages; {} if there is no file.
+    """Return the finished stages in `results.json`; {} if there is no file.
 
-    The entry of a stage that was interrupted, or whose last checkpoint is gone, is left
-    out.
+    The entry of a stage that was interrupted, or whose last checkpoint is missing, is
+    left out.
 
     Raises:
         ValueError: naming the file, if it is damaged.
     """
-    path, remedy = workdir / "results.json", "delete it; train evaluates the stages"
+    path = workdir / "results.json"
+    remedy = "delete it, and repeat the training command to evaluate the stages again"
     found = read_record(path, remedy)
     if not found:
         return {}
@@ -360,7 +361,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def read_record(path: Path, remedy: str, kind: type = dict) -> Any:
-    """Read a JSON object, or an array; an empty one if there is no file.
+    """Read a JSON object, or an array; return an empty one if there is no file.
 
     Raises:
         ValueError: naming the file and the remedy, if it is something else.
@@ -370,7 +371,7 @@ def read_record(path: Path, remedy: str, kind: type = dict) -> Any:
     try:
         found = json.loads(path.read_text("utf-8"))
         if not isinstance(found, kind):
-            raise ValueError(f"it holds {str(found)[:60]!r}")
+            raise ValueError(f"it contains {str(found)[:60]!r}")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is damaged ({error}); {remedy}") from error
     return found

@@ -1,7 +1,6 @@
-"""The folder of a run: what it is of, the data that it opens, what it found.
+"""The folder of a run: its configuration, its data, its results, some predictions.
 
-A run goes on only as the run that it began as: same configuration, same data. It keeps
-some predictions, to look at.
+A run resumes only with the configuration and the data with which it started.
 """
 
 import contextlib
@@ -33,32 +32,32 @@ from dilax.training.validation import check_config
 
 
 def check_same_config(old: Config, new: Config, path: Path) -> None:
-    """Refuses to go on with another configuration than the folder's."""
+    """Raise ValueError if the configuration differs from the folder's."""
     before, after = (json.loads(to_json(c)) for c in (old, new))
     for side in (before, after):
         for name in ("data_dir", "images", "labels", "classes"):
-            side["data"].pop(name)  # data may move; what is read is compared
-        side.pop("reading")  # and be read in another way
-        side.pop("mesh")  # on other devices
-    # And stages may follow, such as a CRF.
+            side["data"].pop(name)  # data may move; the images are compared elsewhere
+        side.pop("reading")  # reading only affects the speed
+        side.pop("mesh")  # the devices may change
+    # Stages may be added, such as a CRF.
     after["stages"] = after["stages"][: len(before["stages"])]
     changed = [k for k in after if before.get(k) != after[k]]
     if changed:
         detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)
         raise ValueError(
             f"{path}: this folder holds a run with another configuration ({detail}); "
-            "give another --workdir, or the same flags to go on"
+            "give another --workdir, or the same flags to resume"
         )
 
 
 def check_same_everywhere(config: Config, sources: list) -> None:
-    """Refuses processes of one job that are not set to do the same, in all of them.
+    """Raise an error in all processes of a job if their settings or data differ.
 
     Raises:
         ValueError: naming a process that has another configuration, or other images.
     """
     given = json.loads(to_json(config))
-    given["data"].pop("data_dir")  # hosts may have it in other places
+    given["data"].pop("data_dir")  # it may differ between hosts
     given.pop("reading")
     kinds = {"configuration": given, "images": fingerprint(sources)}
     for what, value in kinds.items():
@@ -67,31 +66,31 @@ def check_same_everywhere(config: Config, sources: list) -> None:
             raise ValueError(
                 f"process {other} has another {what} than process 0; this is "
                 f"process {jax.process_index()}, with {json.dumps(value)[:200]}: give "
-                "all the same flags and data"
+                "all processes the same flags and data"
             )
 
 
 def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
-    """Refuses to mix the images or classes of two data sets in one run.
+    """Raise ValueError if the images or classes differ from those the run started with.
 
-    Their folder may have another name: what was read counts.
+    Only their contents are compared: the folder may have been renamed.
     """
     began = json.loads(to_json(from_json(DatasetSpec, workdir / "spec.json")))
     images = read_record(workdir / "data.json", "give another --workdir", list)
     now = {"images": json.loads(json.dumps(fingerprint(sources)))}
     now |= json.loads(to_json(spec))
-    same = {"name": spec.name, "image_size": now["image_size"]}  # not what is read
+    same = {"name": spec.name, "image_size": now["image_size"]}  # may differ
     before = {"images": images} | began | same
     if before != now:
         raise ValueError(
-            f"{workdir}: this run began on other images or classes "
-            f"({_difference(before, now)}); give the data and the flags of then, or "
+            f"{workdir}: this run started with other images or classes "
+            f"({_difference(before, now)}); give the same data and flags as then, or "
             "another --workdir"
         )
 
 
 def fingerprint(sources: list[Sequence[dict]]) -> list[tuple[int, str, str]]:
-    """(how many, first id, last id) of the images to train and to evaluate on."""
+    """Return (number, first id, last id) of the images of each source."""
     return [(len(s), s[0]["id"], s[len(s) - 1]["id"]) for s in sources]
 
 
@@ -107,7 +106,7 @@ def _difference(old: Any, new: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What all stages of a run share."""
+    """The configuration, folder, and data that all stages of a run share."""
 
     config: Config
     workdir: Path
@@ -117,13 +116,13 @@ class Run:
     extra: Sequence[dict] = ()
 
     def samples(self, stage: StageConfig) -> Sequence[dict]:
-        """The images that a stage trains on."""
+        """Return the images that a stage trains on."""
         return Joined(self.train, self.extra) if stage.extra else self.train
 
 
 @contextlib.contextmanager
 def open_run(config: Config, workdir: Path) -> Iterator[Run]:
-    """As `check_run`, and hold the folder for this run.
+    """Do as `check_run`, and lock the folder for this run.
 
     Raises:
         ValueError: as `check_run`, or if another process is training in the folder.
@@ -133,14 +132,14 @@ def open_run(config: Config, workdir: Path) -> Iterator[Run]:
     check_same_everywhere(config, [run.train, run.val])
     sources = [run.train, run.val, *([run.extra] if config.data.extra else [])]
     refusal = (
-        f"{workdir}: another training runs in this folder; wait until it has ended, or "
-        "give another --workdir"
+        f"{workdir}: another process is training in this folder; wait until it has "
+        "ended, or give another --workdir"
     )
     with contextlib.ExitStack() as stack:
         if is_writer():
             workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(workdir / ".lock", refusal))
-            for partial in workdir.rglob(".*.partial"):  # of a run that was killed
+            for partial in workdir.rglob(".*.partial"):  # left by a run that was killed
                 partial.unlink()
         write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
         write_text(workdir / "spec.json", to_json(run.spec))
@@ -171,7 +170,7 @@ def check_run(config: Config, workdir: Path) -> Run:
     if data.data_dir:
         where = str(Path(data.data_dir).expanduser().resolve())
         data = dataclasses.replace(data, data_dir=where)
-    if init:  # a run that began has read it
+    if init:  # a run that has started has read it already
         init = locate_init(init, fetch=not path.exists())
     config = dataclasses.replace(config, data=data, init=init)
     spec = build_spec(config)
@@ -183,8 +182,8 @@ def check_run(config: Config, workdir: Path) -> Run:
         check_same_data(workdir, spec, sources)
     elif any((workdir / name).exists() for name in ("checkpoints", "results.json")):
         raise ValueError(
-            f"{workdir}: holds checkpoints or results of an unknown run, as it has no "
-            "config.json; give another --workdir"
+            f"{workdir}: contains checkpoints or results of an unknown run, because it "
+            "has no config.json; give another --workdir"
         )
     elif config.init:
         check_fits(config, spec)
@@ -194,12 +193,12 @@ def check_run(config: Config, workdir: Path) -> Run:
 def open_evaluation(
     workdir: Path, data_dir: str = "", split: str = ""
 ) -> tuple[Config, DatasetSpec, Sequence[dict]]:
-    """Configuration, data set and evaluation images of a run's folder.
+    """Open the configuration, data set, and evaluation images of a run's folder.
 
     Args:
         workdir: the run's folder.
-        data_dir: where the data lies now, if it moved.
-        split: to open; "" is the one that the run evaluates on.
+        data_dir: location of the data, if it has moved.
+        split: the split to open; "" is the one that the run evaluates on.
 
     Example:
         >>> import tempfile
@@ -247,7 +246,7 @@ def _open_extra(data: DataConfig, spec: DatasetSpec) -> Sequence[dict]:
 
 
 def picture_indices(config: Config, count: int) -> list[int]:
-    """Which of `count` evaluation images to show: `config.pictures`, evenly spread.
+    """Return which of `count` evaluation images to show: `config.pictures` of them.
 
     Example:
         >>> from dilax.training.recipes import quickstart
@@ -258,7 +257,7 @@ def picture_indices(config: Config, count: int) -> list[int]:
 
 
 def kept_indices(config: Config, count: int) -> set[int]:
-    """Of which of `count` evaluation images to keep predictions, the shown included."""
+    """Return the evaluation images whose predictions are saved, or shown."""
     return {
         *evenly_spread(count, config.saved_predictions),
         *picture_indices(config, count),
@@ -266,7 +265,7 @@ def kept_indices(config: Config, count: int) -> set[int]:
 
 
 def run_results(run: Run) -> dict[str, Any]:
-    """What the run's finished stages found so far.
+    """Return the results of the run's finished stages.
 
     Raises:
         ValueError: as `read_results`.
@@ -296,7 +295,7 @@ def write_results(
 
 
 def predictions_folder(workdir: Path, stage: str) -> Path:
-    """Where a stage's kept predictions lie: `0017.png` is of evaluation image 17.
+    """Return the folder of a stage's saved predictions: `0017.png` is of image 17.
 
     Example:
         >>> predictions_folder(Path("runs/voc"), "joint").as_posix()
@@ -306,14 +305,14 @@ def predictions_folder(workdir: Path, stage: str) -> Path:
 
 
 class SavedPredictions:
-    """Takes an evaluation's predictions, and keeps some as files, with their scores.
+    """Takes an evaluation's predictions, and saves some as files, with their scores.
 
-    The same images of every stage are kept, so that stages compare. Of several
-    processes each writes its own share; the scores are written by the first one.
+    All stages save the predictions of the same images, so that they can be compared.
+    Each process writes its own share; the first one writes the scores.
 
     Args:
         run: the run.
-        stage: that is evaluated.
+        stage: the stage that is evaluated.
     """
 
     def __init__(self, run: Run, stage: StageConfig):
@@ -323,7 +322,7 @@ class SavedPredictions:
         self._scores = np.full(len(run.val), np.nan)
 
     def add(self, index: int, sample: dict, prediction: np.ndarray) -> None:
-        """Keeps the prediction of image `index`, if it is among the chosen."""
+        """Save the prediction of image `index`, if it is one of the chosen images."""
         if index not in self._chosen:
             return
         spec = self._run.spec
@@ -335,7 +334,7 @@ class SavedPredictions:
         self._scores[index] = found.mean_iou
 
     def finish(self) -> None:
-        """Writes `scores.json`: the mean IoU of each kept image, null of none."""
+        """Write `scores.json`: the mean IoU of each saved image, or null."""
         every = gathered(self._scores)
         known = np.where(np.isnan(every), 0, every).sum(0)
         none = np.isnan(every).all(0)

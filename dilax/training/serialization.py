@@ -30,11 +30,11 @@ _REPORTED: set[Path] = set()  # files whose old names were reported
 
 
 def validated(config: Config) -> Config:
-    """Return a copy of the configuration, with every value of its field's type.
+    """Return a copy of the configuration in which every value has its field's type.
 
     Raises:
-        ValueError: naming the fields whose value is of another type, or none of the
-            words that are allowed.
+        ValueError: naming the fields whose value has another type, or is not one of the
+            allowed words.
 
     Example:
         >>> from dilax.training.recipes import quickstart
@@ -49,7 +49,7 @@ def validated(config: Config) -> Config:
 
 
 def to_json(config: Config | CRFConfig | DatasetSpec) -> str:
-    """Return the configuration as JSON that `from_json` reads back equal."""
+    """Return the configuration as JSON that `from_json` can read."""
     return json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -59,7 +59,7 @@ def from_json(kind: type, path: Path) -> Any:
     Files of version 0.1 are read with a warning that names the renamed fields.
 
     Raises:
-        ValueError: naming the file, if it is missing or of another version or kind.
+        ValueError: naming the file, if it is missing, or has another version or kind.
 
     Example:
         >>> import tempfile
@@ -109,8 +109,8 @@ def _upgraded(data: Any, path: Path, renamed: dict[str, str]) -> Any:
 
 
 def _structure(kind: type, data: Any, root: str) -> Any:
-    """Return data as `kind`, or raise with the names of fields of another type."""
-    import cattrs  # here, as what does not read configurations runs without it
+    """Return data as `kind`, or raise an error that names fields of another type."""
+    import cattrs  # imported here, because only reading a configuration needs it
 
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole_number)
@@ -152,11 +152,11 @@ def set_field(config: Config, path: str, text: str) -> None:
         config: changed in place.
         path: fields joined by dots; stages by index or name: `stages[0].steps` or
             `stages.joint.optimizer.learning_rate`.
-        text: a Python literal, true, false or none, a plain word, or words divided by
-            commas for a tuple of them.
+        text: a Python literal, true, false, none, a plain word, or words separated by
+            commas for a tuple.
 
     Raises:
-        ValueError: naming the field that is not there, and those that are.
+        ValueError: if there is no such field, with those that there are.
 
     Example:
         >>> from dilax.training.recipes import quickstart
@@ -192,7 +192,7 @@ def _child(owner: Any, name: str, path: str, config: Config) -> Any:
 
 
 def _children(owner: Any) -> dict[str, Any]:
-    """Return the fields of a part of the configuration, or its entries, by name."""
+    """Return the fields, or the entries, of a part of the configuration by name."""
     if isinstance(owner, tuple):
         numbered = {str(i): child for i, child in enumerate(owner)}
         named = {c.name: c for c in owner if isinstance(c, StageConfig)}

@@ -1,11 +1,11 @@
 """The CRF of a stage: built, trained with or after the network, or searched (§5).
 
 A CRF-RNN's parameters are `params["crf"]`. It trains on the pixels of the crop without
-its margin: the network's probabilities are upsampled there as in prediction, the
-augmented crop is the image, and every pixel has a label. Where a crop extends beyond
-its image, both continue by reflection, and no label counts.
+its margin: the network's probabilities are upsampled as in prediction, the augmented
+crop is the image, and every pixel has a label. Where a crop extends beyond its image,
+image and probabilities are continued by reflection, and labels are ignored.
 
-A dense CRF's parameters are given or found by a search, and stored in a file.
+A dense CRF's parameters are given, or found by a search, and stored in a file.
 """
 
 import dataclasses
@@ -46,13 +46,13 @@ def build_rnn(config: CRFConfig, num_classes: int, scale: float = 1.0) -> CRFRNN
 def init_stage(
     model: DilatedNet, stage: StageConfig, spec: DatasetSpec, seed: int
 ) -> Params:
-    """Initialize a stage's parameters: the network's, and those of its CRF-RNN."""
+    """Initialize the parameters of a stage's network and of its CRF-RNN."""
     network = init_params(model, seed, len(spec.mean))
     return {**network, **jit(lambda: _init_crf(stage, spec))()}
 
 
 def stage_shapes(model: DilatedNet, stage: StageConfig, spec: DatasetSpec) -> Params:
-    """Return the shapes of what `init_stage` returns; nothing is computed."""
+    """Return the shapes of `init_stage`'s result, without computing it."""
     crf = jax.eval_shape(lambda: _init_crf(stage, spec))
     return {**param_shapes(model, len(spec.mean)), **crf}
 
@@ -74,7 +74,7 @@ def rnn_logits(
     logits: jax.Array,
     images: jax.Array,
 ) -> jax.Array:
-    """Refine the network's logits by the CRF-RNN, in training.
+    """Refine the network's logits with the CRF-RNN, in training.
 
     Args:
         model: the stage's network.
@@ -82,7 +82,7 @@ def rnn_logits(
         spec: the data set; `spec.scale` scales the bandwidths.
         params: of the CRF-RNN.
         logits: (b, h', w', k) at the network's own resolution.
-        images: (b, h, w, c) uint8 or uint16, margin included.
+        images: (b, h, w, c) uint8 or uint16, including the margin.
 
     Returns:
         (b, h − 2·margin, w − 2·margin, k).
@@ -104,12 +104,12 @@ def label_stride(model: DilatedNet, stage: StageConfig) -> int:
 def find_dense(stage: StageConfig, predictor: Predictor, val, workdir: Path) -> None:
     """Store the parameters of a stage's dense CRF, searched or as configured.
 
-    The search uses the images on which the stage is evaluated as well, as in §5. If it
-    was interrupted, it continues.
+    As in §5, the search uses the images on which the stage is evaluated, too. An
+    interrupted search resumes.
 
     Args:
-        stage: with a dense CRF.
-        predictor: of the network that the CRF refines.
+        stage: a stage with a dense CRF.
+        predictor: predictor of the network that the CRF refines.
         val: the evaluation images.
         workdir: the run's folder.
     """

@@ -26,11 +26,11 @@ from dilax.training.stage_crf import Params, rnn_logits
 
 @struct.dataclass
 class TrainState:
-    """What a step changes.
+    """The state that a step changes.
 
     Attributes:
         step: the number of steps taken.
-        params: the trained parameters, running statistics included.
+        params: the trained parameters, including running statistics.
         opt_state: the optimizer's state.
         ema: a moving average of `params`; empty if the stage keeps none.
     """
@@ -85,18 +85,18 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Build the training step of a stage.
 
-    The batch is cut into `stage.accumulate` parts. Their losses and gradients are
+    The batch is divided into `stage.accumulate` parts. Their losses and gradients are
     summed and divided once, by the number of pixels (or images) in the whole batch, so
-    that the parts add up to the gradient of the batch. Dropout is drawn from (seed,
-    step, part). Running statistics of batch normalization become the mean of what each
-    part would make of them.
+    that the result is the gradient of the batch. Dropout is drawn from (seed, step,
+    part). The new running statistics of batch normalization are the mean of those that
+    each part gives.
 
     Args:
         model: the stage's network.
         stage: the stage.
         spec: mean pixel and ignore label.
         seed: of the run.
-        placement: where the arrays are; None leaves them where they come.
+        placement: where the arrays are; None leaves them where they are.
 
     Returns:
         `step(state, frozen, batch, class_weights=None)`, a pure function. `frozen` are
@@ -156,8 +156,8 @@ def jit_train_step(
 ) -> Any:
     """Return the step of `make_train_step`, jitted, with its state donated.
 
-    Class weights are an argument of the step, not a constant in it: so the program is
-    the same for any data, and found in the compilation cache.
+    Class weights are an argument of the step, not a constant in it, so that the program
+    is the same for all data, and is found in the compilation cache.
     """
     step = make_train_step(model, stage, spec, seed, placement)
     return jit(step, donate_argnums=0)
@@ -171,8 +171,8 @@ def _part_loss(
 ) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Params]]]:
     """Return `loss(trained, frozen, part, key, class_weights)` of a part of a batch.
 
-    It returns the summed loss, and beside it the number of pixels (or images) in the
-    sum and the new running statistics.
+    It returns the summed loss, and as auxiliary output the number of pixels (or images)
+    in the sum and the new running statistics.
     """
 
     def loss(trained, frozen, part, key, class_weights):
@@ -201,11 +201,12 @@ def _part_loss(
 
 
 def _sum_over(function, parts, count: int):
-    """Return Σ function(part, index), one part after the other.
+    """Return Σ function(part, index), computed one part at a time.
 
-    XLA's CPU backend runs convolutions in the body of a loop many times slower than
-    outside, so on CPUs the loop is unrolled. Each part then has to wait for the sum of
-    those before (the barrier), or the activations of all would be in memory at once.
+    XLA's CPU backend runs convolutions many times more slowly in the body of a loop
+    than outside, so on CPUs the loop is unrolled. Each part then has to wait for the
+    sum of the previous ones (the barrier); otherwise the activations of all parts would
+    be in memory at once.
     """
 
     def at(index):

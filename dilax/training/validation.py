@@ -10,10 +10,10 @@ from dilax.training.serialization import validated
 
 
 def check_config(config: Config) -> None:
-    """Refuses what cannot train, before anything is computed or written.
+    """Check that a configuration can train, before anything is computed or written.
 
     Raises:
-        ValueError: naming the flag, its value and what is allowed.
+        ValueError: naming the flag, its value, and what is allowed.
     """
     validated(config)
     _check_positive(config, "", "log_every", "eval_batch_size")
@@ -35,15 +35,15 @@ def check_config(config: Config) -> None:
         if stage.crf_kind == "rnn" and config.mesh.rows > 1:
             raise ValueError(
                 f"--config.mesh.rows={config.mesh.rows}: {flag}.crf sees whole images; "
-                "take rows=1"
+                "use rows=1"
             )
         model = build_model(config, stage, num_classes=2)
         _check_duc(model)
         if config.mesh.rows > 1 and not model.front_end.shards_rows:
             raise ValueError(
-                f"--config.mesh.rows={config.mesh.rows}: strides, normalisation of "
-                "batches, windows that overlap, maps that are enlarged inside and DUC "
-                "cannot be divided by rows; use rows=1"
+                f"--config.mesh.rows={config.mesh.rows}: strided convolutions, batch "
+                "normalization, overlapping pools, upsampling inside, and DUC cannot "
+                "be divided by rows; use rows=1"
             )
         margin = 0 if stage.inputs == "maps" else model.margin
         for axis, crop in enumerate(() if stage.crf_kind == "dense" else stage.crop):
@@ -61,11 +61,11 @@ def _check_model(model: ModelConfig, prefix: str) -> None:
     if model.blocks and model.network != "front_end":
         raise ValueError(
             f"--config.{prefix}network={model.network!r}: has its own table; leave out "
-            ".blocks, or take network='front_end'"
+            ".blocks, or use network='front_end'"
         )
     if model.blocks and model.padding == "valid":
         raise ValueError(
-            f"--config.{prefix}padding='valid': a ResNet's layers pad; take 'same' or "
+            f"--config.{prefix}padding='valid': a ResNet's layers pad; use 'same' or "
             "'reflect'"
         )
 
@@ -83,13 +83,15 @@ def _check_stage(
     stage: StageConfig, flag: str, seen: dict[str, StageConfig], extra: str
 ) -> None:
     if not stage.name.isidentifier() or stage.name in seen:
-        raise ValueError(f"{flag}.name={stage.name!r}: is taken or not a plain word")
+        raise ValueError(
+            f"{flag}.name={stage.name!r}: must be a plain word that no other stage has"
+        )
     if stage.start and stage.start not in seen:
         raise ValueError(
-            f"{flag}.start={stage.start!r}: is none of the stages before: {[*seen]}"
+            f"{flag}.start={stage.start!r}: must be an earlier stage, of {[*seen]}"
         )
     if stage.start and stage.model != seen[stage.start].model:
-        raise ValueError(f"{flag}.model: is not that of .start={stage.start!r}")
+        raise ValueError(f"{flag}.model: differs from that of .start={stage.start!r}")
     if stage.extra and not extra:
         raise ValueError(f"{flag}.extra: --config.data.extra names no data set")
     if stage.trains == "context" and not (stage.context and stage.start):
@@ -98,13 +100,13 @@ def _check_stage(
         raise ValueError(f"{flag}.inputs='maps': trains only .trains='context'")
     if stage.trains == "front_end" and stage.context:
         raise ValueError(
-            f"{flag}.context: is trained by none; take .trains='all', or leave it out"
+            f"{flag}.context: no stage trains it; use .trains='all', or leave it out"
         )
     least, most = stage.augmentation.scales
     if not 0 < least <= most:
         raise ValueError(
             f"{flag}.augmentation.scales={stage.augmentation.scales}: must be "
-            "(least, most) with 0 < least <= most"
+            "(lowest, highest) with 0 < lowest <= highest"
         )
     _check_loss(stage, flag)
     prefix = flag.removeprefix("--config.") + "."
@@ -138,16 +140,16 @@ def _check_crf(stage: StageConfig, flag: str, seen: dict[str, StageConfig]) -> N
     crf, trains = stage.crf, stage.trains
     if crf is None:
         if trains == "crf":
-            raise ValueError(f"{flag}.trains='crf': there is none; give .crf")
+            raise ValueError(f"{flag}.trains='crf': the stage has no CRF; give .crf")
         return
     if trains not in ("crf", "all"):
         raise ValueError(
-            f"{flag}.crf: .trains={trains!r} leaves it out; take .trains='crf' after "
-            "that stage, or .trains='all'"
+            f"{flag}.crf: .trains={trains!r} does not train it; add a stage with "
+            ".trains='crf', or use .trains='all'"
         )
     if trains == "all" and crf.kind == "dense":
         raise ValueError(
-            f"{flag}.crf.kind='dense': does not train with the network; take "
+            f"{flag}.crf.kind='dense': cannot be trained with the network; use "
             ".trains='crf', or .crf.kind='rnn'"
         )
     if trains == "crf":
@@ -162,8 +164,8 @@ def _check_start_of_crf(
         raise ValueError(f"{flag}.trains='crf': give the network's stage as .start")
     if stage.context != seen[stage.start].context:
         raise ValueError(
-            f"{flag}.context: is not that of .start={stage.start!r}, whose network "
-            "stays as it is"
+            f"{flag}.context: must be that of .start={stage.start!r}, because a CRF "
+            "stage does not change the network"
         )
 
 
