@@ -191,7 +191,15 @@ def mask_values(path: Path, threshold: float = 0.0) -> MaskValues:
             bright = _counted(_brightness(layers) >= threshold)
             return MaskValues(bright, None, **seen)
         if layers.values is None:
-            colours = _counted_colours(layers.colours)
+            image = Image.fromarray(np.ascontiguousarray(_colours(layers)))
+            counts: Any = image.getcolors(_MAX_COLOURS)
+            if counts is None:
+                raise UnsuitableError(
+                    f"holds more than {_MAX_COLOURS} colours, too many for a mask: is "
+                    "it a photograph or a JPEG, or are edges smoothed? Save masks as "
+                    f"PNG without smoothing; {CLEAN}"
+                )
+            colours = {colour: n for n, colour in counts}
             grey = all(r == g == b for r, g, b in colours)
             levels = {r: n for (r, _, _), n in colours.items()} if grey else None
             return MaskValues(levels, colours, colourful=True, **seen)
@@ -211,17 +219,6 @@ def mask_values(path: Path, threshold: float = 0.0) -> MaskValues:
 def _counted(values: np.ndarray) -> dict[int, int]:
     counts = np.bincount(values.ravel())
     return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
-
-
-def _counted_colours(pixels: Any) -> dict[RGB, int]:
-    found = Image.fromarray(np.ascontiguousarray(pixels)).getcolors(_MAX_COLOURS)
-    if found is None:
-        raise UnsuitableError(
-            f"holds more than {_MAX_COLOURS} colours, too many for a mask: is it a "
-            "photograph or a JPEG, or are edges smoothed? Save masks as PNG without "
-            f"smoothing; {CLEAN}"
-        )
-    return {(r, g, b): n for n, (r, g, b) in found}  # type: ignore[misc]
 
 
 def _transparency(layers: _Layers) -> dict[str, Any]:

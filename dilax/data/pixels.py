@@ -60,7 +60,7 @@ def open_image(file: Path | bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except UnidentifiedImageError:
-        start = file if isinstance(file, bytes) else _start_of(file)
+        start = file if isinstance(file, bytes) else file.read_bytes()
         if start[4:8] != b"ftyp" or start[8:12] not in (b"heic", b"heix", b"mif1"):
             raise
     try:
@@ -70,11 +70,6 @@ def open_image(file: Path | bytes) -> Image.Image:
         raise UnsuitableError(message) from error
     register_heif_opener()
     return open_image(file)
-
-
-def _start_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(12)
 
 
 def orientation_of(file: Image.Image) -> int:
