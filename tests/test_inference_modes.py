@@ -203,7 +203,7 @@ def test_images_of_one_size_are_predicted_in_one_call():
         assert (labels.shape, labels.dtype) == ((3, 50, 90), np.int32)
         np.testing.assert_array_equal(labels, alone)
     assert predictor_of().probabilities(images[:2]).shape == (2, 50, 90, 3)
-    with pytest.raises(ValueError, match="of one size; `stream` takes any"):
+    with pytest.raises(ValueError, match="the same size; `stream` takes any"):
         predictor_of()([images[0], images[0, :20]])
 
 

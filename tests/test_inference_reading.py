@@ -255,7 +255,7 @@ def test_what_is_no_image_is_named_and_counted(tmp_path, caplog):
     for name in ("a.jpg", "b.JFIF", "c.cr2", "d.txt"):
         (tmp_path / name).write_bytes(encoded(photo(0), "jpg"))
     assert len(find_photos(tmp_path, tmp_path / "out")) == 2
-    assert "files that are no images: 2, such as" in caplog.text
+    assert "2 files are not images, such as" in caplog.text
     assert "c.cr2 (kinds: .cr2, .txt)" in caplog.text
 
 

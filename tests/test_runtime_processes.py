@@ -59,7 +59,7 @@ def test_other_clusters_are_left_to_jax():
     [
         ({"coordinator": "a:1"}, "--coordinator: give --processes and --process_id"),
         ({"processes": 2}, "--processes: give --coordinator"),
-        ({"process_id": 0}, "--process_id: takes --coordinator"),
+        ({"process_id": 0}, "--process_id: give --coordinator"),
         (
             {"coordinator": "a:1", "processes": 2, "process_id": 2},
             "--process_id=2: must be 0 to 1",

@@ -1,10 +1,11 @@
 """From images to the network's cells, and from cells to pixels, in bands of rows.
 
 Views of images (resized, mirrored) go through the network as batches of tiles. Pixels
-are then read from the cells by linear interpolation. The released script reads output
-pixel p at p / 8 between the cells (top-left aligned); an image that was resized is read
-where its pixel centres are in the resized one, a mirrored one from right to left. This
-is done in blocks of one shape, so that images of all sizes share one compiled program.
+are then read from the cells by linear interpolation. As in the released script, output
+pixel p is read at p / 8 between the cells (top-left aligned). The pixels of a resized
+image are read where their centres are in the resized image, those of a mirrored image
+from right to left. This is done in blocks of one shape, so that images of all sizes
+share one compiled program.
 """
 
 import itertools
@@ -29,7 +30,7 @@ class View(NamedTuple):
     """One way in which the network sees an image.
 
     Attributes:
-        scale: that the image is resized by.
+        scale: factor by which the image is resized.
         mirrored: whether left and right are swapped.
     """
 
@@ -37,7 +38,7 @@ class View(NamedTuple):
     mirrored: bool = False
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """What the network sees of an image (h, w, c)."""
+        """Return this view of an image (h, w, c)."""
         size = scaled_size(image.shape, self.scale)
         rgb = image.shape[2] == 3 and image.dtype == np.uint8
         large = rgb and max(len(image), size[0]) * max(image.shape[1], size[1]) > _LARGE
@@ -46,9 +47,9 @@ class View(NamedTuple):
 
 
 def resize_in_bands(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """What `resize` gives of (h, w, 3) uint8, without a second copy of the image.
+    """Return `resize` of (h, w, 3) uint8, without a second copy of the image.
 
-    Each band is made of the rows that its filter reaches.
+    Each band is computed from the rows that its filter reaches.
     """
     if image.shape[:2] == size:
         return image
@@ -68,7 +69,7 @@ def resize_in_bands(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def check_image(image: np.ndarray, channels: int) -> None:
-    """Refuses what is not an image.
+    """Check that an array is an image.
 
     Raises:
         ValueError: unless it is (h, w, channels) uint8 or uint16.
@@ -82,7 +83,7 @@ def check_image(image: np.ndarray, channels: int) -> None:
             unit = "255 * image" if image.max() <= 1 else "image"
             remedy = f": give ({unit}).astype(np.uint8)"
         elif len(shape) == 3 and shape[0] == channels != shape[2]:
-            remedy = ": it looks like (c, h, w), transpose(1, 2, 0)"
+            remedy = ": it looks like (c, h, w); give .transpose(1, 2, 0)"
         raise ValueError(
             f"an image is (h, w, {channels}) {kind}, not {shape} {image.dtype}{remedy}"
         )
@@ -95,17 +96,17 @@ def cell_bands(
     run: Any,
     batch_size: int,
 ) -> Iterator[Iterator[np.ndarray]]:
-    """Bands of cells (rows, columns, k) of each image, from top to bottom.
+    """Yield bands of cells (rows, columns, k) of each image, from top to bottom.
 
     Args:
         images: of any sizes; their tiles share batches.
-        views: one of each.
-        plan: size of what the network sees → grid of its tiles.
+        views: one for each image.
+        plan: size of a view → grid of its tiles.
         run: tiles (b, h, w, c) → outputs (b, h', w', k).
-        batch_size: tiles that run together.
+        batch_size: number of tiles that run together.
 
     Yields:
-        An iterator for each image, to be used up before the next one's.
+        An iterator for each image, which must be exhausted before the next one is used.
     """
     grids = [
         plan(scaled_size(image.shape, view.scale))
@@ -124,13 +125,13 @@ def cell_bands(
 def in_batches(
     run: Any, tiles: Iterator[np.ndarray], batch_size: int, fill: bool
 ) -> Iterator[np.ndarray]:
-    """Runs tiles of one shape together; while a batch runs, the next one is cut.
+    """Run tiles of one shape together; while a batch runs, the next one is cut.
 
     Args:
         run: tiles (b, h, w, c) → outputs (b, h', w', k).
         tiles: in order.
-        batch_size: tiles of a batch.
-        fill: fill batches that are not full, so that one shape is compiled.
+        batch_size: tiles per batch.
+        fill: pad batches that are not full, so that only one shape is compiled.
     """
     running: Any = ()
     count = 0
@@ -143,16 +144,16 @@ def in_batches(
     yield from np.asarray(running)[:count]
 
 
-BLOCK = 256  # rows and columns of pixels that are computed together
+BLOCK = 256  # pixels per side of the blocks that are computed together
 
 
 class Placing(NamedTuple):
-    """Where the pixels of an image lie in the cells of one view of it.
+    """The positions of an image's pixels among the cells of one view of it.
 
     Attributes:
-        rows: (h,) place of each row, in cells.
-        columns: (w,) place of each column.
-        span: cells along an axis that a block of pixels may need.
+        rows: (h,) position of each row, in cells.
+        columns: (w,) position of each column.
+        span: number of cells along an axis that a block of pixels may need.
     """
 
     rows: np.ndarray
@@ -167,14 +168,15 @@ def place(
     centred: bool = False,
     mirrored: bool = False,
 ) -> Placing:
-    """Return where the pixels of an image are among the cells of its resized version.
+    """Return the positions of an image's pixels among the cells of its resized version.
 
     Args:
         size: (height, width) of the image.
         scale: as for `scaled_size`.
         stride: the network's pixels from one cell to the next.
-        centred: cell i is at the centre of its pixels, not at the first of them.
-        mirrored: the network saw the mirrored image.
+        centred: whether cell i is at the centre of its pixels, not at the first of
+            them.
+        mirrored: whether the network saw the mirrored image.
 
     Example:
         >>> place((4, 4), 1.0, 2).rows.tolist()
@@ -194,7 +196,7 @@ class CellRows:
     """A window over rows of cells that arrive in bands; it moves down only.
 
     Args:
-        bands: (rows, columns, k) each, from top to bottom.
+        bands: each (rows, columns, k), from top to bottom.
     """
 
     def __init__(self, bands: Iterator[np.ndarray]):
@@ -202,7 +204,7 @@ class CellRows:
         self._held, self._first = next(bands), 0
 
     def window(self, start: int, count: int) -> np.ndarray:
-        """Return rows from `start` on, the last one repeated; forget earlier rows."""
+        """Return `count` rows from `start`, repeating the last; drop earlier rows."""
         self._held = self._held[start - self._first :]
         self._first = start
         while len(self._held) < count:
@@ -222,9 +224,9 @@ def read_probabilities(views: Sequence[tuple], logits: bool):
     """Return the mean over views of a block's class probabilities: (BLOCK, BLOCK, k).
 
     Args:
-        views: (cells (n, n, k), rows, columns) each; the latter are (cell before,
-            fraction of the way to the next) of each row and column.
-        logits: cells are logits; else they are probabilities.
+        views: each (cells (n, n, k), rows, columns), where rows and columns are (cell
+            before, fraction of the way to the next) of each row and column.
+        logits: whether the cells are logits; otherwise they are probabilities.
     """
     blocks = [_interpolate(*view) for view in views]
     if logits:
@@ -286,6 +288,6 @@ def _taps(places: np.ndarray) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
 
 
 def _part(array: np.ndarray, start: int, count: int, axis: int) -> np.ndarray:
-    """Return `count` rows or columns from `start` on, the last one repeated."""
+    """Return `count` rows or columns from `start`, repeating the last one if needed."""
     at = np.arange(start, start + count)
     return array.take(np.minimum(at, array.shape[axis] - 1), axis)

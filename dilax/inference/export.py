@@ -2,8 +2,8 @@
 
 `jax.export` lowers it to StableHLO for CPU, GPU and TPU, with free batch and image
 sizes. The file is a zip that `numpy.load` reads: the lowered network, its parameters
-as arrays (inside StableHLO they would be constants to fold, with a limit of 2 GB),
-what a caller must know as JSON, and a README with a program that runs it.
+as arrays (inside StableHLO they would be constants to fold, with a limit of 2 GB), a
+description for callers as JSON, and a README with a program that runs it.
 
 Source: https://docs.jax.dev/en/latest/export/export.html
 """
@@ -59,10 +59,10 @@ def predict(image):
 ```
 
 **Input.** Images $input_shape
-of $pixels, 0 to $top, channels $channels; the mean pixel is subtracted inside.
-$margin pixels around the image belong to the input on every side; `rows` and `columns`
-must be at least $least. Other sizes are refused with an error that names them. Each new
-size is compiled once.$scaling
+of $pixels, 0 to $top, channels $channels; the network subtracts the mean pixel itself.
+The input includes $margin pixels of padding on every side of the image; `rows` and
+`columns` must be at least $least. Other sizes are refused with an error that names
+them. Each new size is compiled once.$scaling
 
 **Output.** $output $output_shape: $meaning.
 Classes, their colours (RGB), and the numbers used above are in `about.json`.
@@ -120,8 +120,8 @@ class Sizes(NamedTuple):
         margin: pixels around the image on every side.
         stride: image pixels from one cell of the coarsest maps to the next; networks
             that upsample inside (FCN-8s, SegNet) have coarser maps than their last.
-        least: the smallest n; above 1 if the network reflects maps inside, which must
-            be larger than the reflection.
+        least: the smallest n; above 1 if the network pads maps by reflection, because
+            these must be larger than the padding.
     """
 
     margin: int
@@ -141,12 +141,12 @@ def export_model(
 
     The exported function takes the weights by name, and RGB images (batch, h, w,
     channels) with h = 2·margin + stride·rows and w = 2·margin + stride·columns. It
-    subtracts the mean pixel itself. The file is written completely or not at all.
+    subtracts the mean pixel itself. The file is written atomically.
 
     Args:
         model: the network.
         params: its parameters, `{"front_end": …, "context": …}`.
-        spec: the data set's name, classes, palette, mean pixel and scale.
+        spec: the data set's name, classes, palette, mean pixel, and scale.
         path: the file, `.zip`.
         output: `"logits"` or `"probabilities"`, (batch, h', w', classes) float32 at the
             network's own resolution, an eighth or the image's; or `"labels"`, (batch,
@@ -158,8 +158,8 @@ def export_model(
         The path.
 
     Raises:
-        ValueError: if the path is not a `.zip`, an argument is not one of those that
-            are allowed, or the data set has another number of classes.
+        ValueError: if the path is not a `.zip`, an argument is not allowed, or the data
+            set has another number of classes.
         OSError: naming the file, if it cannot be written.
 
     Example:
@@ -196,7 +196,7 @@ def check_arguments(
     output: str,
     pixels: str,
 ) -> None:
-    """Raises ValueError for what no export can do; see `export_model`."""
+    """Raise ValueError if an argument is not allowed; see `export_model`."""
     if path.suffix.lower() != suffix or path.is_dir():
         raise ValueError(f"path={str(path)!r}: must be a file that ends in {suffix}")
     for name, value, allowed in (
@@ -214,13 +214,13 @@ def check_arguments(
 
 
 def flat_weights(params: Any) -> dict[str, np.ndarray]:
-    """The parameters as NumPy arrays, by the names that they have in the file."""
+    """Return the parameters as NumPy arrays, by their names in the file."""
     flat = traverse_util.flatten_dict(params, sep="/")
     return {_WEIGHTS + n: np.asarray(value, np.float32) for n, value in flat.items()}
 
 
 def sizes_taken(model: DilatedNet) -> Sizes:
-    """The sizes on which an exported network gives a whole number of cells."""
+    """Return the sizes that give a whole number of cells."""
     margin, stride = model.margin, model.front_end.receptive_field.stride
     if model.context is not None and model.context.padding == "none":
         margin += model.map_stride * model.context.receptive_field.margin
@@ -229,7 +229,7 @@ def sizes_taken(model: DilatedNet) -> Sizes:
 
 
 def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
-    """(width in cells, stride) of the reflections inside the network."""
+    """Yield (width in cells, stride) of each padding by reflection in the network."""
     stride = 1
     if model.front_end.padding == "reflect":
         for kernel, dilation, step, padding in model.front_end.rows:
@@ -239,7 +239,7 @@ def _reflections(model: DilatedNet) -> Iterator[tuple[int, int]]:
 
 
 def network_function(model: DilatedNet, spec: DatasetSpec, output: Output) -> Callable:
-    """`f(weights, images)`: from pixels to what `output` says (see `export_model`)."""
+    """Return `f(weights, images)`, from pixels to `output` (see `export_model`)."""
     mean = np.asarray(spec.mean, np.float32)
 
     def network(weights: Mapping[str, jax.typing.ArrayLike], images: jax.Array):
@@ -278,7 +278,7 @@ def _exported(model, spec, weights, output, pixels) -> export.Exported:
 
 @contextlib.contextmanager
 def _without_source_paths() -> Iterator[None]:
-    """StableHLO would otherwise name this machine's folders."""
+    """Keep the paths of this machine out of the StableHLO."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -289,7 +289,7 @@ def _without_source_paths() -> Iterator[None]:
 
 
 def describe(model: DilatedNet, spec: DatasetSpec, output: str, pixels: str) -> dict:
-    """What a caller must know about an exported network, for a JSON file."""
+    """Describe an exported network for its callers, for a JSON file."""
     sizes = sizes_taken(model)
     return {
         "dataset": spec.name,
@@ -318,7 +318,7 @@ def _shapes(exported: export.Exported) -> dict:
 
 
 def _write(path: Path, texts: dict[str, str], network: bytes, weights: dict) -> None:
-    """An uncompressed zip of files from 1980: the same to the byte for one network."""
+    """Write an uncompressed zip; equal networks give equal bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in texts.items():
             archive.writestr(_entry(name), text)
@@ -330,5 +330,5 @@ def _write(path: Path, texts: dict[str, str], network: bytes, weights: dict) -> 
 
 def _entry(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
-    info.create_system, info.external_attr = 3, 0o644 << 16  # on any system
+    info.create_system, info.external_attr = 3, 0o644 << 16  # the same on all systems
     return info

@@ -39,18 +39,18 @@ def export_onnx(
     output: Output = "probabilities",
     pixels: Pixels = "uint8",
 ) -> Path:
-    """Writes a network as an ONNX file with its weights, for any ONNX runtime.
+    """Write a network as an ONNX file with its weights, for any ONNX runtime.
 
-    Input `images` (batch, height, width, channels) of any size; what comes out has that
-    size, or an eighth of it, rounded up, for logits and probabilities of networks that
-    do not upsample. The margin that `export_model` asks for is added inside, by
-    reflection. The file's metadata has the classes, `output_stride` and the rest, each
-    as JSON.
+    The input `images` (batch, height, width, channels) has any size. The output has the
+    same size, or an eighth of it, rounded up, for logits and probabilities of networks
+    that do not upsample. The network itself adds the margin that callers of
+    `export_model` must add, by reflection. The file's metadata contains the classes,
+    `output_stride`, and the other values of `about.json`, each as JSON.
 
     Args:
         model: the network.
         params: its parameters.
-        spec: the data set's name, classes, palette, mean pixel and scale.
+        spec: the data set's name, classes, palette, mean pixel, and scale.
         path: the file, `.onnx`.
         output: as for `export_model`.
         pixels: the images' type.
@@ -77,7 +77,7 @@ def export_onnx(
     path = Path(path)
     check_arguments(model, spec, path, ".onnx", output, pixels)
     proto = _converted(model, params, spec, output, pixels)
-    inside = {"margin": 0, "stride": 1, "least": 1}  # nothing for the caller to pad
+    inside = {"margin": 0, "stride": 1, "least": 1}  # callers need not pad
     about = describe(model, spec, output, pixels) | inside
     for name, value in about.items():
         proto.metadata_props.add(key=name, value=json.dumps(value))
@@ -93,12 +93,12 @@ def _converted(model, params, spec, output, pixels) -> Any:
         raise ValueError(
             f"ONNX is written by jax2onnx: pip install 'dilax[onnx]' ({error})"
         ) from error
-    # It warns of shapes inside the graph that it leaves to the runtime.
+    # It warns about shapes inside the graph that are known only at run time.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     sizes, weights = sizes_taken(model), flat_weights(params)
     network = network_function(_in_float32(model), spec, output)
     step = 1 if output == "labels" else model.output_stride
-    with jax.disable_jit():  # the converter stumbles over functions within functions
+    with jax.disable_jit():  # the converter cannot handle nested functions
         return to_onnx(
             _padding(lambda images: network(weights, images), sizes, step),
             [_images(len(spec.mean), pixels)],
@@ -110,14 +110,14 @@ def _converted(model, params, spec, output, pixels) -> Any:
 
 
 def _in_float32(model: DilatedNet) -> DilatedNet:
-    """The same network; runtimes lack convolutions of bfloat16."""
+    """Return the network in float32, because runtimes lack bfloat16 convolutions."""
     front_end = model.front_end.clone(dtype=jnp.float32)
     context = model.context and model.context.clone(dtype=jnp.float32)
     return model.clone(front_end=front_end, context=context)
 
 
 def _images(channels: int, pixels: str) -> jax.ShapeDtypeStruct:
-    """Free sizes: the converter wants each to be one symbol."""
+    """Return a shape with free sizes: the converter requires each to be one symbol."""
     shape = export.symbolic_shape(
         f"batch, height, width, {channels}",
         constraints=["height >= 1", "width >= 1"],
@@ -126,19 +126,19 @@ def _images(channels: int, pixels: str) -> jax.ShapeDtypeStruct:
 
 
 def _padding(network: Callable, sizes: Sizes, step: int) -> Callable:
-    """The network on images of any size, which it pads by reflection as it needs.
+    """Return the network for images of any size, which it pads by reflection.
 
     Args:
-        network: on images of the given sizes.
-        sizes: that it takes.
-        step: pixels of the image from one cell of what it returns to the next.
+        network: takes images of the given sizes.
+        sizes: the sizes that it takes.
+        step: image pixels from one cell of its output to the next.
     """
 
     def padded(images: jax.Array) -> jax.Array:
         whole, wanted = list(images.shape), list(images.shape)
         for axis, n in enumerate(images.shape[1:3], 1):
-            # The converter takes symbols for sizes, but not in a sequence of numbers:
-            # as many rows are added as ever may be needed, and cut to whole cells.
+            # The converter accepts symbolic sizes, but not in a sequence of numbers. So
+            # the maximum number of rows is added, and then cut to whole cells.
             more = sizes.margin + sizes.stride * sizes.least - 1
             ends = np.arange(-sizes.margin, 0), np.arange(more) + jnp.int32(n)
             before, after = (jnp.take(images, _inside(at, n), axis=axis) for at in ends)
@@ -154,7 +154,7 @@ def _padding(network: Callable, sizes: Sizes, step: int) -> Callable:
 
 
 def _inside(at: Any, n: Any) -> Any:
-    """`reflected`, whose `max` does not take symbols for n."""
+    """Compute `reflected`, whose own `max` does not accept a symbol for n."""
     period = jnp.maximum(jnp.asarray(2 * (n - 1), jnp.int32), 1)
     at = jnp.abs(at) % period
     return jnp.minimum(at, period - at)

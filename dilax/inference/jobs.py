@@ -71,7 +71,7 @@ def find_photos(source: str | Path, output: Path) -> list[Photo]:
     """Return the images of a source, ordered by name.
 
     Args:
-        source: an image; a folder with its sub-folders (links to folders are not
+        source: an image; a folder with its subfolders (links to folders are not
             followed); a pattern such as `photos/**/*.jpg`; a `.txt` file with one path
             per line, relative to it; or `-` for one image on standard input. Files and
             folders whose names begin with a dot are skipped.
@@ -121,7 +121,7 @@ def _images(files: list[Path], source: str | Path) -> list[Path]:
     if others := [p for p in files if not is_image(p) and p.is_file()]:
         kinds = ", ".join(sorted({p.suffix or "no suffix" for p in others}))
         logging.warning(
-            "%s: files that are no images: %d, such as %s (kinds: %s)",
+            "%s: %d files are not images, such as %s (kinds: %s)",
             source,
             len(others),
             others[0],
@@ -184,7 +184,7 @@ def predict_photos(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Outcome:
-    """Predict images into files with their names, in the same sub-folders.
+    """Predict images into files with their names, in the same subfolders.
 
     Several processes share the images.
 
@@ -192,10 +192,10 @@ def predict_photos(
         predictor: network, parameters, data set.
         source: see `find_photos`.
         output: folder to write to; it is created.
-        outputs: some of `"labels"` (palette PNG of class ids), `"overlay"`, `"colour"`
-            and `"probabilities"` (`.npz`, (h, w, k) float32). A `legend.png` comes with
-            pictures in class colours.
-        overwrite: predict images again whose files are complete.
+        outputs: some of `"labels"` (palette PNG of class ids), `"overlay"`, `"colour"`,
+            and `"probabilities"` (`.npz`, (h, w, k) float32). Pictures in class colours
+            are accompanied by a `legend.png`.
+        overwrite: also predict images whose files are already complete.
         max_pixels: larger images are not read, but reported.
 
     Raises:
@@ -242,8 +242,8 @@ def write_legend(
     Args:
         spec: classes and palette.
         output: the folder.
-        outputs: what was written of each image.
-        files: paths, lower case, that are taken.
+        outputs: kinds of files that were written for each image.
+        files: lower-case paths that are already in use.
     """
     if is_writer() and {"overlay", "colour"} & set(outputs):
         path = output / "legend.png"
@@ -260,7 +260,7 @@ def _tasks(
         try:
             for file in files.values():
                 if len(os.fsencode(file.name)) > _LONGEST_NAME:
-                    raise ValueError(f"{photo}: is too long a name for {file.name}")
+                    raise ValueError(f"{photo}: its name is too long for {file.name}")
             pixels = count_pixels(photo.file, str(photo), max_pixels)
             memory.enter(pixels)
             image = read_photo(photo.file, str(photo), len(spec.mean))
@@ -274,7 +274,7 @@ def _tasks(
 def save_pictures(
     image: np.ndarray, files: dict[str, Path], spec: DatasetSpec, labels: np.ndarray
 ) -> None:
-    """Write the outputs that are pictures."""
+    """Write those outputs that are pictures."""
     if "labels" in files:
         save_image(palette_image(labels, spec), files["labels"])
     for output in files.keys() & {"overlay", "colour"}:
@@ -331,7 +331,7 @@ def check_writable(folder: Path) -> None:
 
 def is_whole(path: Path) -> bool:
     """Whether a file exists and ends like a complete one of its kind."""
-    if not os.path.isfile(path):  # which is false for names that are too long
+    if not os.path.isfile(path):  # false for names that are too long
         return False
     if path.suffix == ".npz":
         return zipfile.is_zipfile(path)
@@ -343,7 +343,7 @@ def is_whole(path: Path) -> bool:
 
 
 def plan_jobs(photos: list[Photo], output: Path, outputs: Sequence[str]) -> list[Job]:
-    """Return which files to write for each photograph.
+    """Return the files to write for each photograph.
 
     They have the images' stems, or the whole file names if stems would make one file
     overwrite another. Case is ignored, as on some file systems.
@@ -362,7 +362,7 @@ def plan_jobs(photos: list[Photo], output: Path, outputs: Sequence[str]) -> list
         if len(files) == len(OUTPUTS) * len(photos) and not files & images:
             every = (named(place, outputs) for place in places)
             return list(map(Job, photos, every))
-    raise ValueError(f"{output}: holds the images, which would be overwritten")
+    raise ValueError(f"{output}: contains the images, which would be overwritten")
 
 
 def named(place: Path, outputs: Sequence[str]) -> dict[str, Path]:

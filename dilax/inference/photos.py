@@ -1,11 +1,12 @@
 """Image files in and out: photographs as a viewer shows them, label maps as pictures.
 
-Photographs for prediction are of any kind: grey, 16 bits, CMYK, transparent, rotated by
-EXIF. They are read upright, RGB, 8 bits, opaque, up to a size.
+Photographs for prediction may be of any kind: grey, 16 bits, CMYK, transparent, rotated
+by EXIF. They are read as upright, opaque RGB with 8 bits, up to a maximum size.
 
-Large pictures are written in bands and never held whole: Pillow only encodes images
-that are in memory, with four bytes per pixel. A PNG is a sequence of chunks, and its
-one compressed stream may be divided among any number of them (ISO/IEC 15948, §5, §9).
+Large pictures are written in bands and are never in memory as a whole. Pillow cannot do
+this: it encodes only images that are in memory, with four bytes per pixel. A PNG is a
+sequence of chunks, and its one compressed stream may be divided among any number of
+them (ISO/IEC 15948, §5, §9).
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from dilax.data.pixels import as_uint8, open_image, orientation_of, turned
 from dilax.runtime.files import whole_or_not_at_all
 
 _ROWS = 256  # of a band
-MAX_PIXELS = 500_000_000  # 20,000 × 20,000 and some; 1.5 GB as RGB
+MAX_PIXELS = 500_000_000  # a little more than 20,000 × 20,000; 1.5 GB as RGB
 _RGB = 2  # of TIFF's PhotometricInterpretation
 
 
@@ -57,7 +58,7 @@ def count_pixels(file: Path | bytes, name: str, max_pixels: int = MAX_PIXELS) ->
     if width * height > max_pixels:
         raise ValueError(
             f"{name}: has {width}x{height} pixels, more than --max_pixels={max_pixels};"
-            " raise the limit if that is right"
+            " raise the limit if that is correct"
         )
     return width * height
 
@@ -102,7 +103,9 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
     """
     if channels != 3:
         if isinstance(file, bytes):
-            raise ValueError(f"{name}: images with {channels} channels must be files")
+            raise ValueError(
+                f"{name}: images with {channels} channels can only be read from files"
+            )
         return read_pixels(file, channels)
     with _named(name):
         if _is_tiff(file) and _is_deep_colour(file):
@@ -117,10 +120,10 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
 
 
 def as_image(image: Any, channels: int) -> np.ndarray:
-    """An image of any kind as (h, w, channels), uint8 or uint16.
+    """Return an image of any kind as (h, w, channels), uint8 or uint16.
 
     Args:
-        image: an array of NumPy, JAX or PyTorch, (h, w, c) or grey (h, w); nested
+        image: an array of NumPy, JAX, or PyTorch, (h, w, c) or grey (h, w); nested
             lists; a PIL image; or the path of a file.
         channels: number of channels that the network takes; if it is 3, grey is
             repeated, and transparent pixels are blended with white.
@@ -142,7 +145,9 @@ def as_image(image: Any, channels: int) -> np.ndarray:
         array = np.asarray(image)
     except Exception as error:  # of any array library
         kind = type(image).__name__
-        raise ValueError(f"an image of type {kind} is no array ({error})") from error
+        raise ValueError(
+            f"an image of type {kind} is not an array ({error})"
+        ) from error
     if array.dtype.kind == "i" and array.size and 0 <= array.min() <= array.max() < 256:
         array = array.astype(np.uint8)
     if array.ndim == 2:
@@ -158,7 +163,7 @@ def as_image(image: Any, channels: int) -> np.ndarray:
 
 
 def _tiff(file: Path) -> Any:
-    import tifffile  # here, as it takes long
+    import tifffile  # imported here, because it takes long
 
     return tifffile.TiffFile(file)
 
@@ -174,7 +179,7 @@ def _is_deep_colour(file: Path) -> bool:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Return (h, w, 3) uint8, converted in bands: Pillow copies what it converts."""
+    """Return (h, w, 3) uint8, converted in bands, because Pillow copies the image."""
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     for y in range(0, height, _ROWS):
@@ -204,7 +209,7 @@ def _of_16_bits(values: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Name the file: broken ones make Pillow and tifffile raise errors of any kind."""
+    """Name the file in errors of any kind that Pillow and tifffile raise."""
     try:
         yield
     except Exception as error:
@@ -301,8 +306,8 @@ def legend(spec: DatasetSpec) -> Image.Image:
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """Return (h, w, 3) uint8 for display of (h, w, c) uint8 or uint16.
 
-    The first three channels are shown. The largest 16-bit value becomes 255, as sensors
-    seldom use the whole range.
+    The first three channels are shown. The largest 16-bit value becomes 255, because
+    sensors seldom use the whole range.
 
     Example:
         >>> as_rgb(np.full((2, 2, 1), 7, np.uint8)).shape
@@ -314,10 +319,10 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image file completely or not at all; the suffix names the format.
+    """Write an image file atomically, in the format of its suffix.
 
     Raises:
-        ValueError: if the suffix is not of a format that can be written.
+        ValueError: if the suffix is not that of a format that can be written.
         OSError: naming the file or its folder, if it cannot be written.
 
     Example:
@@ -334,13 +339,13 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(partial, format=kind)
 
 
-PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG, but for its length
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG, without its length
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SUB = 1  # the filter that gives each byte's difference from the pixel to its left
+_SUB = 1  # the filter that stores each byte's difference from the pixel to its left
 
 
 def save_bands(bands: Iterator[np.ndarray], size: tuple[int, int], path: Path) -> None:
-    """Write an RGB image as PNG, completely or not at all.
+    """Write an RGB image as PNG, atomically.
 
     Args:
         bands: (rows, w, 3) uint8 from top to bottom.

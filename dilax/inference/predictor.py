@@ -48,8 +48,8 @@ def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
 
     Args:
         logits: of cells that are `stride` pixels apart.
-        stride: if above 1, probabilities are upsampled as in the predictor, top-left
-            aligned.
+        stride: if above 1, the probabilities are upsampled as in the predictor,
+            top-left aligned.
     """
     probabilities = jax.nn.softmax(logits)
     if stride > 1:
@@ -62,7 +62,7 @@ def _logarithms(probabilities: jax.typing.ArrayLike) -> jax.Array:
 
 
 def refinement(crf: CRF) -> Refine:
-    """Return `f(params, probabilities (h, w, k), image (h, w, c))`, giving marginals.
+    """Return `f(params, probabilities (h, w, k), image (h, w, c))` → marginals.
 
     Args:
         crf: see `Predictor`.
@@ -92,39 +92,40 @@ class Predictor:
     interpolation, top-left aligned. If `spec.scale` is not 1, probabilities are then
     resized to the image, linearly, with pixel centres aligned.
 
-    Tiles and bands of pixels are computed one after the other: memory holds the image,
-    a row of tiles, and the label map. Each tile shape is compiled once, for images of
-    all sizes.
+    Tiles and bands of pixels are computed one at a time: only the image, a row of
+    tiles, and the label map are in memory. Each tile shape is compiled once, for images
+    of all sizes.
 
     Args:
         model: the network.
-        params: its parameters, `{"front_end": …, "context": …}`, and a CRF-RNN's.
-        spec: the data set's mean pixel, tile and scale.
-        batch_size: tiles that run together.
+        params: its parameters, `{"front_end": …, "context": …}`, and those of a
+            CRF-RNN.
+        spec: the data set's mean pixel, tile, and scale.
+        batch_size: number of tiles that run together.
         mode: `"tiles"` is the release's protocol (if `spec.tile` is None, the tile is
             the whole image); `"whole"` predicts the whole image at once and compiles
             for every size, rounded up to 4 cells; `"blend"` blends overlapping tiles,
             without seams and in bounded memory.
-        scales: average the probabilities of the image at these scales, times
+        scales: average the probabilities of the image at these scales, which multiply
             `spec.scale`.
-        mirror: average with the mirrored image's probabilities.
+        mirror: average with the probabilities of the mirrored image.
         overlap: of `"blend"`: fraction of a tile's interior that the next tile shares.
         crf: refines the probabilities of whole images: a `DenseCRF`, or any function of
             probabilities (h, w, k) float32 and the image (h, w, c) uint8 (16-bit images
             are scaled to 0..255; any number of channels) that returns marginals
             (h, w, k); or a `CRFRNN`, whose parameters are `params["crf"]`. Labels,
-            probabilities and bands are then the CRF's. It needs memory for whole
+            probabilities, and bands are then the CRF's. It needs memory for whole
             images in every mode.
-        rows: devices over which the rows of each tile's maps are divided, for tiles (or
+        rows: number of devices that share the rows of each tile's maps, for tiles (or
             with `"whole"`, images) that do not fit on one device.
-        resize: reduce images that are more than 1.3 times as large as
-            `spec.image_size` to its area first, as networks know objects at the size
+        resize: first reduce images that are more than 1.3 times as large as
+            `spec.image_size` to its area, because networks know objects at the size
             that they have in the images of the data set; see `reduction`.
 
     Raises:
-        ValueError: if an argument is not among what is allowed or a tile is not larger
-            than twice the model's margin, or from a call, if an image is not (h, w,
-            channels of the mean pixel) uint8 or uint16.
+        ValueError: if an argument is not allowed, or a tile is not larger than twice
+            the model's margin; from a call, if an image is not (h, w, channels of the
+            mean pixel) uint8 or uint16.
 
     Example:
         >>> import jax.numpy as jnp
@@ -162,8 +163,8 @@ class Predictor:
         self.resize = resize
         sides = (False, True) if mirror else (False,)
         self.views = [View(spec.scale * s, m) for s in scales for m in sides]
-        # Blending uses the cells before the network's own upsampling, 64 times fewer;
-        # these are logits.
+        # Blending uses the cells before the network's own upsampling, which are 64
+        # times fewer; these are logits.
         self._logits = mode == "blend" and model.upsample
         cells = model.clone(upsample=False) if self._logits else model
         self._stride = cells.output_stride
@@ -197,7 +198,7 @@ class Predictor:
         return self._at_once(images, self.stream)
 
     def probabilities(self, images: Any) -> Float[np.ndarray, "*n h w k"]:
-        """Return class probabilities of every pixel, float32, for a dense CRF, say."""
+        """Return class probabilities of every pixel, float32, e.g. for a dense CRF."""
 
         def stream(images: Iterable[Any]) -> Iterator[np.ndarray]:
             every = self._images(images)
@@ -217,7 +218,7 @@ class Predictor:
         every = self._images(images)
         if len({image.shape for image in every}) != 1:
             raise ValueError(
-                "images: several in one call must be of one size; `stream` takes any"
+                "images: in one call, all must have the same size; `stream` takes any"
             )
         return np.stack(list(stream(every)))
 
@@ -268,7 +269,7 @@ class Predictor:
     def map_size(
         self, shape: tuple[int, ...], full_tiles: bool = False
     ) -> tuple[int, int]:
-        """Return (rows, columns) of what `maps` yields for an image of `shape`."""
+        """Return (rows, columns) of the maps that `maps` yields for an image."""
         size, stride = scaled_size(shape, self.spec.scale), self.model.map_stride
         if not full_tiles:
             return -(-size[0] // stride), -(-size[1] // stride)
@@ -277,7 +278,7 @@ class Predictor:
         return grid.rows * inner[0], grid.columns * inner[1]
 
     def reduction(self, shape: tuple[int, ...]) -> float:
-        """Return the factor by which an image (h, w, …) is reduced first; else 1.
+        """Return the factor by which an image (h, w, …) is first reduced, at most 1.
 
         Example:
             >>> import dilax
@@ -305,7 +306,7 @@ class Predictor:
     def _bands(
         self, images: Sequence[np.ndarray], probabilities: bool
     ) -> Iterator[Iterator[np.ndarray]]:
-        """Yield bands of pixels of each image; use them up before the next image's."""
+        """Yield bands of pixels of each image; exhaust them before the next image."""
         if self._refine is not None:
             return self._refined(images, probabilities)
         read = self._read_probabilities if probabilities else self._read_labels

@@ -1,10 +1,10 @@
 """Tiles: the released protocol, and overlapping tiles that are blended.
 
-The released protocol covers images of any size with tiles that share margins; their
-outputs are put side by side. What a context module sees ends at the edge of its tile.
+The released protocol covers images of any size with tiles whose margins overlap; their
+outputs are put side by side. A context module sees nothing beyond the edge of its tile.
 
 Blended tiles overlap, and the weight of each decreases towards its edges, so that there
-are no seams. They see the real image around them wherever there is one. Both need only
+are no seams. Around them they see the real image, where it exists. Both need only
 bounded memory.
 """
 
@@ -19,13 +19,13 @@ from dilax.data.transforms import reflected
 
 @dataclasses.dataclass(frozen=True)
 class TileGrid:
-    """How an image of (height, width) pixels is covered by tiles.
+    """How tiles cover an image of (height, width) pixels.
 
     Attributes:
-        tile: (height, width) of a tile in pixels, margins included.
+        tile: (height, width) of a tile in pixels, including margins.
         margin: pixels around the inside of a tile, on each side.
-        rows: tiles from top to bottom.
-        columns: tiles from left to right.
+        rows: number of tiles from top to bottom.
+        columns: number of tiles from left to right.
 
     Example:
         >>> len(TileGrid((900, 900), margin=186, rows=2, columns=1))
@@ -44,7 +44,7 @@ class TileGrid:
         """Yield the tiles (tile height, tile width, c) of an image, row by row.
 
         The image is padded by the margin; the step between tiles is their inner size;
-        the last row and column are completed by reflecting the tile itself at its
+        the last row and column are completed by reflecting the tile itself at the
         bottom and right. Only one row of tiles is in memory at a time.
 
         Args:
@@ -136,7 +136,7 @@ def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
     return np.concatenate(list(grid.bands(iter(tiles))))
 
 
-_SIDE = 1024  # pixels of a tile, if the data set names none
+_SIDE = 1024  # pixels of a tile's side, if the data set specifies none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class BlendGrid:
 
     @property
     def tile(self) -> tuple[int, int]:
-        """(height, width) of a tile in pixels, margins included."""
+        """(height, width) of a tile in pixels, including margins."""
         height, width = (n * self.stride + 2 * self.margin for n in self.inner)
         return height, width
 
@@ -188,7 +188,7 @@ class BlendGrid:
         towards the tile's edges. A band is complete when no further tile reaches it.
 
         Args:
-            outputs: (inner rows, inner columns, k) each.
+            outputs: each (inner rows, inner columns, k).
 
         Yields:
             (rows, image's columns, k) float32.
@@ -223,11 +223,11 @@ def plan_blend(
 
     Args:
         size: (height, width) of the image in pixels.
-        tile: (height, width) of a tile in pixels, margins included, rounded down to
+        tile: (height, width) of a tile in pixels, including margins, rounded down to
             whole cells; None takes 1024, or more if margins are large.
         margin: see `BlendGrid`.
         stride: see `BlendGrid`.
-        overlap: smallest fraction of a tile's inside that it shares with the next.
+        overlap: minimum fraction of a tile's inside that it shares with the next.
         unit: a tile's inside is a multiple of this many cells.
 
     Raises:

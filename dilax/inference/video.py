@@ -33,14 +33,14 @@ from dilax.runtime.files import whole_or_not_at_all
 
 
 class Encoding(NamedTuple):
-    """How a video is written, in PyAV's terms.
+    """The encoding of a video, in PyAV's terms.
 
     Attributes:
-        suffix: of its file's name, after the source's stem.
+        suffix: ending of its file's name, after the source's stem.
         container: the file format.
-        codec: of the frames.
-        pixels: their format.
-        options: of the codec.
+        codec: codec of the frames.
+        pixels: pixel format of the frames.
+        options: options of the codec.
     """
 
     suffix: str
@@ -58,17 +58,18 @@ class Source:
     stream: Any
 
     def count(self) -> int | None:
-        """The number of frames as far as the file tells, or None."""
+        """The number of frames, if the file states it, or None."""
         stream = self.stream
         if stream.frames or not (stream.duration and stream.average_rate):
             return stream.frames or None
         return round(stream.duration * stream.time_base * stream.average_rate)
 
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
-        """(RGB image (h, w, 3), time in the stream's units) of each frame, upright.
+        """Yield (RGB image (h, w, 3), time in the stream's units) of each frame,
+        upright.
 
         Raises:
-            ValueError: naming the file, where it cannot be read any further.
+            ValueError: naming the file, when it cannot be read any further.
         """
         decoded, count = self.container.decode(self.stream), 0
         while frame := self._next(decoded, count):
@@ -76,7 +77,7 @@ class Source:
             yield _upright(image, frame), count if frame.pts is None else frame.pts
             count += 1
         if not count:
-            raise ValueError(f"{self.container.name}: holds no frames")
+            raise ValueError(f"{self.container.name}: contains no frames")
 
     def _next(self, decoded: Any, count: int) -> Any:
         try:
@@ -87,10 +88,10 @@ class Source:
 
 
 def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
-    """A frame as players show it: turned and mirrored by its display matrix.
+    """Return a frame as players show it: turned and mirrored by its display matrix.
 
-    The pixel (p, q) is shown at (a·p + c·q, b·p + d·q), up to a shift; a, b, c and d
-    are the numbers 0, 1, 3 and 4 of the matrix (FFmpeg, libavutil/display.h).
+    The pixel (p, q) is shown at (a·p + c·q, b·p + d·q), up to a shift; a, b, c, and d
+    are the numbers 0, 1, 3, and 4 of the matrix (FFmpeg, libavutil/display.h).
     """
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":
@@ -112,15 +113,15 @@ def _av() -> Any:
 
 @contextlib.contextmanager
 def open_video(path: Path, max_pixels: int) -> Iterator[Source]:
-    """Opens a video for reading.
+    """Open a video for reading.
 
     Args:
         path: the file.
-        max_pixels: the most that a frame may have.
+        max_pixels: maximum number of pixels of a frame.
 
     Raises:
-        ValueError: if PyAV is missing, the file is no video that it reads, or its
-            frames are too large.
+        ValueError: if PyAV is missing, it cannot read the file, or the frames are too
+            large.
     """
     av = _av()
     try:
@@ -129,7 +130,7 @@ def open_video(path: Path, max_pixels: int) -> Iterator[Source]:
         raise ValueError(f"{path}: cannot be read as a video ({error})") from error
     with container:
         if not container.streams.video:
-            raise ValueError(f"{path}: holds no pictures")
+            raise ValueError(f"{path}: contains no pictures")
         stream = container.streams.video[0]
         if stream.width * stream.height > max_pixels:
             raise ValueError(
@@ -144,9 +145,9 @@ class Track:
     """A video that is being written, with the times and the rate of another.
 
     Args:
-        container: PyAV's, open for writing.
-        encoding: of the frames.
-        like: stream whose times they have.
+        container: PyAV's container, open for writing.
+        encoding: encoding of the frames.
+        like: stream whose times the frames have.
     """
 
     def __init__(self, container: Any, encoding: Encoding, like: Any):
@@ -154,9 +155,9 @@ class Track:
         self._stream: Any = None
 
     def write(self, pixels: np.ndarray, time: int) -> None:
-        """Appends a frame: (h, w) grey or (h, w, 3) RGB, uint8.
+        """Append a frame: (h, w) grey or (h, w, 3) RGB, uint8.
 
-        Where the format halves the resolution of colours, odd sides grow by a pixel.
+        If the format halves the resolution of colours, odd sides grow by one pixel.
         """
         if self._encoding.pixels == "yuv420p":
             odd = [(0, n % 2) for n in pixels.shape[:2]]
@@ -177,18 +178,18 @@ class Track:
         return stream
 
     def finish(self) -> None:
-        """Writes what the codec still holds."""
+        """Write the frames that the codec still buffers."""
         self._container.mux(self._stream.encode())
 
 
 @contextlib.contextmanager
 def new_video(path: Path, encoding: Encoding, like: Source) -> Iterator[Track]:
-    """Writes a video whole or not at all.
+    """Write a video atomically.
 
     Args:
         path: the file.
-        encoding: of the frames.
-        like: whose times they have.
+        encoding: encoding of the frames.
+        like: video whose times the frames have.
     """
     with (
         whole_or_not_at_all(path) as partial,
@@ -218,26 +219,27 @@ def predict_video(
     overwrite: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Outcome:
-    """Predicts every frame of a video, turned as its orientation says.
+    """Predict every frame of a video, turned upright.
 
     Args:
         predictor: network for RGB images, parameters, data set.
         source: the video.
-        output: folder to write to; it is made.
-        outputs: `"labels"` (a grey FFV1 video whose values are class ids), `"overlay"`
+        output: folder to write to; it is created.
+        outputs: `"labels"` (a grey FFV1 video whose values are class ids), `"overlay"`,
             and `"colour"` (H.264), at the source's times, without its sound.
         frames: write pictures `NAME/000000.png`, … instead, with the outputs of
-            `predict_photos`; a stopped job goes on after the last whole one.
-        overwrite: predict anew what is there, whole.
-        max_pixels: of a frame.
+            `predict_photos`; an interrupted job resumes after the last complete one.
+        overwrite: replace complete files that exist already.
+        max_pixels: maximum number of pixels of a frame.
 
     Returns:
-        Frames written and skipped, and where the video cannot be read any further.
+        The numbers of frames written and skipped, and, if the video cannot be read to
+        its end, where reading stopped.
 
     Raises:
-        ValueError: if PyAV is missing, the file is no video that it reads, its frames
-            are too large, or there is no such output.
-        OSError: naming what cannot be written.
+        ValueError: if PyAV is missing, it cannot read the file, the frames are too
+            large, or there is no such output.
+        OSError: naming the file that cannot be written.
 
     Example:
         >>> import tempfile
@@ -257,7 +259,7 @@ def predict_video(
     """
     check_outputs(outputs, list(OUTPUTS if frames else VIDEO_OUTPUTS))
     if len(predictor.spec.mean) != 3:
-        raise ValueError(f"{source}: videos are RGB, and the network's images are not")
+        raise ValueError(f"{source}: videos are RGB, but the network's images are not")
     with open_video(source, max_pixels) as video:
         check_writable(output)
         write = _pictures if frames else _videos
@@ -274,7 +276,7 @@ def _pictures(
     outputs: Sequence[str],
     overwrite: bool,
 ) -> Outcome:
-    """A folder of pictures; frames that are there are decoded, but not predicted."""
+    """Write a folder of pictures; frames with complete pictures are not predicted."""
 
     def make(index: int, image: np.ndarray, time: int) -> Task:
         files = named(place / f"{index:06d}", outputs)
@@ -293,7 +295,7 @@ def _videos(
     outputs: Sequence[str],
     overwrite: bool,
 ) -> Outcome:
-    """A video an output, all whole or none."""
+    """Write one video per output; all are complete, or none is written."""
     files = {o: place.with_name(place.name + VIDEO_OUTPUTS[o].suffix) for o in outputs}
     if not overwrite and all(map(is_whole, files.values())):
         return Outcome(0, video.count() or 1, [])

@@ -1,7 +1,7 @@
-"""Reading, predicting and writing at the same time, in three threads.
+"""Reading, predicting, and writing at the same time, in three threads.
 
 The next images are decoded while one is predicted and earlier ones are written. Images
-of any size share a limited amount of memory; a very large one has it alone.
+of any size share a limited amount of memory; a very large one has all of it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from dilax.data import scaled_size
 from dilax.inference.predictor import Predictor
 from dilax.runtime.files import whole_or_not_at_all
 
-_MOST_PIXELS = 100_000_000  # pixels in memory: read, in work, and not yet written
+_MOST_PIXELS = 100_000_000  # pixels of all images that are read but not yet written
 _AHEAD = 4
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
     Attributes:
         image: (h, w, c); or the error of reading it; or None if its files exist.
-        pixels: how many it reserved in `Memory`.
+        pixels: number of pixels that it reserved in `Memory`.
         write: called with the (h, w) uint8 labels, in a thread, in the tasks' order.
         archive: `.npz` for the class probabilities; None writes none.
     """
@@ -67,10 +67,10 @@ class Memory:
     """Counts the pixels in memory, and makes readers wait while there are too many.
 
     An image larger than the limit enters when nothing else is in memory. Leaving the
-    context lets all in, so that no reader waits for a writer that has stopped.
+    context lets all readers in, so that none waits for a writer that has stopped.
 
     Args:
-        limit: pixels.
+        limit: number of pixels.
     """
 
     def __init__(self, limit: int = _MOST_PIXELS):
@@ -103,7 +103,7 @@ class Memory:
 
 
 def ahead(items: Iterator[T], depth: int = _AHEAD) -> Generator[T]:
-    """Yield the same items in order; a thread makes up to `depth` of them ahead."""
+    """Yield the items in order; a thread prepares up to `depth` of them ahead."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -122,12 +122,13 @@ def run_tasks(
 
     Args:
         predictor: network, parameters, data set.
-        tasks: read ahead; their maker reserves each image's pixels in `memory`.
+        tasks: the tasks, read ahead; their iterator reserves each image's pixels in
+            `memory`.
         memory: released for each image that was written.
-        bar: over images; it moves by fractions of them.
+        bar: progress bar over images; it moves by fractions of an image.
 
     Raises:
-        OSError: if something cannot be written; files that were written before stay.
+        OSError: if a file cannot be written; files that were written before are kept.
     """
     written, skipped, problems = 0, 0, []
     pixels, reduced = np.zeros(256, np.int64), False
@@ -162,7 +163,7 @@ def _about_reduction(predictor: Predictor, image: np.ndarray) -> str:
 class _Writer:
     """Writes label maps in a thread, in order; errors are raised in the main thread.
 
-    After an error nothing more is written, however long it takes to be noticed.
+    After an error nothing more is written, even before the main thread notices it.
     """
 
     def __init__(self, memory: Memory):
@@ -188,7 +189,7 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type | None, *exception: object) -> None:
-        """Wait for all, or after an exception for the one that is being written."""
+        """Wait for all tasks or, after an exception, for the current one."""
         self._pool.shutdown(cancel_futures=kind is not None)
         for future in self._pending if kind is None else ():
             future.result()
