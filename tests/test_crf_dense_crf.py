@@ -330,7 +330,7 @@ def _scene(classes=3):
 def test_by_the_lattice_photographs_come_out_as_from_pydensecrf(
     densecrf, real_data, settings
 ):
-    for image in photographs(real_data, 3):
+    for image in photographs(real_data, 2):
         probabilities = draw_probabilities(*image.shape[:2], 21, cell=32)
         expected = reference_marginals(densecrf, probabilities, image, settings)
         crf = DenseCRF(**settings, method="lattice")
