@@ -231,6 +231,7 @@ def import_weights(
     width_multiplier: float = 1.0,
     head_channels: int | None = None,
     inputs: Inputs | None = None,
+    key: str = "",
 ) -> Report:
     """Turn a file with the weights of a released network into the folder of a run.
 
@@ -246,6 +247,7 @@ def import_weights(
         head_channels: of the front end, if they differ from the release's.
         inputs: see `read_weights`; by default as the file says, or images minus the
             mean pixel of the data set.
+        key: which network of the file to take, if it holds several that fit.
 
     Returns:
         A report on the file's layers, which is also written to `init.txt`.
@@ -296,9 +298,9 @@ def import_weights(
         )
     weights = read_weights(path, inputs)
     shapes = param_shapes(model)
-    if resolve_weights(weights, flat_shapes(shapes)).inputs is None:
+    if resolve_weights(weights, flat_shapes(shapes), key).inputs is None:
         weights = dataclasses.replace(weights, inputs=Inputs(spec.mean))
-    params, report = assign_weights(weights, model, shapes, mean=spec.mean)
+    params, report = assign_weights(weights, model, shapes, mean=spec.mean, key=key)
     forget(workdir, name)  # an import that was killed may have left another network
     checkpoints = Checkpoints(workdir, name)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {"none": ()}))

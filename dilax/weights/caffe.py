@@ -60,7 +60,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """
     at = 0
     while at < len(message):
-        key, at = _varint(message, at)
+        short = message[at] < 0x80  # as most are, where a network has many fields
+        key, at = (message[at], at + 1) if short else _varint(message, at)
         number, wire = key >> 3, key & 7
         if wire == 0:
             value, at = _varint(message, at)
