@@ -322,12 +322,12 @@ REFUSED = {
             for kind in ("a", "gt")
         ],
         {},
-        r"has only \['test', 'val'\]",
+        r"has only the splits \['test', 'val'\]",
     ),
     "other names": (
         ["images/a{}.jpg", "labels/b{}.png"],
         {},
-        r"no mask .*a0\.jpg and .*b0\.png; .*train\.txt",
+        r"do not match, .*a0\.jpg and .*b0\.png; .*train\.txt",
     ),
     "nothing": ([], {}, r"no images found; there are pictures in \[\]"),
 }
@@ -346,7 +346,7 @@ def test_one_image_and_wrong_flags_are_refused(root):
         read_folder(root)
     with pytest.raises(ValueError, match=r"nowhere: no such folder; .*--data_dir"):
         read_folder(root / "nowhere")
-    with pytest.raises(ValueError, match=r"--data_dir: the folder of .* is missing"):
+    with pytest.raises(ValueError, match=r"--data_dir: give the folder of"):
         read_folder("")
     with pytest.raises(ValueError, match=r"annots: no such folder or .*--labels"):
         read_folder(root, labels="annots")

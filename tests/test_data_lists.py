@@ -231,7 +231,7 @@ def test_supervisely_names_masks_after_the_whole_name_of_the_image(tmp_path):
 
 def test_polygons_are_pointed_out(tmp_path):
     _write(tmp_path, "train/{}.jpg", "train/{}.json")
-    with pytest.raises(ValueError, match=r"no masks found.*0\.json are no masks"):
+    with pytest.raises(ValueError, match=r"no masks found.*0\.json are not masks"):
         read_folder(tmp_path)
 
 

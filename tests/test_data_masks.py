@@ -108,7 +108,7 @@ DOUBTFUL = {
     "far ids": (_levels(0, 1, 254, 255), "png", "threshold=128"),
     "two conventions": (lambda i: _levels(0, [1, 255][i % 2])(i), "png", VOID),
     "a trace of 1": (lambda i: np.maximum(OBJECT(i), np.eye(*SIZE) > 0), "png", VOID),
-    "one value": (_levels(0, 0), "png", "hold 0 alone.*--labels"),
+    "one value": (_levels(0, 0), "png", "contain only 0.*--labels"),
     "hidden colours": (
         lambda i: (
             np.dstack([_coloured(i), _ids(i, (255, 255, 0)).astype(np.uint8)])
@@ -128,7 +128,7 @@ DOUBTFUL = {
     "ids and colours": (
         lambda i: _coloured(i) if i % 2 else _levels(0, 1, 2)(i),
         "png",
-        r"0\.png: holds ids, 0, 1, 2, and .*1\.png holds colours; .*--labels",
+        r"0\.png: contains ids, 0, 1, 2, .*1\.png contains colours; .*--labels",
     ),
     "fractions": (_levels(0, 0.7, dtype=np.float32), "tif", "fractions .*=0.5"),
     "negative": (_levels(0, -5, dtype=np.int16), "tif", "from -5 to 0, .*PNG"),
@@ -225,35 +225,35 @@ DECIDED = {
         lambda i: Image.fromarray(_rgba(i)).convert("LA"),
         "png",
         {},
-        "masks hold alpha",
+        "masks contain alpha",
         [0, 1],
     ),
     "colours beside transparency": (
         lambda i: _rgba(i, COLOURS[:2]),
         "png",
         {},
-        "masks hold colours",
+        "masks contain colours",
         [0, 1],
     ),
     "alpha by flag": (
         lambda i: _rgba(i, COLOURS[:2], (255, 0)),
         "png",
         {"reading": MaskReading(kind="alpha")},
-        "masks hold alpha",
+        "masks contain alpha",
         [1, 0],
     ),
     "RGB and palettes": (
         lambda i: _coloured(i) if i % 2 else _with_palette(i),
         "png",
         {"classes": "a 0 0 0,b 200 10 10,c 10 200 10"},
-        "masks hold colours; 3 classes: a",
+        "masks contain colours; 3 classes: a",
         [0, 1, 2],
     ),
     "palettes with far ids": (
         lambda i: Image.fromarray(_levels(0, 90, 255)(i)).convert("P", palette=0),
         "gif",
         {"reading": MaskReading(kind="colours")},
-        "masks hold colours",
+        "masks contain colours",
         [0, 1, 2],
     ),
 }
@@ -301,7 +301,11 @@ LISTS = {
     "a header too many": ((0, 1, 2), "x,a,b,c,d", "names 5 .*0, 1, 2.*'0 x'"),
     "from 1": ((1, 2, 3), "a,b,c,d,e", "names 5 .*1, 2, 3"),
     "two levels": ((0, 255), "a,b,c", r"names 3 classes.* ids 0, 255"),
-    "other ids": ((0, 255), "0 a,1 b", "holds id 255, which .*names 0, 1.*threshold"),
+    "other ids": (
+        (0, 255),
+        "0 a,1 b",
+        "contains id 255, which .*names 0, 1.*threshold",
+    ),
     "255 or not": ((1, 255), "a,b", "as many names .*void=255"),
 }
 

@@ -196,7 +196,7 @@ def test_masks_of_colours_keep_them(tmp_path, alpha):
     np.testing.assert_array_equal(read_mask(path, "colours"), COLOURS[IDS])
     counts = {(0, 0, 0): 16, (128, 64, 0): 16, (0, 128, 9): 16}
     assert mask_values(path)[:3] == (None, counts, {})
-    with pytest.raises(ValueError, match=r"x\.png: holds colours"):
+    with pytest.raises(ValueError, match=r"x\.png: contains colours"):
         read_mask(path)
 
 
@@ -211,12 +211,12 @@ def test_palettes_give_ids_and_colours(tmp_path):
 @pytest.mark.parametrize(
     "name, pixels, message",
     [
-        ("x.tif", IDS.astype(np.float32) / 2, "holds fractions.*threshold=0.5"),
-        ("x.tif", IDS.astype(np.int32) - 2, "holds ids from -2 to 0"),
+        ("x.tif", IDS.astype(np.float32) / 2, "contains fractions.*threshold=0.5"),
+        ("x.tif", IDS.astype(np.int32) - 2, "contains ids from -2 to 0"),
         (
             "x.png",
             np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8),
-            "holds more than 256 colours.*smoothed",
+            "contains more than 256 colours.*smoothed",
         ),
     ],
 )
@@ -228,7 +228,7 @@ def test_what_is_no_mask_is_refused_with_the_remedy(tmp_path, name, pixels, mess
 
 def test_numbers_are_no_colours(tmp_path):
     path = _save(tmp_path / "x.png", IDS.astype(np.uint16))
-    with pytest.raises(ValueError, match=r"x\.png: holds numbers of uint16"):
+    with pytest.raises(ValueError, match=r"x\.png: contains numbers of uint16"):
         read_mask(path, "colours")
 
 

@@ -156,7 +156,7 @@ def test_another_folder_is_refused_with_what_is_wanted(
     builder = builder_class(name)
     for variant in builder.BUILDER_CONFIGS:
         with pytest.raises(
-            ValueError, match=f"holds no {builder.SPEC.name}"
+            ValueError, match=f"contains no {builder.SPEC.name}"
         ) as refused:
             prepare(name, source, home, variant=variant.name, partial=True)
         assert builder.HOW in str(refused.value)

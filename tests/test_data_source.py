@@ -99,7 +99,7 @@ def _break_header(pair, case):
             return pair, r"images/b\.png: is missing"
         case "no mask":
             pair.label.unlink()
-            return pair, r"images/b\.png: has no mask, such as .*labels/b\.png"
+            return pair, r"images/b\.png: has no mask; .*labels/b\.png"
         case "other size":
             _save(pair.label, _grey(0, (5, 8)))
             return pair, r"images/b\.png: is 8x6, its mask 8x5"

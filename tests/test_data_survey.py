@@ -156,15 +156,15 @@ def test_classes_are_the_ids_in_the_masks(tmp_path, values, classes, train):
 
 def test_the_shares_of_classes_are_reported(tmp_path):
     notes = survey_folder(_of_ids(tmp_path / "a", [0, 1, 1, 255])).notes
-    assert "masks hold ids; 2 classes: id 0 25.0%, id 1 50.0%" in notes
+    assert "masks contain ids; 2 classes: id 0 25.0%, id 1 50.0%" in notes
     assert "ignored: 25.0% of the pixels" in notes
     notes = survey_folder(_of_ids(tmp_path / "b", [0, 2]), classes="a,b,c").notes
-    assert notes[-1] == "no pixel is b"
+    assert notes[-1] == "no pixels of b"
 
 
 def test_255_is_a_class_next_to_0_alone_which_is_reported(tmp_path):
     notes = survey_folder(_of_ids(tmp_path, [0, 255, 255, 255])).notes
-    assert "masks hold ids; 2 classes: id 0 25.0%, id 255 75.0%" in notes
+    assert "masks contain ids; 2 classes: id 0 25.0%, id 255 75.0%" in notes
     assert "255 is a class" in notes[-1]
 
 
@@ -193,7 +193,7 @@ def test_names_belong_to_the_ids_in_order(tmp_path, values, flag, classes, label
 def test_an_id_without_a_name_is_refused_with_its_file(tmp_path):
     _of_ids(tmp_path, [0, 1])
     unpacked(tmp_path, {"masks/3.png": encoded(_ids(0, [0, 1, 5, 9]))})
-    message = r"masks/3\.png: holds id 9; --classes names 2, .* 4 ids .*0, 1, 5, 9"
+    message = r"masks/3\.png: contains id 9; --classes names 2, .* 4 ids .*0, 1, 5, 9"
     with pytest.raises(ValueError, match=message):
         survey_folder(tmp_path, classes="a,b")
 
@@ -256,7 +256,7 @@ def test_a_list_names_colours_and_what_is_ignored(tmp_path, form, where):
     assert spec.palette == tuple(COLOURS.values())
     assert spec.void_colours == ((0, 0, 0),)
     assert notes[4:] == [
-        "masks hold colours; 3 classes: sky 25.0%, tree 25.0%, road 25.0%",
+        "masks contain colours; 3 classes: sky 25.0%, tree 25.0%, road 25.0%",
         "ignored: 25.0% of the pixels",
     ]
     table = np.array([0, 1, 2, 255])
@@ -320,17 +320,17 @@ WRONG_MASKS = {
     "many ids": (
         [np.arange(48, dtype=np.uint16).reshape(6, 8) + 48 * i for i in range(6)],
         "png",
-        r"masks/5\.png: masks hold 287 ids, more than 255 classes; .*objects",
+        r"masks/5\.png: masks contain 287 ids, more than 255 classes; .*objects",
     ),
     "many colours": (
         [photo(i) for i in range(6)],
         "png",
-        r"masks hold 28\d colours, more than 255 classes; .*smoothed.*PNG",
+        r"masks contain 28\d colours, more than 255 classes; .*smoothed.*PNG",
     ),
     "both kinds": (
         [TABLE[_ids(0, range(3))], _ids(0, [0, 999], kind=np.uint16)],
         "png",
-        r"masks/1\.png: holds no colours",
+        r"masks/1\.png: contains no colours",
     ),
 }
 
@@ -350,8 +350,8 @@ def test_a_wrong_list_of_classes_is_refused(tmp_path):
         "sky\ntree\nsky": "names sky more than once",
         "sky 1 2 3\ntree 1 2 3": r"names \(1, 2, 3\) more than once",
         "sky 1 2 333": "'sky 1 2 333': .* 0 to 255",
-        "void": "0 classes",
-        "\n".join(map(str, range(256))): "256 classes",
+        "void": "has 0 classes",
+        "\n".join(map(str, range(256))): "has 256 classes",
     }
     for text, message in wrong.items():
         (tmp_path / "classes.txt").write_text(text)

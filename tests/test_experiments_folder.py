@@ -280,7 +280,7 @@ KINDS = {
             r"my photos/Bild \d ü\.png has the mask my masks/Bild \d ü_L\.png",
             "no images are called val, so a fifth of train, 2, is held out; .*",
             r"channels: 3 of 8 bits; all are 32x24; mean pixel, .*: [\d.]+, [\d.]+, .*",
-            r"masks hold colours; 2 classes: road \d\d\.\d%, car \d\d\.\d%",
+            r"masks contain colours; 2 classes: road \d\d\.\d%, car \d\d\.\d%",
             r"ignored: \d\d\.\d% of the pixels",
         ],
     ),
@@ -291,7 +291,7 @@ KINDS = {
             r"train/Bild \d ü\.tif has the mask trainannot/Bild \d ü\.png",
             "no images are called val, .*",
             r"channels: 6 of 16 bits; all are 32x24; mean pixel, .*: ([\d.]+, ){5}.*",
-            r"masks hold ids; 3 classes: id 0 .*%, id 300 .*%, id 600 .*%",
+            r"masks contain ids; 3 classes: id 0 .*%, id 300 .*%, id 600 .*%",
         ],
     ),
     "grey, 0 and 255": (
@@ -300,8 +300,8 @@ KINDS = {
             "images: 8 train, 2 val",
             r"train/Bild 0 ü\.png has the mask train/Bild 0 ü_mask\.png",
             r"channels: 1 of 8 bits; all are 32x24; mean pixel, .*: [\d.]+",
-            r"masks hold ids; 2 classes: id 0 \d\d\.\d%, id 255 \d\d\.\d%",
-            "masks hold only 0 and 255, so 255 is a class and not ignored",
+            r"masks contain ids; 2 classes: id 0 \d\d\.\d%, id 255 \d\d\.\d%",
+            "masks contain only 0 and 255, so 255 is a class, not ignored",
         ],
     ),
     "grey, 16 bits": (
@@ -311,7 +311,7 @@ KINDS = {
             r"images/Bild \d ü\.png has the mask gt/Bild \d ü\.png",
             "no images are called val, .*",
             r"channels: 1 of 16 bits; all are 32x24; mean pixel, .*: [\d.]+",
-            r"masks hold ids; 3 classes: id 0 .*%, id 1 .*%, id 2 .*%",
+            r"masks contain ids; 3 classes: id 0 .*%, id 1 .*%, id 2 .*%",
         ],
     ),
 }
@@ -449,7 +449,7 @@ def test_a_disguised_camvid_trains_without_editing_anything(real_data, tmp_path)
     for line in (
         "images: 92 train, 26 val",
         "channels: 3 of 8 bits; all are 480x360; mean pixel, channels reversed: ",
-        "masks hold colours; 11 classes: Building ",
+        "masks contain colours; 11 classes: Building ",
         "images at 0.53 of their size",
         "front_end: 3 of 4 248x184",
         "without evaluation:",

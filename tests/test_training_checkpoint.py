@@ -285,7 +285,7 @@ def test_a_packed_network_tells_of_no_folder_and_is_not_written_over(trained, tm
     assert len(texts) == 2
     assert not any(str(config.data.data_dir) in text for text in texts)
     before = (folder / "weights.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="packed: holds a network"):
+    with pytest.raises(ValueError, match="packed: contains a network"):
         pack(workdir, folder, "front_end")
     assert (folder / "weights.safetensors").read_bytes() == before
 

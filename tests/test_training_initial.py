@@ -308,7 +308,7 @@ def test_a_released_network_becomes_the_folder_of_a_run(release, tmp_path):
     assert not (report.left_over or report.missing)
     assert str(report) in (folder / "init.txt").read_text("utf-8")
     assert json.loads((folder / "config.json").read_text("utf-8"))["name"] == network
-    with pytest.raises(ValueError, match="holds a run"):
+    with pytest.raises(ValueError, match="contains a run"):
         import_weights(tmp_path / "a.caffemodel", network, folder, **SLIM)
 
 

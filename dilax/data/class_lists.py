@@ -1,8 +1,8 @@
-"""Lists of classes as people and annotation tools write them.
+"""Lists of classes, as people and annotation tools write them.
 
-A list is plain text, a table with or without a header, JSON or YAML. CVAT, labelme,
-Roboflow, Supervisely, COCO and YOLO write such lists; a line is a name, and may have
-the id or the colour that it has in masks.
+A list is plain text, a table with or without a header, JSON, or YAML. CVAT, labelme,
+Roboflow, Supervisely, COCO, and YOLO write such lists. A line has a name, and may have
+the class's id or colour in masks.
 """
 
 import csv
@@ -28,7 +28,7 @@ _COLOUR = (
     r"#(?P<hex>[0-9a-fA-F]{6}))"
 )
 _ID, _SEP, _NAME = r"(?P<id>\d+)", r"[\s,;:=]+", r"(?P<name>\S(?:.*\S)?)"
-# A list is of the first form that all its lines have. A header may be of no form.
+# A list has the first of these forms that all its lines match. A header need not match.
 _FORMS = [
     re.compile(form)
     for form in (
@@ -59,8 +59,8 @@ class ClassLine(NamedTuple):
 
     Attributes:
         name: of the class.
-        colour: that it has in masks, if the list says so.
-        id: that it has in masks, if the list says so.
+        colour: its colour in masks, if the list states it.
+        id: its id in masks, if the list states it.
     """
 
     name: str
@@ -69,16 +69,16 @@ class ClassLine(NamedTuple):
 
     @property
     def void(self) -> bool:
-        """Whether pixels of this name are ignored."""
+        """Whether pixels of this class are ignored."""
         return re.sub(r"[\s_-]+", " ", self.name.lower()).strip() in _VOID
 
 
 class ClassList(NamedTuple):
-    """Classes as the user names them.
+    """The classes that the user names.
 
     Attributes:
         source: where they come from, for messages.
-        lines: the classes; void ones are among them.
+        lines: the classes, including void ones.
     """
 
     source: str
@@ -86,12 +86,12 @@ class ClassList(NamedTuple):
 
     @property
     def has_ids(self) -> bool:
-        """Whether it says which id each class has."""
+        """Whether the list states the id of each class."""
         return all(line.id is not None for line in self.lines)
 
 
 def read_classes(root: Path, classes: str) -> ClassList | None:
-    """The classes that the user names; None if there are none.
+    """Return the classes that the user names; None if there are none.
 
     Args:
         root: the folder of the data; `classes.txt` in it is read if `classes` is "".
@@ -111,17 +111,18 @@ def read_classes(root: Path, classes: str) -> ClassList | None:
         source, lines = "--classes", _parsed([t.strip() for t in classes.split(",")])
     elif classes:
         raise ValueError(
-            f"--classes={classes}: no such file; separate names by commas, a,b"
+            f"--classes={classes}: no such file; to give names, separate them by "
+            "commas, a,b"
         )
     else:
         return None
-    # labelme numbers classes from -1, which __ignore__ takes; masks do not hold it.
+    # labelme numbers classes from -1, the id of __ignore__, which masks do not contain.
     if lines and lines[0].name == "__ignore__" and lines[0].id is None:
         del lines[0]
     for line in lines:
         if line.colour and max(line.colour) > 255:
             colour = " ".join(map(str, line.colour))
-            wrong = f"'{line.name} {colour}': a colour is three numbers 0 to 255"
+            wrong = f"'{line.name} {colour}': a colour is three numbers from 0 to 255"
             raise ValueError(f"{source}: {wrong}")
     names = [line.name for line in lines if not line.void]
     every: tuple[list, ...] = (
@@ -133,7 +134,9 @@ def read_classes(root: Path, classes: str) -> ClassList | None:
         if twice := [str(key) for key, n in Counter(kind).items() if n > 1]:
             raise ValueError(f"{source}: names {', '.join(twice)} more than once")
     if not 0 < len(names) <= MAX_CLASSES:
-        raise ValueError(f"{source}: {len(names)} classes are not 1 to {MAX_CLASSES}")
+        raise ValueError(
+            f"{source}: has {len(names)} classes; it must have 1 to {MAX_CLASSES}"
+        )
     return ClassList(source, lines)
 
 
@@ -153,9 +156,9 @@ def _read_file(path: Path) -> list[ClassLine]:
 
 
 def _from_tree(tree: Any) -> Iterable[ClassLine]:
-    """Classes of JSON or YAML: names, objects with names, names by id, ids by name.
+    """Yield the classes of JSON or YAML: names, objects, names by id, ids by name.
 
-    They may be below a key such as `names`, `classes` or `categories`.
+    They may be below a key such as `names`, `classes`, or `categories`.
     """
     if isinstance(tree, Mapping):
         below = ("names", "classes", "categories", "labels", "id2label")
@@ -169,7 +172,7 @@ def _from_tree(tree: Any) -> Iterable[ClassLine]:
             return [ClassLine(str(key), id=value) for key, value in pairs]
         return [_of_row({"name": key, "colour": value}) for key, value in pairs]
     if not isinstance(tree, list):
-        raise TypeError(f"{tree!r:.40} is neither names nor a table of them")
+        raise TypeError(f"{tree!r:.40} is neither a list nor a table of names")
     return [_of_row(e) if isinstance(e, Mapping) else ClassLine(str(e)) for e in tree]
 
 
@@ -178,7 +181,7 @@ def _named(value: Any) -> str:
 
 
 def _of_row(row: Mapping[str, Any]) -> ClassLine:
-    """A class from named values, of a table or of an object."""
+    """Return a class from the named values of a table's row or of an object."""
     known: dict[str, Any] = {}
     for key, value in row.items():
         meaning = _MEANING.get(re.sub(r"[\s_-]", "", str(key).lower()))
@@ -201,7 +204,7 @@ def _of_row(row: Mapping[str, Any]) -> ClassLine:
 
 
 def _parsed(texts: list[str]) -> list[ClassLine]:
-    """The classes of lines of text."""
+    """Return the classes of lines of text."""
     if not texts:
         return []
     dialect = next((mark for mark in "\t;," if mark in texts[0]), ",")
@@ -212,14 +215,14 @@ def _parsed(texts: list[str]) -> list[ClassLine]:
         try:
             return [_of_row(dict(zip(header, row, strict=True))) for row in rows]
         except ValueError:
-            pass  # not a header, then
+            pass  # so it is not a header
     for form in _FORMS:
         matches = [form.fullmatch(text) for text in texts]
         if len(texts) > 1 and not matches[0] and all(matches[1:]):
             del matches[0]  # a header
         if all(matches):
             return [_of_match(match) for match in matches if match]
-    # Some lines may have colours, though not all, as those of void may lack them.
+    # Some lines may lack colours, such as those of void.
     some = [_FORMS[3].fullmatch(text) or _FORMS[4].fullmatch(text) for text in texts]
     return [
         _of_match(m) if m else ClassLine(t) for m, t in zip(some, texts, strict=True)

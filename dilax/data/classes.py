@@ -1,7 +1,8 @@
-"""The classes of masks: which values they hold, and what these mean.
+"""The classes of masks: which values masks contain, and what these mean.
 
-Masks hold ids, colours or transparency. Which of them, and which values are unlabelled
-pixels, is decided here and reported; where two readings are plausible, it stops.
+Masks contain ids, colours, or transparency. This module decides which of them, and
+which values mark unlabelled pixels, and reports it; where two readings are plausible,
+it raises an error.
 """
 
 import re
@@ -21,13 +22,13 @@ _BLACK: RGB = (0, 0, 0)
 
 
 class MaskReading(NamedTuple):
-    """What the user says about masks.
+    """The user's choices for reading masks.
 
     Attributes:
-        kind: what they hold; "" finds it out.
+        kind: what they contain; "" detects it.
         threshold: values from here on are 1, others 0; 0 keeps the values.
         void: ids that are ignored, `"255"` or `"0,11"`; `"none"` ignores none; ""
-            ignores 255, or 65535, where the other ids leave no doubt.
+            ignores 255, or 65535, if the other ids leave no doubt.
     """
 
     kind: MaskKind | Literal[""] = ""
@@ -35,14 +36,16 @@ class MaskReading(NamedTuple):
     void: str = ""
 
     def void_ids(self, found: Iterable[int]) -> tuple[set[int], bool]:
-        """Those of the ids that are ignored, and whether the user decides on 255.
+        """Return which ids are ignored, and whether the user has decided on 255.
 
         Raises:
-            ValueError: naming the flag, if `void` is not as said above.
+            ValueError: naming the flag, if `void` has another form.
         """
         words = re.findall(r"[^\s,()]+", self.void.lower())
         if not all(word.isdigit() or word == "none" for word in words):
-            raise ValueError(f"--config.data.void={self.void}: is not ids or none")
+            raise ValueError(
+                f"--config.data.void={self.void}: must be ids such as 0,255, or none"
+            )
         void = {int(word) for word in words if word != "none"}
         decided = "none" in words or not void.isdisjoint(VOID_IDS)
         return void | (set() if decided else {*VOID_IDS} & {*found}), decided
@@ -55,22 +58,22 @@ def describe_classes(
     given: ClassList | None,
     reading: MaskReading = MaskReading(),  # noqa: B008
 ) -> tuple[DatasetSpec, list[str]]:
-    """The data set whose classes are the values of its masks.
+    """Return the data set whose classes are the values of its masks.
 
     Args:
         name: of the data set.
         mean: its mean pixel.
         masks: the values of each mask.
         given: classes that the user names.
-        reading: what else the user says about masks.
+        reading: the user's other choices.
 
     Returns:
-        The data set, and what was found and decided, one sentence each.
+        The data set, and notes on what was found and decided, one sentence each.
 
     Raises:
-        ValueError: naming a file and its value, if masks hold what is not in the list,
-            values of several kinds, or too many for classes; or if it is in doubt what
-            they mean.
+        ValueError: naming a file and its value, if masks contain values that are not in
+            the list, values of several kinds, or too many values for classes; or if it
+            is in doubt what they mean.
     """
     kind, notes = _kind(masks, given, reading)
     found: dict[Any, Found] = {}
@@ -78,7 +81,7 @@ def describe_classes(
         every: dict[str, Any] = {"ids": values.ids, "colours": values.colours}
         own = every.get(kind, values.alpha)
         if not own:
-            raise ValueError(f"{path}: holds no {kind}, unlike other masks")
+            raise ValueError(f"{path}: contains no {kind}, unlike other masks")
         for value, pixels in own.items():
             before = found.get(value, Found(0, path))
             found[value] = Found(before.pixels + pixels, before.path)
@@ -120,11 +123,11 @@ def describe_classes(
 def _kind(
     masks: Masks, given: ClassList | None, reading: MaskReading
 ) -> tuple[str, list[str]]:
-    """What masks hold, and notes.
+    """Return what masks contain, and notes.
 
-    They hold colours if one has colours that are not grey, if palettes give an id
-    several colours, or if all their colours are in the list; transparency if all have
-    one colour, which differs in nothing else; else ids.
+    Masks contain colours if one of them has colours that are not grey, if palettes give
+    an id several colours, or if all their colours are in the list; transparency if all
+    pixels have one colour and differ only in their opacity; otherwise ids.
     """
     notes = []
     if inverted := [path for path, values in masks if values.inverted]:
@@ -143,9 +146,9 @@ def _kind(
         if both := clear & seen:
             path = next(path for path, values in masks if both & values.clear)
             raise ValueError(
-                f"{path}: has the colour {min(both)} in transparent pixels, and other "
-                "pixels have it, too; --config.data.masks=alpha takes the transparency "
-                "for the mask, =colours or =ids ignores it"
+                f"{path}: has the colour {min(both)} in transparent and in opaque "
+                "pixels; --config.data.masks=alpha uses the transparency as the mask, "
+                "=colours or =ids ignores it"
             )
     if reading.threshold:
         notes.append(f"values from {reading.threshold:g} on are id 1, others id 0")
@@ -160,8 +163,8 @@ def _kind(
             if numbers and grey and not values.colourful:
                 ids = few([*(values.ids or ())])
                 raise ValueError(
-                    f"{path}: holds ids, {ids}, and "
-                    f"{colourful[0]} holds colours; choose masks of one kind with "
+                    f"{path}: contains ids, {ids}, but "
+                    f"{colourful[0]} contains colours; choose masks of one kind with "
                     "--labels='PATTERN', or read all as one with "
                     "--config.data.masks=colours"
                 )
@@ -175,7 +178,7 @@ def _kind(
 
 
 def _differing_palettes(masks: Masks) -> tuple[Path, Path] | None:
-    """Two masks whose palettes give an id different colours."""
+    """Return two masks whose palettes give an id different colours, if any."""
     first: dict[int, tuple[RGB, Path]] = {}
     for path, values in masks:
         for i, colour in values.palette.items():
@@ -192,7 +195,7 @@ def _of_ids(
     reading: MaskReading,
     notes: list[str],
 ) -> tuple[list[ClassLine], dict[int, int], list[str]]:
-    """The classes of masks of ids: lines, the line of each id, and remarks."""
+    """Return the classes of masks of ids: lines, the line of each id, and remarks."""
     void, decided = reading.void_ids(found)
     real = [i for i in found if i not in void]
     if not real:
@@ -208,7 +211,7 @@ def _of_ids(
     if binary and not negative:
         real = [*found]
         remarks.append(
-            f"masks hold only 0 and {real[1]}, so {real[1]} is a class and not ignored"
+            f"masks contain only 0 and {real[1]}, so {real[1]} is a class, not ignored"
         )
     elif not decided and max(found) in VOID_IDS:
         one = "-1" if negative else max(found)
@@ -236,10 +239,10 @@ def _of_listed_ids(
     void: set[int],
     decided: bool,
 ) -> tuple[list[ClassLine], dict[int, int], list[str]]:
-    """As `_of_ids`, where the user names the classes.
+    """Do as `_of_ids`, if the user names the classes.
 
-    Ids are those of the list, or count from 0, or there are as many as names, in the
-    same order.
+    Ids are those of the list; or count from 0; or, if there are as many ids as names,
+    are in the order of the names.
     """
     lines, count = given.lines, len(given.lines)
     binary = [*found] in ([0, 255], [0, 65535])
@@ -251,7 +254,7 @@ def _of_listed_ids(
         missing = [i for i in others if i in real or (len(real) < 2 and not decided)]
         if missing:
             raise ValueError(
-                f"{found[missing[0]].path}: holds id {missing[0]}, which "
+                f"{found[missing[0]].path}: contains id {missing[0]}, which "
                 f"{given.source} does not name: it names {few([*line_of])}"
                 f"{level_help(found)}"
             )
@@ -259,25 +262,25 @@ def _of_listed_ids(
         line_of = {i: i for i in range(count)}
         if len(found) == count and max(found) in VOID_IDS and not decided:
             raise ValueError(
-                f"{found[max(found)].path}: holds {max(found)}, and {given.source} has "
-                f"as many names as masks have values, {few([*found])}: "
+                f"{found[max(found)].path}: contains {max(found)}, and {given.source} "
+                f"has as many names as masks have values, {few([*found])}: "
                 f"--config.data.void={max(found)} ignores it, =none makes it a class"
             )
         surplus = [line.name for line in lines[real[-1] + 1 :] if not line.void]
         if surplus and real == [*range(min(real[0], 1), real[-1] + 1)]:
             names, ids = few([line.name for line in lines]), few([*found])
             raise ValueError(
-                f"{given.source}: names {count} classes, {names}, and masks hold the "
-                f"ids {ids}, as in {found[real[-1]].path}. Remove "
-                "names that are no classes (such as a header), or write the id before "
-                f"each name, '0 {lines[0].name}', where classes do not occur"
+                f"{given.source}: names {count} classes, {names}, but masks contain "
+                f"the ids {ids}, as in {found[real[-1]].path}. Remove names that are "
+                "not classes (such as a header) or, if some classes do not occur, "
+                f"write the id before each name, '0 {lines[0].name}'"
             )
     elif same:
         line_of = {i: k for k, i in enumerate(same[0])}
     else:
         wrong = max(real)
         raise ValueError(
-            f"{found[wrong].path}: holds id {wrong}; {given.source} names {count}, "
+            f"{found[wrong].path}: contains id {wrong}; {given.source} names {count}, "
             f"0 to {largest - 1}. Write one line for each of the {len(real)} ids in "
             f"masks, {few(real)}, in their order; a class called void is ignored"
             f"{level_help(found)}"
@@ -289,9 +292,9 @@ def _of_listed_ids(
     if binary and found.keys() <= line_of.keys() and not given.has_ids:
         top = max(found)
         if not lines[line_of[top]].void:
-            remark = f"masks hold only 0 and {top}, so {top} is a class and not ignored"
+            remark = f"masks contain only 0 and {top}, so {top} is a class, not ignored"
             return lines, line_of, [remark]
-    unused = "no mask holds the colours of the list; " * bool(lines[0].colour)
+    unused = "no mask contains the colours of the list; " * bool(lines[0].colour)
     if not given.has_ids and (unused or any(i != k for i, k in line_of.items())):
         pairs = ", ".join(f"{i} is {lines[k].name}" for i, k in line_of.items())
         return lines, line_of, [f"{unused}names belong to the ids in order: {pairs}"]
@@ -301,7 +304,7 @@ def _of_listed_ids(
 def _of_colours(
     found: Mapping[RGB, Found], given: ClassList | None
 ) -> tuple[list[ClassLine], dict[RGB | None, int], list[str]]:
-    """The classes of masks of colours: lines, the line of each, and a remark."""
+    """Return the classes of masks of colours: lines, the line of each, and a remark."""
     remark = []
     if not given:
         _check_values([*found], found, "colours")
@@ -319,7 +322,7 @@ def _of_colours(
             example = " ".join(map(str, next(iter(found))))
             raise ValueError(
                 f"{given.source}: masks are colour images, so each name needs its "
-                f"colour after it, '{bare[0]} {example}'; masks hold {few([*found])}"
+                f"colour after it, '{bare[0]} {example}'; masks contain {few([*found])}"
             )
         known = {line.colour for line in lines}
         if missing := [colour for colour in found if colour not in known]:
@@ -337,13 +340,13 @@ def _check_values(values: Sequence, found: Mapping[Any, Found], kind: str) -> No
     if len(values) == 1:
         path = next(iter(found.values())).path
         raise ValueError(
-            f"{path}: all masks hold {values[0]} alone, so that there is nothing to "
-            "learn; are these the masks? Choose with --labels, or name the classes "
-            "with --classes"
+            f"{path}: all masks contain only {values[0]}, so there is nothing to "
+            "learn; are these the masks? Choose others with --labels, or name the "
+            "classes with --classes"
         )
     if len(values) > MAX_CLASSES:
         raise ValueError(
-            f"{found[values[-1]].path}: masks hold {len(values)} {kind}, more than "
+            f"{found[values[-1]].path}: masks contain {len(values)} {kind}, more than "
             f"{MAX_CLASSES} classes; do they separate objects, or are edges smoothed? "
             f"Save class ids as PNG, or {CLEAN}"
         )
@@ -355,14 +358,14 @@ def _shares(
     found: Mapping[Any, Found],
     train: Mapping[Any, int],
 ) -> Iterator[str]:
-    """The share of each class in the pixels."""
+    """Yield notes on each class's share of the pixels."""
     pixels = Counter[int]()
     for value, seen in found.items():
         pixels[train.get(value, _IGNORED)] += seen.pixels
     total = sum(pixels.values())
     parts = [f"{c} {pixels[i] / total:.1%}" for i, c in enumerate(spec.classes)]
-    yield f"masks hold {kind}; {spec.num_classes} classes: {few(parts)}"
+    yield f"masks contain {kind}; {spec.num_classes} classes: {few(parts)}"
     if pixels[_IGNORED]:
         yield f"ignored: {pixels[_IGNORED] / total:.1%} of the pixels"
     if none := [c for i, c in enumerate(spec.classes) if not pixels[i]]:
-        yield f"no pixel is {few(none)}"
+        yield f"no pixels of {few(none)}"

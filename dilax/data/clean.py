@@ -1,4 +1,4 @@
-"""Masks without the values that JPEG and smooth edges leave between the classes."""
+"""Cleaning masks of the values that JPEG and smooth edges leave between classes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _SHARE = 0.005
 
 
 def main_colours(paths: Sequence[Path]) -> dict[RGB, float]:
-    """The colours that masks gather at, with the share of the pixels around each.
+    """Return the main colours of masks, with the share of the pixels near each.
 
-    Around a colour are those that differ by less than 24 in all channels; colours with
-    less than 0.5 % of the pixels around them do not count.
+    A pixel is near a colour if it differs by less than 24 in all channels; colours with
+    less than 0.5 % of the pixels near them do not count.
 
     Raises:
         ValueError: naming the file, if it is not an image.
@@ -53,10 +53,10 @@ def main_colours(paths: Sequence[Path]) -> dict[RGB, float]:
 
 
 def cleaned(mask: np.ndarray, colours: Sequence[RGB]) -> np.ndarray:
-    """A mask (h, w, 3) of these colours alone.
+    """Return a mask (h, w, 3) that has only these colours.
 
-    What is near one of them becomes it; other pixels take the nearest pixel's, so that
-    the edge of two classes does not become a third one.
+    Pixels near one of the colours take it; other pixels take the colour of the nearest
+    such pixel, so that an edge between two classes does not become a third class.
     """
     table = np.array(colours, np.uint8)
     difference = np.abs(mask[:, :, None].astype(np.int16) - table).max(-1)
@@ -71,16 +71,17 @@ def cleaned(mask: np.ndarray, colours: Sequence[RGB]) -> np.ndarray:
 
 
 def clean_masks(paths: Sequence[Path], output: Path, colours: Sequence[RGB]) -> None:
-    """Writes masks of these colours alone, as PNG of the same names.
+    """Write masks that have only these colours, as PNG files of the same names.
 
-    Masks are grey where all colours are, else RGB.
+    The masks are grey if all colours are, otherwise RGB.
 
     Raises:
-        ValueError: naming the file, if it is not an image, or two have one name.
+        ValueError: naming the file, if it is not an image, or if two have the same
+            name.
         OSError: if a file cannot be written.
     """
     if len({path.stem for path in paths}) < len(paths):
-        raise ValueError(f"{paths[0].parent}: some masks differ in their suffix alone")
+        raise ValueError(f"{paths[0].parent}: some masks differ only in their suffix")
     output.mkdir(parents=True, exist_ok=True)
     grey = all(r == g == b for r, g, b in colours)
     for path in paths:

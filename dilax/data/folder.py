@@ -1,9 +1,10 @@
 """Your own images and masks: found in a folder, paired, and split.
 
-Nothing needs to be renamed. Masks are recognised by the names of their folders, or else
-by their own; splits by folders or lists that are called train, val and test. A mask
-belongs to the image of the same name, up to endings such as `_mask`; among several, the
-one whose folders have the most words in common with the image's.
+Nothing needs to be renamed. Masks are recognized by the names of their folders, or else
+by their own names; splits by folders or lists called train, val, and test. A mask
+belongs to the image of the same name, apart from endings such as `_mask`; of several
+masks, it is the one whose folders have the most words in common with those of the
+image.
 """
 
 import glob
@@ -36,7 +37,7 @@ class Folder(NamedTuple):
 
     Attributes:
         splits: the pairs of each split, in order of the images' paths or of the list.
-            The mask of an image without one is a file that is missing.
+            For an image without a mask, the mask is a path that does not exist.
         notes: what was found and decided, one sentence each.
     """
 
@@ -44,20 +45,20 @@ class Folder(NamedTuple):
     notes: list[str]
 
 
-# What was found in a folder, and when its folders and lists had been modified.
+# The content of a folder, and when its folders and lists were modified.
 _known: dict[tuple[Path, str, str], tuple[Folder, dict[Path, int]]] = {}
 
 
 def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Folder:
-    """Finds the images and masks of a folder.
+    """Find the images and masks of a folder.
 
-    Where no folder or list is called val, a fifth of the training images becomes val:
+    If no folder or list is called val, a fifth of the training images becomes val,
     always the same ones for the same names. A process lists a folder once, and again
     only after it changes.
 
     Args:
         data_dir: the folder.
-        images: a folder of the images, or a pattern of their names; "" searches.
+        images: a folder of the images, or a pattern of their names; "" finds them.
         labels: the same for the masks.
 
     Raises:
@@ -77,7 +78,7 @@ def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Fol
         {'train': 1, 'val': 1}
     """
     if not data_dir:
-        raise ValueError("--data_dir: the folder of images and masks is missing")
+        raise ValueError("--data_dir: give the folder of images and masks")
     root = Path(os.path.abspath(Path(data_dir).expanduser()))
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; set it with --data_dir")
@@ -87,7 +88,7 @@ def read_folder(data_dir: str | Path, images: str = "", labels: str = "") -> Fol
         return found
     seen = {}
     found = _paired(root, images, labels, seen)
-    # File systems round times to up to 2 s; a later change must have a later time.
+    # File systems round times by up to 2 s; a later change must have a later time.
     if time.time_ns() - max(seen.values()) > 2e9:
         _known[key] = found, seen
     return found
@@ -98,9 +99,9 @@ def _modified(path: Path) -> int:
 
 
 def _walk(folder: Path, seen: dict[Path, int]) -> list[Path]:
-    """All files, except hidden ones and the folders of runs.
+    """Return all files, except hidden ones and the folders of runs.
 
-    Adds to `seen` when folders and lists were modified.
+    The times at which folders and lists were modified are added to `seen`.
     """
     found: list[Path] = []
     for name, below, names in os.walk(folder, followlinks=True):
@@ -116,7 +117,7 @@ def _walk(folder: Path, seen: dict[Path, int]) -> list[Path]:
 
 
 def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Folder:
-    """Images and masks, paired and split, with notes for the user."""
+    """Return images and masks, paired and split, with notes for the user."""
     files = _walk(root, seen)
     roles = _images_and_masks(root, files, images, labels, seen)
     top = Path(os.path.commonpath([path.parent for role in roles for path in role]))
@@ -128,8 +129,8 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
     if not example:
         image, mask = found["train"][0].image, next(iter(masks))
         raise ValueError(
-            f"{root}: no mask has the name of its image, see {image} and {mask}; "
-            f"{HINT}, or list them in train.txt, both files on one line"
+            f"{root}: the names of images and masks do not match, such as {image} and "
+            f"{mask}; {HINT}, or list them in train.txt, both files on one line"
         )
     shown = [os.path.relpath(path, root) for path in (example.image, example.label)]
     notes = ["{} has the mask {}".format(*shown)]
@@ -139,7 +140,7 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
         kinds = sorted({path.suffix.lower() for path in others})
         notes.append(
             f"not read: {len(others)} files of the kinds {', '.join(kinds)}, such as "
-            f"{others[0]}; convert them if they are images"
+            f"{others[0]}; if they are images, convert them"
         )
     if not lists and (unused := pairing.unused()):
         notes.append(f"masks without an image: {len(unused)}, such as {unused[0]}")
@@ -147,7 +148,7 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
         found["train"], found["val"] = _hold_out(found["train"], top)
         notes.append(
             f"no images are called val, so a fifth of train, {len(found['val'])}, is "
-            "held out; if they are frames of videos, list others in val.txt"
+            "held out; if they are frames of videos, list frames of others in val.txt"
         )
     splits = {split: found[split] for split in SPLITS if split in found}
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
@@ -157,7 +158,7 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
 def _images_and_masks(
     root: Path, files: Sequence[Path], images: str, labels: str, seen: dict[Path, int]
 ) -> tuple[list[Path], list[Path]]:
-    """What the flags choose, or else what the names of folders and files say."""
+    """Return the files that the flags choose, or that the names suggest."""
 
     def chosen(flag: str) -> list[Path]:
         folder = Path(os.path.normpath(root / flag))
@@ -200,7 +201,7 @@ def _images_and_masks(
 def _nothing_found(
     root: Path, files: Sequence[Path], kinds: Mapping[Path, str], missing: str
 ) -> str:
-    """Where there are pictures instead, and what to do."""
+    """Raise an error that says where there are pictures, and what to do."""
     what = {
         "": "there are pictures",
         "mask": "found masks",
@@ -217,10 +218,10 @@ def _nothing_found(
     found = ", ".join(f"{words} in {folders}" for words, folders in places.items())
     remedy = HINT
     if missing == "images":
-        remedy += "; images may be in another place, --images=FOLDER"
+        remedy += "; images may be in another folder, --images=FOLDER"
     elif polygons := [p for p in files if p.suffix.lower() in (".json", ".xml")]:
         remedy += (
-            f". Annotations such as {polygons[0]} are no masks: export masks from the "
+            f". Annotations such as {polygons[0]} are not masks: export masks from the "
             "program that drew them"
         )
     return (
@@ -229,7 +230,7 @@ def _nothing_found(
 
 
 def literal_parts(pattern: str, root: Path) -> str:
-    """A pattern whose first parts count as they are, where such a file is there.
+    """Return a pattern whose first parts are literal, as far as such a path exists.
 
     Example:
         >>> import tempfile
@@ -252,7 +253,7 @@ def _pictures(paths: Sequence[Path]) -> list[Path]:
 
 
 def _left_out(files: Sequence[Path]) -> list[Path]:
-    """Files that may be images, though of kinds that are not read."""
+    """Return files that may be images, but of kinds that are not read."""
     return [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
 
 
@@ -264,7 +265,7 @@ def _without(paths: list[Path], others: list[Path]) -> list[Path]:
 def _split(
     root: Path, pairing: Pairing, lists: dict[str, tuple[Path, list[str]]]
 ) -> dict[str, list[Pair]]:
-    """The splits by lists, else by folders; what is in neither is for training."""
+    """Return the splits by lists, else by folders; the other files are for training."""
     found = {}
     for split, (path, lines) in lists.items():
         pairs = {line: pairing.from_line(line, split, path) for line in lines}
@@ -287,12 +288,15 @@ def _split(
     if loose:
         found.setdefault("train", loose)
     if "train" not in found:
-        raise ValueError(f"{root}: has only {[*found]}; call the training images train")
+        raise ValueError(
+            f"{root}: has only the splits {[*found]}; call the folder or list of "
+            "training images train"
+        )
     return found
 
 
 def _hold_out(pairs: list[Pair], top: Path) -> tuple[list[Pair], list[Pair]]:
-    """(four fifths, a fifth), drawn by the checksums of the names."""
+    """Return (four fifths, a fifth), drawn by the checksums of the names."""
 
     def order(pair: Pair) -> tuple[int, str]:
         name = os.path.relpath(pair.image, top)

@@ -1,7 +1,7 @@
 """Whether the values of masks are ids of classes, or levels of brightness.
 
-JPEG, resizing and smooth edges leave values between those of a mask, and 255 may be an
-object or unlabelled pixels. Here it is decided whether that is in doubt.
+JPEG, resizing, and smooth edges leave values between those of a mask, and 255 may be an
+object or mark unlabelled pixels. This module decides whether that is in doubt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ Masks = Sequence[tuple[Path, MaskValues]]
 
 VOID_IDS = (255, 65535)
 _SHOWN = 20
-_SMALL = {255: 32, 65535: 1 << 14}  # ids up to here leave no doubt that it is void
+_SMALL = {255: 32, 65535: 1 << 14}  # if all other ids are smaller, it is surely void
 
 
 class Found(NamedTuple):
-    """How many pixels have a value, and a mask that holds it."""
+    """The number of pixels that have a value, and a mask that contains it."""
 
     pixels: int
     path: Path
@@ -32,11 +32,11 @@ def few(values: Sequence) -> str:
 def doubt_of(
     found: Mapping[int, Found], masks: Masks, void: set[int], decided: bool
 ) -> str:
-    """Why it is in doubt what the ids mean, and how to decide it; "" if it is not."""
+    """Return why the meaning of the ids is in doubt, and how to decide; or ""."""
     top, path = max(found), found[max(found)].path
     palettes = {entry for _, values in masks for entry in values.palette.items()}
     if any(colour != (i, i, i) for i, colour in palettes):
-        return ""  # ids are numbers of colours
+        return ""  # the ids are indices of colours
     levels = _levels(found)
     if levels:
         return (
@@ -52,24 +52,25 @@ def doubt_of(
     dense = 2 * len(rest) > rest[-1]
     in_doubt = len(rest) < 2 or not (steps or dense or rest[-1] <= _SMALL[top])
     if rest == [0, 1]:
-        # Two-level masks may be of two kinds, or hold traces of noise.
+        # Two-level masks may be of two kinds, or contain traces of noise.
         kinds = [{*(values.ids or ())} - {0} for _, values in masks]
         apart = {1} in kinds and {top} in kinds and {1, top} not in kinds
         in_doubt |= apart or found[1].pixels < 0.05 * found[top].pixels
     if not in_doubt:
         return ""
     return (
-        f"{path}: holds {top} beside {few(rest)}, and it may be a class or unlabelled"
-        f" pixels: --config.data.void={top} ignores it, =none makes it a class"
-        + level_help(found)
+        f"{path}: contains {top} beside {few(rest)}, and it may be a class or mark "
+        f"unlabelled pixels: --config.data.void={top} ignores it, =none makes it a "
+        "class" + level_help(found)
     )
 
 
 def _levels(found: Mapping[int, Found]) -> list[int]:
-    """The values at which a histogram gathers, with thin tails beside; [] if not.
+    """Return the values at which a histogram gathers, with thin tails; [] if it does
+    not.
 
     JPEG and interpolation leave values near those of a clean mask, or between them. The
-    ids of classes are rarely just below 255 or another high one, and seldom all rare.
+    ids of classes are rarely just below 255 or another high value, and seldom all rare.
     """
     if max(found) > 255:
         return []
@@ -94,7 +95,7 @@ def _levels(found: Mapping[int, Found]) -> list[int]:
 
 
 def level_help(found: Mapping[int, Found]) -> str:
-    """The histogram and the flags that decide, if values are levels of brightness."""
+    """Return the histogram and the flags that decide, if values are of brightness."""
     if max(found) < 64:
         return ""
     total = sum(seen.pixels for seen in found.values())

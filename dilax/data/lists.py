@@ -1,7 +1,7 @@
-"""Lists of the images of a split: text, CSV or JSON, of one split or of several.
+"""Lists of the images of a split: text, CSV, or JSON, for one split or several.
 
-A list of text has a line for each image, or for an image and its mask. Tables may have
-a header, other columns, and a column that names the split.
+A text list has one line per image, or per image and mask. Tables may have a header,
+other columns, and a column that names the split.
 """
 
 import csv
@@ -25,10 +25,10 @@ _MASK_KEYS = ("mask", "label", "annotation", "segmentation", "target", "gt")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, stripped.
+    """Return the lines of a text file that are not empty, stripped.
 
     Raises:
-        ValueError: naming the file, if it cannot be read or has none.
+        ValueError: naming the file, if it cannot be read or has no such line.
     """
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
@@ -43,9 +43,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def find_lists(root: Path, files: Sequence[Path]) -> dict[str, tuple[Path, list[str]]]:
-    """The list of each split that has one: its file and its lines.
+    """Return the list of each split that has one: its file and its lines.
 
-    Of several, it is the outermost, or that in a folder such as ImageSets/Segmentation.
+    Of several lists, the outermost counts, or that in a folder such as
+    ImageSets/Segmentation.
 
     Raises:
         ValueError: naming the files, if several could list a split, or one cannot be
@@ -98,7 +99,7 @@ def _table(path: Path) -> dict[str, list[str]]:
 
 
 def _of_tree(tree: Any) -> list[dict[str, str]]:
-    """The rows of JSON: names, objects, masks by image, or all of these by split."""
+    """Return the rows of JSON: names, objects, masks by image, or these by split."""
     if isinstance(tree, Mapping):
         parts = {k: v for k, v in tree.items() if split_of_list(k)}
         if any(isinstance(part, list | Mapping) for part in parts.values()):
@@ -117,7 +118,7 @@ def _of_tree(tree: Any) -> list[dict[str, str]]:
 
 
 def _of_csv(lines: list[str]) -> list[dict[str, str]]:
-    """The rows of a table; without a header, columns are called image, mask."""
+    """Return the rows of a table; without a header, columns are called image, mask."""
     mark = next((mark for mark in "\t;" if mark in lines[0]), ",")
     header, *rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
     if any(_is(k, _IMAGE_KEYS) for k in header) and not any(map(_is_file, header)):

@@ -1,4 +1,4 @@
-"""Masks as files hold them: class ids, colours, or transparency, and how many of each.
+"""Reading masks: class ids, colours, or transparency, and the pixels of each.
 
 Source: the formats are those of Pillow, and TIFF as tifffile reads it.
 """
@@ -32,19 +32,19 @@ CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values al
 
 
 class MaskValues(NamedTuple):
-    """What a mask contains, and how many pixels of each.
+    """The values of a mask, and the number of pixels of each.
 
     Attributes:
-        ids: pixels of each class id; None if the mask can only hold colours.
-        colours: pixels of each colour; None if the mask can only hold ids.
+        ids: pixels of each class id; None if the mask can only contain colours.
+        colours: pixels of each colour; None if the mask can only contain ids.
         palette: the colours of the ids in a palette image, {} in others.
         alpha: pixels of each opacity, {} without transparency.
-        clear: colours of pixels that are wholly transparent.
-        opaque: colours of other pixels, where there is transparency.
-        colourful: whether the file is of colours, though they may be grey.
+        clear: colours of pixels that are completely transparent.
+        opaque: colours of the other pixels, if there is transparency.
+        colourful: whether the file stores colours, even if these are grey.
         jpeg: whether the file is a JPEG.
         inverted: whether viewers show the value 0 of a TIFF as white.
-        negative: whether some ids are −1, which count as 65535.
+        negative: whether some ids are −1, which counts as 65535.
     """
 
     ids: dict[int, int] | None
@@ -60,7 +60,7 @@ class MaskValues(NamedTuple):
 
 
 class _Layers(NamedTuple):
-    """A mask as its file holds it: `values` or `colours`, and perhaps `alpha`.
+    """A mask as its file stores it: `values` or `colours`, and perhaps `alpha`.
 
     Attributes:
         values: (h, w) numbers.
@@ -82,7 +82,7 @@ class _Layers(NamedTuple):
 
 
 def _layers(path: Path) -> _Layers:
-    """Decodes a mask, upright."""
+    """Decode a mask, upright."""
     numbers = _tiff_numbers(path) if is_tiff(path) else None
     if numbers:
         return numbers
@@ -109,9 +109,9 @@ def _layers(path: Path) -> _Layers:
 
 
 def _tiff_numbers(path: Path) -> _Layers | None:
-    """The numbers that a TIFF stores, of any type; None if they are colours.
+    """Return the numbers that a TIFF stores, of any type; None if they are colours.
 
-    Pillow does not read all types, and it inverts what viewers show inverted.
+    Pillow does not read all types, and it inverts images that viewers show inverted.
     """
     import tifffile
 
@@ -140,21 +140,21 @@ def read_mask(
     threshold: float = 0.0,
     upright: bool = True,
 ) -> np.ndarray:
-    """Reads a mask.
+    """Read a mask.
 
     Args:
         path: an image file.
         kind: `"ids"`, also of images whose three channels are equal; `"colours"`, also
             of palette images; or `"alpha"`, the opacities as ids.
-        threshold: ids from here on become 1, others 0, where it is above 0; colours
-            count by their brightness.
+        threshold: if above 0, ids from this one on become 1, others 0; colours are
+            compared by their brightness.
         upright: turn the mask by its orientation, as viewers do.
 
     Returns:
         (h, w) uint16 ids, or (h, w, 3) uint8 colours.
 
     Raises:
-        ValueError: naming the file, if it is not an image, or not of that kind.
+        ValueError: naming the file, if it is not an image of this kind.
     """
     with naming(path):
         layers = _layers(path)
@@ -170,15 +170,15 @@ def read_mask(
 
 
 def mask_values(path: Path, threshold: float = 0.0) -> MaskValues:
-    """Counts the ids and colours of a mask.
+    """Count the ids and colours of a mask.
 
     Args:
         path: an image file.
         threshold: see `read_mask`.
 
     Raises:
-        ValueError: naming the file, if it is not an image, or holds too many colours
-            for a mask.
+        ValueError: naming the file, if it is not an image, or has too many colours for
+            a mask.
     """
     with naming(path):
         layers = _layers(path)
@@ -195,9 +195,9 @@ def mask_values(path: Path, threshold: float = 0.0) -> MaskValues:
             counts: Any = image.getcolors(_MAX_COLOURS)
             if counts is None:
                 raise UnsuitableError(
-                    f"holds more than {_MAX_COLOURS} colours, too many for a mask: is "
-                    "it a photograph or a JPEG, or are edges smoothed? Save masks as "
-                    f"PNG without smoothing; {CLEAN}"
+                    f"contains more than {_MAX_COLOURS} colours, too many for a mask: "
+                    "is it a photograph or a JPEG, or are edges smoothed? Save masks "
+                    f"as PNG without smoothing; {CLEAN}"
                 )
             colours = {colour: n for n, colour in counts}
             grey = all(r == g == b for r, g, b in colours)
@@ -222,7 +222,7 @@ def _counted(values: np.ndarray) -> dict[int, int]:
 
 
 def _transparency(layers: _Layers) -> dict[str, Any]:
-    """What `MaskValues` says about transparency."""
+    """Return the fields of `MaskValues` on transparency."""
     every = np.dstack([_colours(layers), np.asarray(layers.alpha)])
     found: Any = Image.fromarray(every).getcolors(_MAX_WITH_ALPHA) or []
     return {
@@ -233,7 +233,7 @@ def _transparency(layers: _Layers) -> dict[str, Any]:
 
 
 def _table(layers: _Layers) -> list[RGB]:
-    """The colour of each of 256 values."""
+    """Return the colour of each of 256 values."""
     white = 255 if layers.values is not None and layers.values.dtype == bool else 1
     levels = layers.palette or [white * i % 256 for i in range(256) for _ in range(3)]
     return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, 768, 3)]
@@ -245,12 +245,12 @@ def _colours(layers: _Layers) -> np.ndarray:
         return layers.colours
     values = np.asarray(layers.values)
     if values.dtype not in (bool, np.uint8):
-        raise UnsuitableError(f"holds numbers of {values.dtype}, not colours")
+        raise UnsuitableError(f"contains numbers of {values.dtype}, not colours")
     return np.array(_table(layers), np.uint8)[values.astype(np.uint8)]
 
 
 def _brightness(layers: _Layers) -> np.ndarray:
-    """(h, w) values, or those of the colours."""
+    """Return (h, w) values, or the brightness of the colours."""
     if layers.values is not None and not layers.palette:
         return layers.values
     return np.asarray(
@@ -259,21 +259,21 @@ def _brightness(layers: _Layers) -> np.ndarray:
 
 
 def _ids(layers: _Layers) -> np.ndarray:
-    """(h, w) uint16 ids of a mask; −1 becomes 65535."""
+    """Return (h, w) uint16 ids of a mask; −1 becomes 65535."""
     ids = layers.values
     if ids is None:
         colours = np.asarray(layers.colours)
         if (colours != colours[..., :1]).any():
-            raise UnsuitableError("holds colours instead of class ids")
+            raise UnsuitableError("contains colours instead of class ids")
         ids = colours[..., 0]
     if ids.dtype.kind == "f" and (ids != np.floor(ids)).any():
         raise UnsuitableError(
-            f"holds fractions from {ids.min():g} to {ids.max():g}, not class ids; if "
-            "they are probabilities of an object, --config.data.threshold=0.5"
+            f"contains fractions from {ids.min():g} to {ids.max():g}, not class ids; "
+            "if they are probabilities of an object, --config.data.threshold=0.5"
         )
     if float(ids.min()) < -1 or float(ids.max()) > 65535:
         raise UnsuitableError(
-            f"holds ids from {ids.min():g} to {ids.max():g}, not 0 to 65535 (or -1, "
+            f"contains ids from {ids.min():g} to {ids.max():g}, not 0 to 65535 (or -1, "
             "which is ignored); save class ids as PNG"
         )
     return ids.astype(np.int64).astype(np.uint16)

@@ -1,9 +1,9 @@
 """Which mask belongs to which image, by the names of files and folders.
 
-Names tell three things: whether a file is a mask or an image, which split it belongs
-to, and which sample it is. Words such as images, masks, train and val are recognised in
-the forms that common data sets use; the rest of a name identifies the sample. Case and
-Unicode forms are ignored.
+A name shows three things: whether a file is a mask or an image, to which split it
+belongs, and which sample it is. Words such as images, masks, train, and val are
+recognized in the forms that common data sets use; the rest of a name identifies the
+sample. Case and Unicode forms are ignored.
 """
 
 import re
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (
     *(".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
-UNREAD_SUFFIXES = (  # of pictures and arrays that Pillow does not read, or not as such
+UNREAD_SUFFIXES = (  # of pictures and arrays that Pillow does not read as images
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".jxl", ".mat", ".nef"),
     *(".nii", ".npy", ".npz", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"),
     *(".dcm", ".h5", ".hdf5", ".img", ".nrrd", ".pfm", ".qoi", ".xcf"),
@@ -56,12 +56,12 @@ class Pair(NamedTuple):
 
 
 def normalized(text: str) -> str:
-    """The text in the Unicode form in which names of all file systems compare equal."""
+    """Return text in the Unicode form in which names of all file systems are equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def sample_name(stem: str) -> str:
-    """A file's name without suffix and without prefixes or endings such as _mask.
+    """Return a file's name without suffix, and without words such as _mask at its ends.
 
     Example:
         >>> [sample_name(s) for s in ("aachen_000019_gtFine_labelIds", "IMG_7", "mask")]
@@ -84,7 +84,8 @@ _PREVIEW = re.compile(r"visuali[sz]|preview|overlay|masks?[ _-]human")
 def folder_kind(
     folders: Sequence[str],
 ) -> Literal["", "mask", "instances", "preview"]:
-    """What the innermost folder that tells says about its files; "" for images.
+    """Return the kind of files in a folder, by its innermost telling name; "" for
+    images.
 
     Example:
         >>> folder_kind(["labels", "images"]), folder_kind(["trainannot"])
@@ -104,7 +105,7 @@ def folder_kind(
 
 
 def folder_words(folders: Iterable[str]) -> Words:
-    """The names of folders without the words for images and masks.
+    """Return the names of folders without the words for images and masks.
 
     Example:
         >>> sorted(folder_words(["train_masks", "JPEGImages", "Aachen"]))
@@ -116,12 +117,12 @@ def folder_words(folders: Iterable[str]) -> Words:
 
 
 def split_of(words: Words) -> str:
-    """The split that is among the words, or ""."""
+    """Return the split that is among the words, or ""."""
     return next((split for split in SPLITS if split in words), "")
 
 
 def split_of_list(stem: str) -> str:
-    """The split that the name of a list, without suffix, stands for; "" if none.
+    """Return the split that a list's name, without suffix, means; "" if none.
 
     Example:
         >>> split_of_list("validation_list"), split_of_list("trainval")
@@ -131,11 +132,11 @@ def split_of_list(stem: str) -> str:
 
 
 class NamedFiles:
-    """Files that are found by name, and among equal names by their folders' words.
+    """Finds files by their name, and among equal names by the words of their folders.
 
     Args:
         paths: the files.
-        top: a folder above all of them; only what is below it counts.
+        top: a folder that contains all of them; only folders below it count.
     """
 
     def __init__(self, paths: Iterable[Path], top: Path):
@@ -146,7 +147,7 @@ class NamedFiles:
             self._similar[sample_name(path.stem)].append(path)
 
     def find(self, stem: str, words: Words, split: str = "") -> list[Path]:
-        """The files of this name, or else of similar names, in the nearest folders."""
+        """Return the files with this, or a similar, name in the nearest folders."""
         same = self._same.get(normalized(stem), [])
         similar = self._similar.get(sample_name(stem), [])
         return self.nearest(same, words, split) or self.nearest(similar, words, split)
@@ -154,9 +155,9 @@ class NamedFiles:
     def nearest(
         self, paths: Iterable[Path], words: Words, split: str = ""
     ) -> list[Path]:
-        """Those whose folders have the most of the words, and the fewest others.
+        """Return those whose folders have the most of the words, and the fewest others.
 
-        If there is a split, files of other splits are left out.
+        If a split is given, files of other splits are left out.
         """
         ranks = {
             path: (len(words & own), -len(own))
@@ -167,16 +168,16 @@ class NamedFiles:
         return [path for path, rank in ranks.items() if rank == best]
 
     def look_up(self, text: str, split: str, line: str, source: Path) -> Path | None:
-        """The file that a list means: by its stem, name, or path on any machine.
+        """Find a file by its text in a list: a stem, a name, or a path on any machine.
 
         Args:
             text: the name.
-            split: of the list; it counts unless the text names a split.
-            line: that contains the name, for messages.
+            split: split of the list, which counts unless the text names a split.
+            line: the line that contains the name, for messages.
             source: the list, for messages.
 
         Raises:
-            ValueError: if it could be several files.
+            ValueError: if several files match.
         """
         path = PurePath(text.replace("\\", "/"))
         has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
@@ -205,7 +206,7 @@ class Pairing:
         self._folders: dict[Words, Path] = {}
 
     def pair(self, image: Path) -> Pair:
-        """The pair of an image; without a mask, its label is a file that is missing.
+        """Return the pair of an image; without a mask, its label does not exist.
 
         Raises:
             ValueError: naming the files, if several are possible.
@@ -227,30 +228,30 @@ class Pairing:
         other = self._taken.setdefault(found[0], image)
         if other != image:
             raise ValueError(
-                f"{found[0]}: is the mask of both {other} and {image}; {HINT}"
+                f"{found[0]}: could be the mask of both {other} and {image}; {HINT}"
             )
         return Pair(image.stem, image, found[0])
 
     def unused(self) -> list[Path]:
-        """The masks that belong to no image."""
+        """Return the masks that belong to no image."""
         return [mask for mask in self.masks.words if mask not in self._taken]
 
     def from_line(self, line: str, split: str, source: Path) -> Pair | None:
-        """The pair that a line of a list means, or None if there is no such file.
+        """Return the pair of a list's line, or None if there is no such file.
 
         Args:
             line: an image, or an image and its mask.
-            split: of the list.
+            split: split of the list.
             source: the list, for messages.
 
         Raises:
-            ValueError: naming the list and the line, if it could be several files.
+            ValueError: naming the list and the line, if several files match.
         """
         if two := _TWO_FILES.fullmatch(line):
             image = self.images.look_up(two[1], split, line, source)
             mask = self.masks.look_up(two[2], split, line, source)
             return Pair(image.stem, image, mask) if image and mask else None
-        # Names may contain spaces, and lines may go on after them, as VOC's do.
+        # Names may contain spaces, and more text may follow them, as in VOC's lists.
         ends = [match.start() for match in re.finditer(r"[\s,;]+", line)]
         for end in [len(line), *reversed(ends)]:
             if image := self.images.look_up(line[:end], split, line, source):

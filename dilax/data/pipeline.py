@@ -34,11 +34,11 @@ class Reading:
     """How training images are read. This affects the speed, never the batches.
 
     Attributes:
-        threads: that decode and augment, in each process.
-        processes: worker processes; 0 reads in the training process.
-        cache: `""` decodes an image each time; `"host"` keeps all decoded in main
-            memory, `"device"` in the accelerator's, which also crops and mirrors them
-            (images must have one size, and no other augmentation).
+        threads: number of threads that decode and augment, in each process.
+        processes: number of worker processes; 0 reads in the training process.
+        cache: `""` decodes an image each time; `"host"` keeps all decoded images in
+            main memory, `"device"` in the memory of the accelerator, which also crops
+            and mirrors them (images must have one size, and no other augmentation).
 
     Example:
         >>> Reading(cache="host").threads
@@ -59,23 +59,25 @@ def training_batches(
     reading: Reading | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Endless batches of shuffled examples, epoch after epoch, from step `start`.
+    """Return endless batches of shuffled examples, epoch after epoch, from step
+    `start`.
 
     Args:
         source: random-access samples.
-        example: from a sample and a generator to an example; all of one shape.
+        example: function from a sample and a generator to an example; all examples have
+            the same shape.
         batch_size: examples per batch, over all shards.
-        seed: decides order and augmentation.
+        seed: determines order and augmentation.
         start: the index of the first batch; batch n is the same for every start.
         reading: threads and processes.
-        shard: (index, count): which part of each batch to read, for training on
-            several hosts. All parts, concatenated, are the batch of a single host.
+        shard: (index, count): the part of each batch to read, for training on several
+            hosts. All parts, concatenated, are the batch of a single host.
 
     Returns:
         An iterator of `{"image": (batch_size / count, …), "label": (…)}`.
 
     Raises:
-        ValueError: if the shards do not divide the batch.
+        ValueError: if the batch cannot be divided into the shards.
 
     Example:
         >>> from dilax.data import Augmentation, Scenes
@@ -85,12 +87,15 @@ def training_batches(
         >>> batch["image"].shape, batch["label"].shape
         ((2, 36, 36, 3), (2, 4, 4))
     """
-    import grain  # here, because it takes a second to import
+    import grain  # imported here, because it takes a second
 
     reading = reading or Reading()
     index, count = shard
     if batch_size % count:
-        raise ValueError(f"batch_size={batch_size}: {count} processes do not divide it")
+        raise ValueError(
+            f"batch_size={batch_size}: must be a multiple of the number of processes, "
+            f"{count}"
+        )
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     draw = functools.partial(_contiguous, example)  # worker processes pickle it
     examples = examples.random_map(draw)[start * batch_size :]
@@ -101,7 +106,7 @@ def training_batches(
     if not reading.processes:
         ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
         batches = examples.to_iter_dataset(ahead).batch(own, drop_remainder=True)
-        # Batches are put together in a separate thread, not in the training thread.
+        # Batches are assembled in a separate thread, not in the training thread.
         return iter(
             grain.experimental.ThreadPrefetchIterDataset(
                 batches, prefetch_buffer_size=_BATCHES_AHEAD
@@ -116,13 +121,13 @@ def training_batches(
 
 
 def _contiguous(example: Example, sample: dict, rng: np.random.Generator) -> Batch:
-    """An example whose views are copied here, in parallel, not while batching."""
+    """Return an example without views: copies are made here, in parallel."""
     arrays = example(sample, rng).items()
     return {name: np.ascontiguousarray(array) for name, array in arrays}
 
 
 class _Part(Sequence):
-    """Of an endless sequence of examples, `own` of every batch from `first` on."""
+    """`own` examples of every batch, from `first` on, of an endless sequence."""
 
     def __init__(self, examples: Any, batch_size: int, first: int, own: int):
         self._examples, self._batch_size = examples, batch_size
@@ -139,12 +144,13 @@ class _Part(Sequence):
 def in_order(
     source: Sequence[dict], batch_size: int, threads: int = 4
 ) -> Iterator[list[dict]]:
-    """Lists of `batch_size` samples, each sample once, in order; the last is shorter.
+    """Yield lists of `batch_size` samples, each once, in order; the last may be
+    shorter.
 
     Args:
         source: random-access samples of any sizes.
         batch_size: samples per list.
-        threads: that read samples ahead.
+        threads: number of threads that read samples ahead.
 
     Example:
         >>> from dilax.data import Scenes
@@ -160,7 +166,7 @@ def in_order(
 
 
 def cache_on_host(source: Sequence[dict], title: str = "decode") -> list[dict]:
-    """Decodes all samples of a source into main memory; a source itself.
+    """Decode all samples of a source into main memory, as another source.
 
     Raises:
         ValueError: if they do not fit in half of the machine's memory.
@@ -186,15 +192,15 @@ def batches_on_device(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, jax.Array]]:
-    """The batches of `training_batches`, cropped from images in the device's memory.
+    """Return the batches of `training_batches`, cropped from images on the device.
 
     Args:
-        source: random-access samples of images of one size.
+        source: random-access samples with images of one size.
         example: its augmentation may only mirror.
-        batch_size: see `training_batches`, also for the rest.
-        seed: decides order and augmentation.
-        start: the index of the first batch.
-        shard: (index, count) of several hosts.
+        batch_size: see `training_batches`.
+        seed: see `training_batches`.
+        start: see `training_batches`.
+        shard: see `training_batches`.
 
     Raises:
         ValueError: if the images differ in size, do not fit in the device's memory, or
@@ -212,13 +218,14 @@ def batches_on_device(
     changes, geometry = example.augmentation, example.geometry
     if changes.colour or tuple(changes.scales) != (1.0, 1.0):
         raise ValueError(
-            f"{_FLAG}=device: images are not changed; set augmentation.scales=(1,1) "
-            f"and augmentation.colour=0, or {_FLAG}=host"
+            f"{_FLAG}=device: images are only cropped and mirrored; set "
+            "augmentation.scales=(1,1) and augmentation.colour=0, or use "
+            f"{_FLAG}=host"
         )
     images, labels = _cache_on_device(source, example.scale)
 
     def draw(sample: dict, rng: np.random.Generator) -> Batch:
-        """What `ImageExample` draws for a sample, in the same order."""
+        """Make the random draws of `ImageExample` for a sample, in the same order."""
         rng.uniform(*changes.scales)
         flip = changes.draw_mirror(rng)
         place = geometry.draw(labels.shape[1:], rng)
@@ -234,7 +241,7 @@ def batches_on_device(
 def _cache_on_device(
     source: Sequence[dict], scale: float
 ) -> tuple[jax.Array, jax.Array]:
-    """All images (n, h, w, c) and labels (n, h, w) on the device."""
+    """Return all images (n, h, w, c) and labels (n, h, w) on the device."""
     first = rescale(source[0]["image"], source[0]["label"], scale)
     stats = jax.devices()[0].memory_stats() or {}
     need = len(source) * sum(array.nbytes for array in first)
@@ -245,7 +252,7 @@ def _cache_on_device(
         if image.shape != images.shape[1:]:
             raise ValueError(
                 f"{_FLAG}=device: images differ in size ({sample['id']} is "
-                f"{image.shape}, the first {images.shape[1:]}); use {_FLAG}=host"
+                f"{image.shape}, the first is {images.shape[1:]}); use {_FLAG}=host"
             )
         images[i], labels[i] = image, label
     return jnp.asarray(images), jnp.asarray(labels)
@@ -260,7 +267,7 @@ def _check_fits(where: str, need: int, limit: int) -> None:
 
 
 def _cut(images, labels, draw, geometry: CropGeometry):
-    """`CropGeometry.cut` on the device, of one (index, flip, y, x)."""
+    """Do as `CropGeometry.cut` on the device, for one (index, flip, y, x)."""
     index, flip, y, x = draw
     (height, width), stride = labels.shape[1:], geometry.stride
 

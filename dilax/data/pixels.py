@@ -21,13 +21,13 @@ class UnsuitableError(ValueError):
 
 
 class Header(NamedTuple):
-    """What an image file contains.
+    """The header of an image file.
 
     Attributes:
         size: (height, width) in pixels, upright.
         channels: as `read_pixels` returns them.
         bits: of each channel, 8 or 16.
-        orientation: of EXIF or TIFF, 1 to 8; 1 is stored upright.
+        orientation: EXIF or TIFF orientation, 1 to 8; 1 is upright.
     """
 
     size: tuple[int, int]
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turns whatever a file makes its decoder raise into a `ValueError` that names it.
+    """Turn any error of a decoder into a `ValueError` that names the file.
 
     Broken files make Pillow and tifffile raise all kinds of errors while they parse.
     """
@@ -51,7 +51,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def open_image(file: Path | bytes) -> Image.Image:
-    """Opens an image file or its content, also HEIC if pillow-heif is installed.
+    """Open an image file or its content, including HEIC if pillow-heif is installed.
 
     Raises:
         ValueError: if it is HEIC, and pillow-heif is missing.
@@ -73,14 +73,14 @@ def open_image(file: Path | bytes) -> Image.Image:
 
 
 def orientation_of(file: Image.Image) -> int:
-    """How an open image is stored: its EXIF orientation, 1 to 8.
+    """Return the EXIF orientation of an open image, 1 to 8.
 
-    What is missing, broken or out of range counts as 1, upright.
+    A missing, broken, or invalid orientation counts as 1, upright.
     """
     try:
         opened: Any = file
         if file.format == "PNG" and isinstance(opened.fp, io.BufferedReader):
-            # Pillow would decode the pixels first, as EXIF may come after them.
+            # Pillow would decode the pixels first, because EXIF may come after them.
             exif = Image.Image.getexif(file)
             if not exif:
                 exif.load(_late_exif(Path(opened.filename)))
@@ -93,7 +93,7 @@ def orientation_of(file: Image.Image) -> int:
 
 
 def _late_exif(path: Path) -> bytes:
-    """The EXIF that a PNG may have after its pixels."""
+    """Return the EXIF that a PNG may have after its pixels."""
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
@@ -105,7 +105,7 @@ def _late_exif(path: Path) -> bytes:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Stored pixels (h, w, …) as viewers show them.
+    """Return stored pixels (h, w, …) as viewers show them.
 
     Example:
         >>> turned(np.array([[1, 2]]), 6).tolist()
@@ -113,14 +113,14 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
-    # Each is a transposition, or not, and then flips of rows and of columns.
+    # Each is an optional transposition, followed by flips of rows and of columns.
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
     return pixels[::rows, ::columns]
 
 
 def read_header(path: Path) -> Header:
-    """Reads the header of an image file, and no pixels.
+    """Read the header of an image file, without its pixels.
 
     Raises:
         ValueError: naming the file, if it is not an image of 8 or 16 bits per channel.
@@ -148,7 +148,7 @@ def _shown(height: int, width: int, orientation: int) -> tuple[int, int]:
 
 
 def read_size(path: Path) -> tuple[tuple[int, int], int]:
-    """((height, width) upright, orientation 1 to 8) of an image, from its header.
+    """Return ((height, width) upright, orientation 1 to 8) from an image's header.
 
     Raises:
         ValueError: naming the file, if it is not an image.
@@ -169,7 +169,7 @@ def read_size(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def tag_of(page: Any) -> int:
-    """The orientation of a page of a TIFF."""
+    """Return the orientation of a page of a TIFF."""
     tag = page.tags.get("Orientation")
     return int(tag.value) if tag and tag.value in range(1, 9) else 1
 
@@ -177,14 +177,15 @@ def tag_of(page: Any) -> int:
 def read_pixels(
     path: Path, channels: int | None = None, upright: bool = True
 ) -> np.ndarray:
-    """Reads an image as (h, w, c), uint8 or uint16, with the channels that it has.
+    """Read an image as (h, w, c), uint8 or uint16, with its own channels.
 
     TIFF keeps all its channels and bits. In other formats transparency is dropped, and
     16-bit colour images keep their upper 8 bits.
 
     Args:
         path: the file.
-        channels: number to return; 3 makes RGB of grey and transparent images.
+        channels: number of channels to return; 3 converts grey and transparent images
+            to RGB.
         upright: turn the image by its orientation, as viewers do.
 
     Raises:
@@ -220,12 +221,12 @@ def read_pixels(
 
 
 def convertible(found: int, channels: int) -> bool:
-    """Whether `read_pixels` can turn the channels of a file into so many."""
+    """Whether `read_pixels` can convert a file's channels to this number."""
     return found == channels or (channels == 3 and found in (1, 4))
 
 
 def _mode(file: Image.Image) -> str:
-    """The Pillow mode that keeps an image's channels and bits."""
+    """Return the Pillow mode that keeps an image's channels and bits."""
     if file.mode in ("1", "L", "LA"):
         return "L"
     if file.mode.startswith("I;16"):
@@ -242,7 +243,7 @@ def is_tiff(path: Path) -> bool:
 
 
 def _tiff_pixels(path: Path) -> tuple[np.ndarray, int]:
-    """(h, w, c) as stored, and the orientation."""
+    """Return (h, w, c) as stored, and the orientation."""
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
@@ -259,9 +260,9 @@ def _tiff_pixels(path: Path) -> tuple[np.ndarray, int]:
 
 
 def decoded_by_pillow(path: Path, orientation: int, error: ValueError) -> np.ndarray:
-    """The pixels of a TIFF as stored, where tifffile lacks their compression.
+    """Return the pixels of a TIFF as stored, if tifffile lacks their compression.
 
-    tifffile leaves most compressions to a package that may be missing.
+    For most compressions, tifffile needs a package that may be missing.
     """
     if "imagecodecs" not in str(error):
         raise error
@@ -270,12 +271,12 @@ def decoded_by_pillow(path: Path, orientation: int, error: ValueError) -> np.nda
 
 
 def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes `turned`: 6 and 8 undo each other, the others themselves."""
+    """Undo `turned`: 6 and 8 undo each other, the others themselves."""
     return turned(upright, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def _channel_axis(series: Any) -> int | None:
-    """The axis of the channels: the one that is named so, or else the shortest."""
+    """Return the axis of the channels: the one with this name, or else the shortest."""
     shape, axes = series.shape, series.axes
     if len(shape) not in (2, 3) or series.dtype not in (np.uint8, np.uint16):
         raise UnsuitableError(
@@ -288,7 +289,7 @@ def _channel_axis(series: Any) -> int | None:
 
 
 def as_float(image):
-    """A uint8 or uint16 image as float32 on the 0..255 scale. NumPy or JAX.
+    """Return a uint8 or uint16 image as float32 on the 0..255 scale. NumPy or JAX.
 
     Example:
         >>> as_float(np.array([[[0, 257, 65535]]], np.uint16)).round(3).tolist()
@@ -299,7 +300,7 @@ def as_float(image):
 
 
 def as_uint8(image: np.ndarray) -> np.ndarray:
-    """An image of 8 or 16 bits as uint8: 16-bit values are divided by 257.
+    """Return an image of 8 or 16 bits as uint8: 16-bit values are divided by 257.
 
     Example:
         >>> as_uint8(np.array([[[0, 257, 65535]]], np.uint16)).tolist()
@@ -311,6 +312,6 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def channel_sums(image: np.ndarray) -> np.ndarray:
-    """(c,) float64: the sum of each channel of (h, w, c) on the 0..255 scale."""
+    """Return the sum of each channel of (h, w, c), 0..255 scale, as (c,) float64."""
     scale = _PER_LEVEL if image.dtype == np.uint16 else 1
     return image.sum((0, 1), dtype=np.float64) / scale

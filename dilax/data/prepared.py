@@ -34,19 +34,19 @@ def builder_class(name: str) -> type[SegmentationBuilder]:
         ValueError: if there is none of this name.
     """
     if name not in NAMES:
-        raise ValueError(f"{name!r}: is not a data set to prepare; there are {NAMES}")
+        raise ValueError(f"{name!r}: must be one of {', '.join(NAMES)}")
     module = importlib.import_module(f"dilax.data.builders.{name}")
     return getattr(module, name.capitalize())
 
 
 def default_data_dir() -> Path:
-    """The default folder of prepared data sets, which is that of tfds."""
+    """Return the default folder of prepared data sets, which is that of tfds."""
     home = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return Path(home).expanduser()
 
 
 def prepared_dir(name: str, variant: str, data_dir: Path) -> Path:
-    """The folder of a prepared data set, whether it exists or not.
+    """Return the folder of a prepared data set, whether it exists or not.
 
     Args:
         name: one of `NAMES`.
@@ -80,7 +80,7 @@ class PreparedSplit(Sequence):
             record = self._records[number]
             if record["id"] is None:
                 raise ValueError("it is empty")
-        except Exception as error:  # array_record's and protobuf's have no common base
+        except Exception as error:  # those of array_record and protobuf share no base
             raise ValueError(
                 f"{self._where}: record {number} cannot be read ({error}); {_AGAIN}"
             ) from error
@@ -91,7 +91,7 @@ class PreparedSplit(Sequence):
         image = np.asarray(file.convert("RGB"))
         orientation = orientation_of(file)
         upright = turned(image, orientation)
-        if upright.shape[:2] == ids.shape:  # else labels are of the pixels as stored
+        if upright.shape[:2] == ids.shape:  # otherwise labels fit the pixels as stored
             image = upright
             if orientation > 1 and not self._told:
                 self._told = True
@@ -121,7 +121,7 @@ def open_prepared(
     if not folder.is_dir():
         raise ValueError(
             f"--data_dir={home}: {spec.name} is not prepared there ({folder} is "
-            f"missing); dilax data prepare {name} --from PATH --data_dir={home} does it"
+            f"missing); run dilax data prepare {name} --from PATH --data_dir={home}"
         )
     builder = _builder_at(folder)
     if split not in builder.info.splits:
@@ -157,29 +157,29 @@ def prepare(
     verify: bool = True,
     overwrite: bool = False,
 ) -> Path:
-    """Prepare a data set once; a failure leaves nothing half-prepared.
+    """Prepare a data set once; a failure leaves no incomplete files.
 
     Published splits that are not in the source are left out, with a warning for each.
 
     Args:
         name: one of `NAMES`.
         source: a folder with archives or unpacked files, or an archive; None downloads
-            what needs no account into `data_dir`/downloads/`name`, and uses what else
-            is there.
+            the files that need no account into `data_dir`/downloads/`name`, and also
+            uses the files that are already in that folder.
         data_dir: the folder of all prepared sets.
         variant: one of the data set's variants; "" is the first.
-        partial: prepare what is there even if images or labels are missing.
+        partial: prepare the files that exist, even if images or labels are missing.
         verify: compare archives with their published checksums.
-        overwrite: prepare again what is prepared; it stays until the new set is whole.
+        overwrite: replace a prepared set, which is kept until the new one is complete.
 
     Returns:
         The folder of the prepared set.
 
     Raises:
         ValueError: naming the files, if the source is incomplete or not this data set;
-            if nothing of it can be downloaded, if another process is preparing it, or
-            if the prepared set is damaged, or partial where all of it is wanted.
-        OSError: if the disk is full or cannot be written, or a download fails.
+            if nothing can be downloaded; if another process is preparing the set; or if
+            the prepared set is damaged, or partial although all of it is wanted.
+        OSError: if the disk is full or cannot be written to, or a download fails.
     """
     folder = prepared_dir(name, variant, data_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ def _build(
 
 
 def _downloaded(builder: SegmentationBuilder, folder: Path) -> Path:
-    """Download the archives that need no account to a folder, which may have others."""
+    """Download archives that need no account to a folder that may contain others."""
     archives = builder.archives()
     present = [archive for archive in archives if (folder / archive.name).exists()]
     if not present and not any(archive.url for archive in archives):

@@ -1,18 +1,18 @@
-"""Scenes: a rendered data set in which only context separates some of the classes.
+"""Scenes: a rendered data set in which only context distinguishes some of the classes.
 
-After Yu and Koltun (2016), §3: a context module helps by seeing further. Here that is
-necessary by construction. Every scene has tall towers on a thin strip of ground, and
-the class of a tower depends on nothing but the ground below it: a lighthouse stands on
-water, an office on a road, a silo on grass. All else about the towers is distributed
-alike: shape, position, paint, light and weather are drawn before the kinds of ground,
-from separate random streams. Sky, ground and the balloons in front can be classified
-from nearby pixels.
+According to Yu and Koltun (2016), §3, a context module helps by seeing further. Here
+that is necessary by construction. Every scene has tall towers on a thin strip of
+ground, and the class of a tower depends only on the ground below it: a lighthouse
+stands on water, an office on a road, a silo on grass. Everything else about the towers
+has the same distribution for all classes: shape, position, paint, light, and weather
+are drawn before the kinds of ground, from separate random streams. Sky, ground, and the
+balloons in front can be classified from nearby pixels.
 
-This module draws where things are, in units of which a scene is 256 wide and high;
-`dilax.data.scenes_painting` names the towers and paints. In 256-pixel
-scenes some 57 percent of all tower pixels are more than 75 pixels away from any ground:
-out of sight of a front end (26 to 30 pixels wide) and of an undilated module on top of
-it (15 cells of 8 pixels wide), within sight of the Basic module (67 cells).
+This module decides where objects are, in units of which a scene is 256 wide and high;
+`dilax.data.scenes_painting` paints them and labels the towers. In 256-pixel scenes
+about 57 percent of all tower pixels are more than 75 pixels away from any ground: out
+of reach of a front end (26 to 30 pixels wide) and of an undilated module on top of it
+(15 cells of 8 pixels wide), but within reach of the Basic module (67 cells).
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _SILKS = colours("e43a34 fab41e faf2dc 2864c8 ec5496 6e3caa 18a096")
 
 
 class Scenes(Sequence):
-    """A split of the scenes; each is rendered on first access, and kept.
+    """A split of the scenes; each scene is rendered on first access, and cached.
 
-    Scene i of a split depends on (seed, split, i) alone, so that a shorter count is a
-    prefix of a longer one. Arrays are read-only because they are kept. Threads may
-    share an instance: two that ask for the same scene at once both render it.
+    Scene i of a split depends only on (seed, split, i), so that a shorter split is a
+    prefix of a longer one. Arrays are read-only because they are cached. Threads may
+    share an instance: two that request the same scene at once both render it.
 
     Args:
         split: "train" or "val".
@@ -105,8 +105,8 @@ class Scenes(Sequence):
             raise IndexError(f"index={index}: {self.split} has {self._length} scenes")
         if i not in self._rendered:
             key = (self.seed, _SPLIT_KEYS[self.split], i)
-            # The kinds of ground have a stream of their own: nothing else depends on
-            # them, so that all else is distributed alike for all classes.
+            # The kinds of ground have their own stream: nothing else depends on them,
+            # so that everything else has the same distribution for all classes.
             placing, naming, above, below = (
                 np.random.Generator(np.random.PCG64(stream))
                 for stream in np.random.SeedSequence(key).spawn(4)
@@ -127,10 +127,10 @@ def paint(
     below: np.random.Generator,
     size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paints a layout; the ground below a tower decides its class.
+    """Paint a layout; the ground below a tower determines its class.
 
     Args:
-        layout: where everything is.
+        layout: the position of everything.
         grounds: the kind of ground of each section, left to right.
         above: generator for the textures of sky and towers.
         below: generator for the textures of the ground.

@@ -1,12 +1,12 @@
-"""Paints scenes: from where things are, and in what light, to pixels and labels.
+"""Painting scenes: from positions and light to pixels and labels.
 
-A painter's algorithm: sky, ground, towers and balloons cover one another, from back to
+A painter's algorithm: sky, ground, towers, and balloons cover one another, from back to
 front, in the image and in the label map at once. A shape is a signed distance to its
 outline, so that edges are smooth, and the ignored band along them is one pixel wide on
 either side, at every size. Textures are sums of smooth noise on lattices whose cells
 scale with the scene.
 
-`dilax.data.scenes` decides where things are; only textures are random here: clouds,
+`dilax.data.scenes` decides where objects are; only textures are random here: clouds,
 stars, waves, flowers, plaster.
 
 All geometry is in scene units: a scene is 256 units wide and high, x to the right, y
@@ -115,8 +115,9 @@ def _splines(pixels: int, cells: float | int) -> tuple[np.ndarray, np.ndarray]:
 def _noise(rng, shape: tuple[int, ...], cells) -> np.ndarray:
     """Smooth noise in 0..1, (rows, columns), with that many cells.
 
-    What is drawn depends on the cells alone, so that scenes look alike at every size.
-    Sums of slices, not matrix products: the same on every machine, and no threads.
+    The random draws depend only on the cells, so that scenes look the same at every
+    size. Sums of slices, not matrix products, give the same result on every machine,
+    without threads.
     """
     (i, down), (j, along) = map(_splines, shape, cells)
     values = rng.random([int(np.ceil(c)) + 2 for c in cells], np.float32)

@@ -24,7 +24,7 @@ from dilax.data.scenes import Scenes
 from dilax.data.spec import DATASETS, DatasetSpec
 
 _SKIP = "repair them, or skip them with --config.data.skip_unreadable=True"
-_CLASSES = "give each missing one a line in --classes, called void to ignore it"
+_CLASSES = "add a line to --classes for each missing one; call it void to ignore it"
 
 
 def open_source(
@@ -39,7 +39,7 @@ def open_source(
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Sequence[dict]:
-    """Opens a split of a data set as a sequence of `{image, label, id}`.
+    """Open a split of a data set as a sequence of `{image, label, id}`.
 
     Args:
         dataset: `"scenes"`, `"folder"` (your own), or a prepared data set.
@@ -57,7 +57,7 @@ def open_source(
 
     Raises:
         ValueError: if the data set is unknown or missing, or its files are missing,
-            empty or wrong.
+            empty, or wrong.
 
     Example:
         >>> from dilax.data import DATASETS
@@ -74,7 +74,7 @@ def open_source(
     if dataset not in DATASETS:
         known = ", ".join(["folder", *DATASETS])
         raise ValueError(f"--config.data.dataset={dataset!r}: must be one of {known}")
-    # Imported here because tfds takes more than a second to import.
+    # Imported here, because importing tfds takes more than a second.
     from dilax.data.prepared import open_prepared
 
     return open_prepared(dataset, spec, data_dir, split, variant)
@@ -84,15 +84,16 @@ class ImageLabelFiles(Sequence):
     """A source that reads pairs of files, and names the file when one is wrong.
 
     Headers are checked on creation: both files exist, are images, and agree in size.
-    Pixels are read on access. An image whose pixels turn out to be unreadable raises;
-    with `skip_unreadable`, it is logged once and returned with a label of nothing but
-    `ignore_label`, so that it affects neither training nor evaluation. Ids and colours
-    of no class always raise: usually the list of classes is wrong.
+    Pixels are read on access. If they cannot be read, an error is raised; with
+    `skip_unreadable`, the image is logged once and returned with a label that consists
+    of `ignore_label`, so that it affects neither training nor evaluation. Ids and
+    colours of no class always raise an error, because usually the list of classes is
+    wrong.
 
     Args:
         pairs: the files.
-        spec: what masks hold and how it maps to train ids.
-        skip_unreadable: skip what cannot be read instead of stopping.
+        spec: what masks contain, and how it maps to train ids.
+        skip_unreadable: skip files that cannot be read instead of raising an error.
 
     Raises:
         ValueError: naming up to ten files, if a header is wrong and they are not
@@ -158,10 +159,10 @@ class ImageLabelFiles(Sequence):
 
 
 class Checked(NamedTuple):
-    """Pairs whose headers are right.
+    """Pairs whose headers are correct.
 
     Attributes:
-        upright: for each pair whether to turn its image, and its mask, upright.
+        upright: for each pair, whether to turn its image and its mask upright.
         headers: of the images.
         problems: what is wrong with the other pairs.
         notes: what was decided about the orientation.
@@ -179,17 +180,17 @@ def check_pairs(
     channels: int | None = None,
     as_stored: bool | None = None,
 ) -> Checked:
-    """Checks the headers of files, and whether images and masks need to be turned.
+    """Check the headers of files, and whether images and masks need to be turned.
 
     Images and masks are read upright, as viewers show them, if their sizes then agree;
-    else as stored, if those do.
+    otherwise as stored, if the stored sizes agree.
 
     Args:
         pairs: the files.
-        skip_unreadable: skip the wrong ones instead of stopping.
-        channels: of the images, if it is known.
-        as_stored: prefer images and masks as stored; None stops if some fit only so
-            and others both ways.
+        skip_unreadable: skip wrong files instead of raising an error.
+        channels: number of channels of the images, if it is known.
+        as_stored: prefer images and masks as stored; None raises an error if some fit
+            only as stored and others fit both ways.
 
     Raises:
         ValueError: naming up to ten files, if a header is wrong and they are not
@@ -242,7 +243,7 @@ def check_pairs(
 def _turning(
     pair: Pair, channels: int | None, as_stored: bool
 ) -> tuple[Header, int, tuple[bool, bool]]:
-    """The image's header, the mask's orientation, and whether to turn the two.
+    """Return the image's header, the mask's orientation, and whether to turn the two.
 
     Raises:
         ValueError: naming the file, if it is wrong.
@@ -250,7 +251,9 @@ def _turning(
     if not pair.image.exists():
         raise ValueError(f"{pair.image}: is missing")
     if not pair.label.exists():
-        raise ValueError(f"{pair.image}: has no mask, such as {pair.label}")
+        raise ValueError(
+            f"{pair.image}: has no mask; expected one such as {pair.label}"
+        )
     header, (size, orientation) = read_header(pair.image), read_size(pair.label)
     if channels and not convertible(header.channels, channels):
         found = f"has {header.channels} channels, not {channels}"
@@ -275,18 +278,18 @@ def _turning(
 def shown_size(
     size: tuple[int, int], orientation: int, upright: bool
 ) -> tuple[int, int]:
-    """The (height, width) of an image that is upright or as stored.
+    """Return the (height, width) of an image, upright or as stored.
 
     Args:
-        size: upright.
-        orientation: as stored, 1 to 8.
-        upright: which of the two.
+        size: the size of the upright image.
+        orientation: orientation in the file, 1 to 8.
+        upright: whether the image is read upright.
     """
     return size if upright or orientation < 5 else size[::-1]
 
 
 class Joined(Sequence):
-    """Two sources, one after the other, as one.
+    """The concatenation of two sources.
 
     Example:
         >>> from dilax.data import Scenes
@@ -326,7 +329,7 @@ class Chosen(Sequence):
 
 
 def evenly_spread(count: int, n: int) -> list[int]:
-    """Up to n of `count` indices, evenly spread.
+    """Return up to n of `count` indices, evenly spread.
 
     Example:
         >>> evenly_spread(10, 4), evenly_spread(2, 4)

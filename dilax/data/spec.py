@@ -1,6 +1,6 @@
 """The data sets of the paper (§4, §5, A.1-A.3): classes, palettes, mean pixels, tiles.
 
-Numbers are those of the paper's release; classes, colours and ids are as published.
+Numbers are those of the paper's release; classes, colours, and ids are as published.
 """
 
 import dataclasses
@@ -15,35 +15,36 @@ RGB = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What networks, metrics and figures need to know about a data set.
+    """The properties of a data set that networks, metrics, and figures use.
 
     Attributes:
         name: for messages and tables.
         classes: class names in the order of the train ids 0, 1, ….
         palette: one RGB colour per class.
         mean: the mean pixel (B, G, R) on the 0..255 scale, subtracted from the input;
-            one number per channel, in reversed order, where images are not RGB.
+            if images are not RGB, one number per channel, in reversed order.
         ignore_label: label of pixels that are ignored, on disk and in memory.
-        tile: (height, width) in pixels of the network's input, margins included; None
+        tile: (height, width) in pixels of the network's input, including margins; None
             makes the whole image one tile.
         scale: images are resized by this factor before they enter the network.
             Accuracy is still measured at the images' own resolution.
-        label_map: (id on disk, train id) pairs where they differ; other ids on disk are
-            errors. Empty: ids on disk are train ids.
-        context_classes: classes that look alike and differ only in their context.
+        label_map: (id on disk, train id) pairs, if they differ; other ids on disk are
+            errors. If empty, ids on disk are train ids.
+        context_classes: classes that look the same and differ only in their context.
         categories: (name, classes) groups whose IoU is also measured.
-        splits: (name, images) of the published splits.
-        context_layers: layers of the context module that the paper uses for it.
+        splits: (name, number of images) of the published splits.
+        context_layers: layers of the context module that the paper uses for the data
+            set.
         void_colours: colours of unlabelled pixels in masks that are colour images; all
             other colours of a mask are in the palette.
         colour_masks: whether the masks of a folder are colour images.
         image_size: (height, width) of typical images of the data set, if it consists of
             photographs; `Predictor` reduces much larger ones to this size.
-        alpha_masks: whether they are the transparency of images.
-        threshold: values of masks from here on are class 1 on disk, others 0; 0 keeps
+        alpha_masks: whether the masks of a folder are the transparency of images.
+        threshold: mask values from this one on are class 1 on disk, others 0; 0 keeps
             the values.
         as_stored: read the images and masks of a folder without turning them by their
-            EXIF orientation, where both ways fit.
+            EXIF orientation, if both ways fit.
 
     Example:
         >>> voc = DATASETS["voc"]
@@ -91,7 +92,7 @@ class DatasetSpec:
         """(h, w) ids or (h, w, 3) colours of a mask on disk → (h, w) uint8 train ids.
 
         Args:
-            mask: ids, or colours where the data set has `colour_masks`.
+            mask: ids, or colours if the data set has `colour_masks`.
             name: of the file, for messages.
 
         Raises:
@@ -118,7 +119,8 @@ class DatasetSpec:
 
 
 def colour_map(count: int) -> tuple[RGB, ...]:
-    """The first `count` colours of Pascal VOC's colour map (bits spread over RGB).
+    """Return the first `count` colours of Pascal VOC's colour map (bits spread over
+    RGB).
 
     Example:
         >>> colour_map(3)
@@ -132,7 +134,7 @@ def colour_map(count: int) -> tuple[RGB, ...]:
 
 
 def distinct_colours(count: int) -> tuple[RGB, ...]:
-    """The first `count` of a series of colours, each as unlike the earlier as can be.
+    """Return `count` colours, each as different from the earlier ones as possible.
 
     Example:
         >>> distinct_colours(2)

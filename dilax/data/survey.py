@@ -1,4 +1,4 @@
-"""What training on your own images needs to know: mean pixel, sizes, classes."""
+"""The properties of your own images that training needs: mean pixel, sizes, classes."""
 
 import dataclasses
 import functools
@@ -56,21 +56,21 @@ def survey_folder(
     reading: MaskReading = MaskReading(),  # noqa: B008
     orientation: Literal["", "upright", "stored"] = "",
 ) -> Survey:
-    """Measures what training on a folder needs to know.
+    """Measure the properties of a folder that training needs.
 
-    Reads every mask, and up to 200 images. A process reads them once, and again only
+    Every mask and up to 200 images are read. A process reads them once, and again only
     after they change.
 
     Args:
         data_dir: see `read_folder`, also for `images` and `labels`.
         images: folder or pattern of the images.
         labels: folder or pattern of the masks.
-        classes: names, `"sky,tree"`, or a file with one name per line, followed by the
-            colour of its masks, `sky 70 130 180`, where masks are colour images; a
-            class called void (or ignore, unlabelled) is ignored. "" reads the file
-            `classes.txt`, or else takes the values of the masks.
+        classes: names, `"sky,tree"`, or a file with one name per line, followed by its
+            colour, `sky 70 130 180`, if masks are colour images; a class called void
+            (or ignore, unlabelled) is ignored. "" reads the file `classes.txt`, or uses
+            the values of the masks.
         skip_unreadable: leave out files that cannot be read.
-        reading: what masks hold, where that is in doubt.
+        reading: the user's choices for masks whose meaning is in doubt.
         orientation: how to read images with an EXIF orientation whose masks fit them
             both turned upright and as stored; "" turns them, unless other masks fit
             only images as stored.
@@ -119,9 +119,10 @@ def survey_folder(
 
 
 def _possible_lists(root: Path) -> list[Path]:
-    """Files that look like lists of classes by their names, in a folder or just below.
+    """Return files that may be lists of classes by their names, in or just below a
+    folder.
 
-    Which one is right is for the user to say: their order may differ.
+    Only the user knows which one is correct, because their order may differ.
     """
     files = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth))]
     return [
@@ -143,7 +144,7 @@ def _read(
 ) -> tuple[
     Checked, tuple[float, ...], list[tuple[Path, MaskValues]], Counter[tuple[int, int]]
 ]:
-    """The checked pairs, mean pixel and sizes of the training images, and all masks.
+    """Return the checked pairs, mean pixel and sizes of training images, and all masks.
 
     `stamps`, when the files were modified, only tells changed files apart in the cache.
     """
@@ -155,7 +156,7 @@ def _read(
         raise ValueError(f"{train[0].image}: no readable training images are left")
 
     def total(path: Path) -> np.ndarray:
-        """The sum of each channel, and the number of pixels."""
+        """Return the sum of each channel, and the number of pixels."""
         pixels = read_pixels(path, channels)
         return np.append(channel_sums(pixels), pixels.size / channels)
 
@@ -174,7 +175,7 @@ def _read(
 
 
 def _common_channels(headers: dict[Pair, Header]) -> int:
-    """The number of channels that all images can be read with."""
+    """Return the number of channels with which all images can be read."""
     counts = Counter(header.channels for header in headers.values())
     channels = 3 if 3 in counts else counts.most_common(1)[0][0]
     bits = Counter(header.bits for header in headers.values()).most_common(1)[0][0]
@@ -190,7 +191,7 @@ def _common_channels(headers: dict[Pair, Header]) -> int:
 def _each(
     title: str, read: Callable[[Path], T], paths: list[Path], skip: bool
 ) -> list[tuple[Path, T]]:
-    """(file, what is read from it), without unreadable ones if `skip`."""
+    """Yield (file, its content), without unreadable files if `skip`."""
 
     def attempt(path: Path) -> T | ValueError:
         try:
@@ -232,7 +233,7 @@ class Statistics:
         self._sums, self._samples = np.zeros(1), 0
 
     def add(self, sample: dict) -> None:
-        """Counts a sample `{image, label}`."""
+        """Count a sample `{image, label}`."""
         counts = np.bincount(sample["label"].ravel(), minlength=256)
         self._pixels += counts
         self._images += counts > 0

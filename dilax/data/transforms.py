@@ -1,7 +1,7 @@
 """The released data layer on NumPy arrays (Yu & Koltun 2016, §4, A; its release).
 
-Images are padded by reflection, cropped at random and mirrored. Labels are sampled at
-the network's output stride, beginning at the first output cell of the crop.
+Images are padded by reflection, cropped at random, and mirrored. Labels are sampled at
+the network's output stride, starting from the first output cell of the crop.
 """
 
 import dataclasses
@@ -33,7 +33,8 @@ def subtract_mean(image, mean):
 
 
 def reflected(at, n: int):
-    """Positions on an axis of n pixels that is reflected without end. NumPy or JAX.
+    """Return positions on an axis of n pixels that is reflected endlessly. NumPy or
+    JAX.
 
     Example:
         >>> reflected(np.arange(-2, 5), 3).tolist()
@@ -44,7 +45,7 @@ def reflected(at, n: int):
 
 
 def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int):
-    """Pads (h, w, …) by reflection without repeating the edge, as often as necessary.
+    """Pad (h, w, …) by reflection without repeating the edge, as often as necessary.
 
     Example:
         >>> reflect_pad(np.array([[1, 2, 3]]), 0, 0, 2, 3).tolist()
@@ -55,7 +56,7 @@ def reflect_pad(image: np.ndarray, top: int, bottom: int, left: int, right: int)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes (h, w, c) images bilinearly, or (h, w) labels to the nearest, to `size`.
+    """Resize images (h, w, c) bilinearly, or labels (h, w) by the nearest, to `size`.
 
     Args:
         image: image, uint8 or uint16, or label, uint8.
@@ -93,7 +94,7 @@ def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
 
 
 def rescale(image: np.ndarray, label: np.ndarray, scale: float):
-    """Resizes an image and its label by the same factor.
+    """Resize an image and its label by the same factor.
 
     Example:
         >>> image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
@@ -105,9 +106,9 @@ def rescale(image: np.ndarray, label: np.ndarray, scale: float):
 
 
 def jitter_colours(image: np.ndarray, rng: np.random.Generator, strength: float):
-    """Scales brightness, contrast and saturation by factors within 1 ± strength.
+    """Scale brightness, contrast, and saturation by factors within 1 ± strength.
 
-    Images that are not 8-bit RGB have no saturation, and only two factors.
+    Images that are not 8-bit RGB have no saturation, so only two factors.
     """
     if image.shape[2] == 3 and image.dtype == np.uint8:
         picture = Image.fromarray(image)
@@ -127,12 +128,12 @@ class CropGeometry:
     """How a crop of the padded image relates to its training labels.
 
     Attributes:
-        crop: (height, width) in pixels of the network's input, margins included.
+        crop: (height, width) in pixels of the network's input, including margins.
         margin: pixels of context on every side that have no labels.
         stride: image pixels from one label to the next: the network's output stride.
         ignore_label: written where the crop has no label.
-        edge_crops: crops are at the left or the right end of the image, never between
-            (A.3 trains jointly on halves of images).
+        edge_crops: crops are only at the left or the right edge of the image (A.3
+            trains jointly on halves of images).
 
     Example:
         >>> CropGeometry((628, 628), margin=186, stride=8).inner
@@ -153,7 +154,7 @@ class CropGeometry:
     def draw(self, size: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
         """(y, x) of a crop in an image of (height, width), padded by the margin.
 
-        Uniform over all places within the padding; 0 where the crop is larger.
+        Uniform over all positions within the padding; 0 if the crop is larger.
         """
         spare = [max(0, n - i) for n, i in zip(size, self.inner, strict=False)]
         y = int(rng.integers(spare[0] + 1))
@@ -162,9 +163,9 @@ class CropGeometry:
         return y, int(rng.integers(spare[1] + 1))
 
     def cut(self, image: np.ndarray, label: np.ndarray, y: int, x: int) -> Example:
-        """A crop of the reflection-padded image, and the labels at the stride.
+        """Return a crop of the reflection-padded image, and the labels at the stride.
 
-        Where the crop is larger than the image padded by the margin, reflection goes on
+        If the crop is larger than the image padded by the margin, reflection continues
         at the bottom and the right. Labels outside the image are ignored.
 
         Args:
@@ -191,14 +192,14 @@ class CropGeometry:
 
 
 def _fill(array: np.ndarray, size: tuple[int, ...], value: int) -> np.ndarray:
-    """(h, w, …) filled up to `size` at the bottom and the right."""
+    """Return (h, w, …) filled up to `size` at the bottom and the right."""
     widths = [(0, s - n) for s, n in zip(size, array.shape[:2], strict=True)]
     widths += [(0, 0)] * (array.ndim - 2)
     return np.pad(array, widths, constant_values=value)
 
 
 def check_crop(crop: int, margin: int, stride: int, flag: str) -> None:
-    """Checks that a crop gives whole output cells.
+    """Check that a crop gives a whole number of output cells.
 
     Args:
         crop: side of the network's input in pixels.
@@ -225,7 +226,7 @@ class Augmentation:
     Attributes:
         mirror: flip left to right with probability ½, as in the release.
         scales: (lowest, highest) factor of a random resize; (1, 1) turns it off.
-        colour: strength of random brightness, contrast and saturation; 0 turns it off.
+        colour: strength of random brightness, contrast, and saturation; 0 turns it off.
 
     Example:
         >>> Augmentation(scales=(0.75, 1.5)).mirror
@@ -246,7 +247,7 @@ class ImageExample:
     """Turns a sample `{image, label}` into one training example.
 
     Attributes:
-        geometry: crop, margin and label stride.
+        geometry: crop, margin, and label stride.
         augmentation: random changes.
         scale: factor by which images are resized before anything else.
 
@@ -264,7 +265,7 @@ class ImageExample:
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> Example:
         """`{"image": crop, "label"}`; see `CropGeometry.cut`."""
-        # In this order, which the device's cache repeats: it draws without pixels.
+        # The device's cache makes the same draws in the same order, without pixels.
         factor = self.scale * rng.uniform(*self.augmentation.scales)
         image, label = rescale(sample["image"], sample["label"], factor)
         if self.augmentation.colour:
@@ -315,7 +316,7 @@ class MapExample:
         label = label[y * stride :, x * stride :][: pixels[0], : pixels[1]]
         label = _fill(label, pixels, self.ignore_label)
         label = label[:: self.label_stride, :: self.label_stride]
-        # Mirrored last, so that each cell keeps the label of its own first pixel.
+        # Mirror last, so that each cell keeps the label of its own first pixel.
         if self.augmentation.draw_mirror(rng):
             maps, label = maps[:, ::-1], label[:, ::-1]
         return {"image": maps, "label": label}

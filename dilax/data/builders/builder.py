@@ -122,7 +122,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         """List the images of each split; splits without files may be left out.
 
         Raises:
-            ValueError: if the tree does not hold this data set.
+            ValueError: if the tree does not contain this data set.
         """
 
     def problems(self) -> list[str]:
@@ -153,7 +153,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
 
         Raises:
             ValueError: naming the file, if image or label cannot be read or differ in
-                size, or the label holds ids that the data set does not have.
+                size, or the label contains ids that the data set does not have.
         """
         content = self.image(tree, item)
         with decoded(content, item.image) as image:
@@ -249,7 +249,9 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             lines.append(f"… and {len(problems) - _NAMED} more")
         listing = "".join(f"\n{line}" for line in lines)
         if not complete:
-            raise ValueError(f"{tree}: holds no {self.SPEC.name}. {self.HOW}{listing}")
+            raise ValueError(
+                f"{tree}: contains no {self.SPEC.name}. {self.HOW}{listing}"
+            )
         if problems and not self.partial:
             raise ValueError(
                 f"{tree}: {self.SPEC.name} is incomplete.{listing}"
