@@ -63,7 +63,7 @@ def test_the_parts_of_several_hosts_are_the_batch_of_one(whole, shards, start):
 
 
 def test_hosts_that_do_not_divide_the_batch_are_refused():
-    with pytest.raises(ValueError, match="batch_size=4: .* processes, 3"):
+    with pytest.raises(ValueError, match=r"batch_size=4: .* processes, 3"):
         _batches(1, shard=(0, 3))
 
 
