@@ -48,8 +48,8 @@ PICKLES = {
 def _zip_listing(path):
     """A list of entries that are nowhere, 46 bytes each."""
     one = b"PK\1\2" + bytes(42)
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 46 * 60_000, 0, 0)
-    path.write_bytes(one * 60_000 + end)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 46 * 150_000, 0, 0)
+    path.write_bytes(one * 150_000 + end)
 
 
 def _npy(path, head, size):
@@ -91,7 +91,7 @@ def _caffe_blobs(path):
 
 
 def _caffe_sides(path):
-    path.write_bytes(_caffe(field(7, field(7, field(1, b"\1" * 2_000_000)))))
+    path.write_bytes(_caffe(field(7, field(7, field(1, b"\x81\2" * 2_000_000)))))
 
 
 def _index(path):
