@@ -457,7 +457,9 @@ def main() -> int:
     for name in values.part or names:
         count = max(1, int(PARTS[names[name]] * values.scale))
         try:
-            print(run(names[name], values.seed, count), flush=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                line = run(names[name], values.seed, count)
+            print(line, flush=True)
         except Exception as error:
             failures += 1
             kind = type(error).__name__
