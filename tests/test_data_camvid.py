@@ -289,7 +289,7 @@ def test_frames_of_another_size_are_no_original_frames(small, tmp_path, part):
     wrong = next(iter(frames if part == "image" else labels))
     files[wrong] = encoded(photo(0, 6, 8))
     source = unpacked(tmp_path / "files", files)
-    message = f"{wrong}: is 8x6, CamVid's original frames are 24x12"
+    message = f"{wrong}: is 8x6, but CamVid's original frames are 24x12"
     with pytest.raises(ValueError, match=message):
         prepare_original(source, tmp_path)
 

@@ -256,9 +256,7 @@ def test_a_run_starts_from_convolutions_alone(tmp_path):
     config.stages = config.stages[:1]
     dilax.train(config, run)
     report = (run / "init.txt").read_text("utf-8")
-    assert (
-        "26 parameters loaded, 2 missing, 4 reinitialized; 0 arrays left over" in report
-    )
+    assert "26 parameters loaded, 2 missing, 4 reinitialized; 0 arrays unused" in report
     assert "front_end/fc6: reinitialized, not in the file" in report
 
 

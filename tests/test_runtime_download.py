@@ -213,7 +213,7 @@ def test_a_partial_file_is_complete_or_too_long(server, file, more):
 
 
 def test_a_wrong_size_is_reported_before_anything_is_downloaded(server, file):
-    with pytest.raises(WrongFile, match="has 1048576 bytes where 7 are published"):
+    with pytest.raises(WrongFile, match="has 1048576 bytes instead of the published 7"):
         download(server.url, file, size=7)
     assert left(file) == []
 
@@ -264,7 +264,7 @@ def test_addresses_without_a_server_are_named(url, file):
 
 def test_space_is_needed_only_for_what_is_missing(server, file, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, 600_000))
-    with pytest.raises(OSError, match=rf"{server.url}: 1\.05MB are missing") as full:
+    with pytest.raises(OSError, match=rf"{server.url}: needs 1\.05MB") as full:
         download(server.url, file)
     assert full.value.errno == errno.ENOSPC
     assert left(file) == []

@@ -73,7 +73,7 @@ def test_a_file_is_written_whole_or_not_at_all(suffix, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.pth", "a", "a.h5", "npz"])
 def test_other_kinds_of_files_are_not_written(name, tmp_path):
-    with pytest.raises(ValueError, match=r"none of \.safetensors, \.npz"):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors or \.npz"):
         save_weights(NESTED, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -189,7 +189,7 @@ def _header(shape, descr="'<f4'") -> str:
         (_npy(_header((2,), "'|O'"), bytes(16)), "Python objects"),
         (_npy(_header((2**60,)), bytes(8)), "8 bytes for shape"),
         (_npy(_header((3,)), bytes(8)), "8 bytes for shape"),
-        (_npy(_header((-2,)), bytes(8)), "8 bytes|are there for"),
+        (_npy(_header((-2,)), bytes(8)), "8 bytes|do not fit"),
         (_npy(_header((2,), "'<i4'"), bytes(8)), "not floating-point"),
         (_npy("__import__('os').mkdir('x')", bytes(8)), "cannot be read as npz"),
         (_npy("(" * 5000, bytes(8)), "statement|header|parentheses"),

@@ -88,7 +88,7 @@ def test_two_layers_of_one_name_are_refused(tmp_path):
             group = file.create_group(f"{block}/layers/conv2d/vars")
             group.attrs["name"] = "block2_conv1"
             group["0"] = np.ones((3, 3, 2, 2))
-    with pytest.raises(ValueError, match=r"two arrays are of conv2_1/kernel"):
+    with pytest.raises(ValueError, match=r"two arrays belong to conv2_1/kernel"):
         read_weights(path)
 
 
@@ -262,7 +262,7 @@ def test_two_arrays_of_one_layer_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["one/block1_conv1/kernel:0"] = np.ones((3, 3, 3, 4))
         file["two/block1_conv1/kernel:0"] = np.ones((3, 3, 3, 4))
-    with pytest.raises(ValueError, match="two arrays are of conv1_1/kernel"):
+    with pytest.raises(ValueError, match="two arrays belong to conv1_1/kernel"):
         read_weights(tmp_path / "a.h5")
 
 

@@ -76,7 +76,7 @@ def _containers(content):
         (b"(cos\nsystem\no.", "OBJ"),
         (b"}(K\x01K\x02K\x03u.", "zip|argument"),
         (b"cos\nsystem\n}b.", "would set the state"),
-        (b"K\x01K\x02)R.", "what is no function"),
+        (b"K\x01K\x02)R.", "something that is not a function"),
         (b"X\xff\xff\xff\x7fabc.", "expected 2147483647 bytes"),
         (b"\x8d" + b"\xff" * 7 + b"\x0fabc.", "bytes"),
         (b"\x8e" + b"\xff" * 7 + b"\x0fabc.", "bytes"),

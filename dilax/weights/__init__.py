@@ -1,4 +1,4 @@
-"""Weights of other frameworks' files, and of our own, as parameters; and back."""
+"""Reading weights from files of other frameworks and our own, and writing our own."""
 
 from dilax.weights.caffe import RELEASED
 from dilax.weights.files import (

@@ -2,11 +2,12 @@
 
 A NetParameter holds layers (field 100), or in files from before 2014 "V1" layers
 (field 2); a layer holds a name and blobs: kernel (out, in, h, w), then bias. The field
-numbers are those of caffe.proto. Caffe correlates, as JAX does: kernels are not turned.
+numbers are those of caffe.proto. Caffe correlates, as JAX does, so kernels are not
+flipped.
 
-Of protocol buffers, only reading is needed: a message is a sequence of fields, each a
-varint that holds number and wire type, then the value. A field's content is a view of
-the message's bytes.
+Protocol buffers only need to be read: a message is a sequence of fields, each a varint
+with number and wire type, then the value. A field's content is a view of the message's
+bytes.
 
 Source: the public description of the encoding (protobuf.dev, "Encoding").
 """
@@ -52,7 +53,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     fixed-size numbers, little-endian, and the contents of strings and messages.
 
     Raises:
-        ValueError: if the bytes are no message.
+        ValueError: if the bytes are not a message.
 
     Example:
         >>> [(n, v) for n, v in fields(memoryview(bytes([0x08, 0x96, 0x01])))]
@@ -60,7 +61,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """
     at = 0
     while at < len(message):
-        short = message[at] < 0x80  # as most are, where a network has many fields
+        short = message[at] < 0x80  # as most are in networks with many fields
         key, at = (message[at], at + 1) if short else _varint(message, at)
         number, wire = key >> 3, key & 7
         if wire == 0:
@@ -75,14 +76,14 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
             raise ValueError(f"byte {at}: wire type {wire} is not in use")
         if size > len(message) - at:
             raise ValueError(
-                f"byte {at}: a field of {size} bytes, {len(message) - at} are left"
+                f"byte {at}: a field of {size} bytes, but {len(message) - at} are left"
             )
         yield number, message[at : at + size]
         at += size
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """(number, where it ends)."""
+    """Return (number, where it ends)."""
     value = 0
     for i in range(10):
         if at + i >= len(message):
@@ -123,7 +124,7 @@ def read_caffe(path: Path) -> Weights:
     """Read the layers of a `.caffemodel` that have weights.
 
     Raises:
-        ValueError: if the file is no such file, or two layers share a name.
+        ValueError: if it is another kind of file, or two layers share a name.
     """
     with path.open("rb") as file:
         net = memoryview(mapped(file))
@@ -189,12 +190,12 @@ def _read(blob: memoryview, kind: int, dtype: np.dtype, shape: Shape) -> np.ndar
 
 def _message(value: Value) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a number where a message is expected")
+        raise ValueError("a number instead of a message")
     return value
 
 
 class Released(NamedTuple):
-    """A released network: how it is built, and the data set that it is for."""
+    """A released network: how it is built, and its data set."""
 
     build: Callable[..., DilatedNet]
     dataset: str
@@ -209,9 +210,9 @@ RELEASED = {
 
 
 def _inputs(tensors: Mapping[str, Stored]) -> Inputs | None:
-    """What the network takes: VGG's mean, or that of a release's data set.
+    """Return the network's inputs: with VGG's mean, or that of a release's data set.
 
-    None for other networks: the mean is not in the file, and guessing would be worse.
+    None for other networks, because the file does not state the mean.
     """
     layers = {name.rpartition("/")[0] for name in tensors}
     if layers <= set(VGG):

@@ -34,7 +34,7 @@ class Published(NamedTuple):
         url: its address.
         algorithm: of the published checksum, a name that `hashlib` knows.
         digest: the checksum in hexadecimal digits, or its first ones.
-        holds: what is in the file, for messages.
+        holds: its contents, for messages.
 
     Example:
         >>> PUBLISHED["vgg16"].file
@@ -86,7 +86,7 @@ def cache_folder() -> Path:
     """Return the folder of downloaded weights.
 
     It is `weights` in the folder that the environment variable `DILAX_CACHE` names, or
-    else in dilax's own cache (see `user_cache`).
+    otherwise in dilax's own cache (see `user_cache`).
     """
     root = os.environ.get(CACHE_VARIABLE)
     return Path(root).expanduser() / "weights" if root else user_cache("weights")
@@ -111,11 +111,11 @@ def weights_path(source: str | Path) -> Path:
 def fetch_weights(name: str) -> Path:
     """Return the file of published weights; download it unless it is in the cache.
 
-    An interrupted download resumes. The checksum is also verified if the file was in
-    the cache already.
+    An interrupted download resumes. The checksum is verified even if the file was
+    already in the cache.
 
     Args:
-        name: of `PUBLISHED`.
+        name: one of the names in `PUBLISHED`.
 
     Raises:
         ValueError: if no weights have this name, the file is not the published one, or
@@ -152,14 +152,14 @@ def _verify(file: Path, published: Published) -> None:
     if not found.startswith(published.digest):
         raise ValueError(
             f"{file}: is not the file that {published.url} should be: its "
-            f"{published.algorithm} is {found}, and {published.digest} is published. "
-            "Delete it and start again to download it. A path instead of a name, "
-            "--config.init=FILE, loads a file without this check"
+            f"{published.algorithm} is {found}, but {published.digest} is published. "
+            "Delete it, and repeat the command to download it again. A path instead of "
+            "a name, --config.init=FILE, loads a file without this check"
         )
 
 
 def _by_hand(name: str) -> str:
-    """Explain how to do without a connection."""
+    """Explain what to do without a connection."""
     return (
         f"Without a connection, download {PUBLISHED[name].url} on another machine and "
         f"save it as {weights_path(name)} ({CACHE_VARIABLE} names another cache "
@@ -178,19 +178,19 @@ _MAX_INDEX, _MAX_SHARDS = 4 << 20, 1000
 
 
 def read_weights(path: str | Path, inputs: Inputs | None = None) -> Weights:
-    """Read which arrays a file of weights holds; their values are read later.
+    """Read which arrays a file of weights contains; their values are read later.
 
     Args:
         path: `.caffemodel`, `.h5`, `.hdf5`, `.keras`, `.pth`, `.pt`, `.ckpt`, `.bin`,
             `.pth.tar`, `.safetensors`, `.npz`, or the `.index.json` of shards; or a
             name of `PUBLISHED`, such as `"vgg16"`, which `fetch_weights` downloads.
-        inputs: how the file's network takes its images, if it is not what the kind of
-            the file says.
+        inputs: the images that the file's network takes, if they differ from those that
+            the kind of file implies.
 
     Raises:
-        ValueError: naming the file, if it is missing, of another kind, or broken. No
-            file can make this run code or use more memory than four times its size and
-            200 MB.
+        ValueError: naming the file, if it is missing, broken, or of another kind. No
+            file can make this run code, or use more memory than four times its size
+            plus 200 MB.
 
     Example:
         >>> import tempfile

@@ -30,15 +30,15 @@ from dilax.weights.stored import (
 
 _MEAN = "mean"
 _MAX_CHANNELS = 1000
-_MAX_HEADER = 4 << 20  # of a .safetensors file, and 2 % of its size
-_MAX_NPY_HEADER = 10_000  # the limit of `numpy.lib.format`, which reads it whole first
+_MAX_HEADER = 4 << 20  # bytes of a .safetensors header, plus 2 % of the file's size
+_MAX_NPY_HEADER = 10_000  # the limit of `numpy.lib.format`, which reads all of it first
 
 
 def read_safetensors(path: Path) -> Weights:
     """Read the arrays of a `.safetensors` file.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: if it is another kind of file.
     """
     with path.open("rb") as opened:
         header = int.from_bytes(opened.read(8), "little")
@@ -59,10 +59,10 @@ def read_safetensors(path: Path) -> Weights:
 
 
 def read_npz(path: Path) -> Weights:
-    """Read the arrays of a `.npz` file; objects are refused.
+    """Read the arrays of an `.npz` file; objects are refused.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: if it is another kind of file.
     """
     tensors = {}
     with open_zip(path) as archive:
@@ -85,7 +85,7 @@ def _read_npy(path: Path, entry: str) -> np.ndarray:
         dtype, shape, fortran, at = _npy_header(file)
         size = archive.getinfo(entry).file_size
         if size > 4 * path.stat().st_size + (64 << 20):
-            raise ValueError(f"{entry}: swells to {size} bytes")
+            raise ValueError(f"{entry}: unpacks to {size} bytes")
         if size - at != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{entry}: {size - at} bytes for shape {shape}")
         file.seek(at)
@@ -95,7 +95,7 @@ def _read_npy(path: Path, entry: str) -> np.ndarray:
 
 
 def _npy_header(file: Any) -> tuple[np.dtype, Shape, bool, int]:
-    """Read (dtype, shape, whether Fortran's order, where the values begin)."""
+    """Read (dtype, shape, whether in Fortran order, where the values begin)."""
     head = io.BytesIO(file.read(12 + _MAX_NPY_HEADER))
     version = np.lib.format.read_magic(head)
     if version == (1, 0):
@@ -133,15 +133,15 @@ def save_weights(
     path: str | Path,
     mean: tuple[float, ...] | None = None,
 ) -> None:
-    """Write parameters to a `.safetensors` or `.npz` file, whole or not at all.
+    """Write parameters to a `.safetensors` or `.npz` file, atomically.
 
-    `load_weights` gives them back bit for bit.
+    `load_weights` returns them bit for bit.
 
     Args:
         params: `{"front_end": …, "context": …}`, float32.
-        path: its suffix decides the format; an existing file is replaced.
-        mean: the mean pixel (B, G, R) that the network expects subtracted; it is stored
-            in the file, for other data sets.
+        path: its suffix determines the format; an existing file is replaced.
+        mean: the mean pixel (B, G, R) that is subtracted from the network's images; it
+            is stored in the file, for use with other data sets.
 
     Raises:
         ValueError: for another suffix, or parameters that are not float32.
@@ -163,7 +163,7 @@ def save_weights(
         if array.dtype != np.float32:
             raise ValueError(f"save_weights: {name} is {array.dtype}, not float32")
     if path.suffix not in (".safetensors", ".npz"):
-        raise ValueError(f"save_weights: {path} ends in none of .safetensors, .npz")
+        raise ValueError(f"save_weights: {path} must end in .safetensors or .npz")
     with whole_or_not_at_all(path, durable=True) as partial, partial.open("wb") as file:
         if path.suffix == ".npz":
             about = {_MEAN: np.asarray(mean, np.float64)} if mean else {}

@@ -3,9 +3,9 @@
 Only arrays and the names of their layers are read: no configuration, no code. Kernels
 are (h, w, in, out), as here; dense layers number their inputs by row, column, channel.
 
-The HDF5 library does whatever a file says: broken ones make it reserve memory without
-end, or crash. So it runs in a process of its own with limits, and never in the one that
-loads weights.
+The HDF5 library trusts its files: broken ones make it allocate unlimited memory, or
+crash. So it runs in a separate process with limits, and never in the one that loads
+weights.
 """
 
 import functools
@@ -45,7 +45,7 @@ def read_keras(path: Path) -> Weights:
     """Read the arrays of a Keras file, under our names where they are VGG-16's.
 
     Raises:
-        ValueError: if it is no such file, or two arrays are of the same layer.
+        ValueError: if it is another kind of file, or two arrays belong to one layer.
     """
     if zipfile.is_zipfile(path):  # `.keras`
         entries = stored_entries(path)
@@ -70,7 +70,7 @@ def read_keras(path: Path) -> Weights:
     tensors: dict[str, Stored] = {}
     for name, (_, stored) in arrays.items():
         if (own := ours.get(name, name)) in tensors:
-            raise ValueError(f"two arrays are of {own}; one of them is {name}")
+            raise ValueError(f"two arrays belong to {own}; one of them is {name}")
         tensors[own] = stored
     if not tensors:
         raise ValueError("holds no arrays")
@@ -88,16 +88,16 @@ def _values(
 def _our_names(arrays: Mapping[str, tuple[str, Shape]]) -> dict[str, str]:
     """Name the arrays that are VGG-16's by their layers.
 
-    A layer is known by its own name, which Keras 3 stores as an attribute, or by its
-    path in the file. If none is known, Keras named them all: the path then counts the
-    layers of each kind again in every nested model, and the layer's own name over all
-    models of a session (conv2d_14 …). So the order of one or the other is VGG-16's if
-    the kernels' shapes follow from one another.
+    A layer is recognized by its own name, which Keras 3 stores as an attribute, or by
+    its path in the file. If no layer is recognized, Keras chose the names: paths then
+    number the layers of each kind separately in every nested model, and own names
+    number them across all models of a session (conv2d_14 …). If the kernels' shapes in
+    the order of one or the other are those of VGG-16, that order is used.
 
     Args:
         arrays: path in the file → (the layer's own name or nothing, shape).
     """
-    parts = {}  # by folder: path of the kernel and of the bias
+    parts = {}  # folder → paths of the kernel and of the bias
     names = {}
     for path, (layer, _) in arrays.items():
         folder, _, last = path.rpartition("/")
@@ -128,16 +128,17 @@ def _our_names(arrays: Mapping[str, tuple[str, Shape]]) -> dict[str, str]:
 
 
 def _counted(name: str) -> list[tuple[str, int]]:
-    """Sort conv2d_10 behind conv2d_9, and both behind conv2d."""
+    """Return a key that sorts conv2d_10 after conv2d_9, and both after conv2d."""
     pairs = (re.fullmatch(r"(.*?)_?(\d*)", p) for p in name.split("/"))
     return [(pair[1], int(pair[2] or 0)) for pair in pairs if pair]
 
 
 def _vgg_layers(kernels: Sequence[tuple[str, Shape]]) -> dict[str, str]:
-    """Our name → folder of kernels in VGG-16's order; nothing if they are not VGG-16's.
+    """Return our name → folder of kernels in VGG-16's order; {} if they are not
+    VGG-16's.
 
-    Each convolution takes what the one before gives, and those of a block give equally
-    many maps. The dense layers follow from the last one's 7 × 7 maps.
+    Each convolution takes as many maps as the previous one returns, and those of a
+    block return equally many. The dense layers take the last one's 7 × 7 maps.
     """
     found: dict[str, str] = {}
     widths: dict[str, int] = {}
@@ -159,8 +160,8 @@ def _vgg_layers(kernels: Sequence[tuple[str, Shape]]) -> dict[str, str]:
 
 
 def _flattened(path: Path) -> memoryview:
-    """What `_flatten` makes of a file, in a process that a broken one may end."""
-    size = path.stat().st_size  # raises where there is none
+    """Run `_flatten` on a file, in a process that a broken file may end."""
+    size = path.stat().st_size  # raises an error if there is no file
     program = f"{inspect.getsource(_flatten)}\n_flatten()"
     command = [sys.executable, "-P", "-c", program, str(path.resolve()), str(size)]
     alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -175,11 +176,11 @@ def _flattened(path: Path) -> memoryview:
 
 
 def _flatten() -> None:
-    """Write out the arrays of an HDF5 file; runs alone, as a program's only function.
+    """Write out the arrays of an HDF5 file; it runs as a separate program.
 
-    On standard output: the length of a JSON text in eight bytes, little-endian; the
-    text, `[[name, layer, shape, dtype, problem], …]`, where a problem is why the values
-    are not read; and the values of the arrays without one, one after the other.
+    The output consists of the length of a JSON text in eight bytes, little-endian; the
+    text, `[[name, layer, shape, dtype, problem], …]`, where a problem says why the
+    values are not read; and the concatenated values of the arrays without a problem.
     """
     import contextlib
     import json
@@ -192,9 +193,9 @@ def _flatten() -> None:
     path, size = sys.argv[1], int(sys.argv[2])
 
     def limit() -> None:
-        """Limit memory to what runs already and twice the file, and time, if possible.
+        """Limit memory to the current use plus twice the file, and time, if possible.
 
-        After the imports: the limit counts what they take.
+        It is called after the imports, because their memory counts.
         """
         import resource
 

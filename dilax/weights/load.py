@@ -1,7 +1,7 @@
 """Load a file's arrays as the parameters of a network.
 
-Nothing is left to chance: what is missing or has another shape is an error that names
-it, unless the caller named it first, and the report lists what became of every layer.
+A parameter that is missing or has another shape is an error that names it, unless the
+caller allowed it, and the report lists what happened to every layer.
 """
 
 import collections
@@ -34,17 +34,18 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was loaded and what was not; `print` shows it as a table.
+    """A report on what was loaded and what was not; `print` shows it as a table.
 
     Attributes:
         title: the file and its kind.
-        rows: one per layer: its name in the file, the shapes of its arrays, and which
-            layer it became, or what else happened.
+        rows: one per layer: its name in the file, the shapes of its arrays, and the
+            layer that it became, or what happened instead.
         loaded: names of the parameters that come from the file.
-        missing: of those that the file lacks; they keep the initialization.
-        reinit: of those that keep the initialization.
-        left_over: names of the file's arrays that no parameter takes.
-        notes: which network of the file was taken, and what was done to the values.
+        missing: names of the parameters that the file lacks; they keep their
+            initialization.
+        reinit: names of the parameters that keep their initialization as requested.
+        left_over: names of the file's arrays that are not used.
+        notes: which network of the file was used, and how the values were changed.
 
     Example:
         >>> rows = (("conv1", "(3, 3, 3, 4)", "conv1"),)
@@ -64,14 +65,14 @@ class Report:
         heads = ("in the file", "shape", "became")
         counts = (
             f"{len(self.loaded)} parameters loaded, {len(self.missing)} missing, "
-            f"{len(self.reinit)} reinitialized; {len(self.left_over)} arrays left over"
+            f"{len(self.reinit)} reinitialized; {len(self.left_over)} arrays unused"
         )
         table = tabulate(self.rows, heads, disable_numparse=True)
         return "\n".join((self.title, "", table, "", counts, *self.notes))
 
 
 def flat_shapes(params: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the shapes of parameters, or of what has shapes, by name.
+    """Return the shapes of parameters, or of other values with shapes, by name.
 
     Example:
         >>> flat_shapes({"front_end": {"final": {"bias": np.zeros(3)}}})
@@ -89,18 +90,18 @@ def check_weights(
     reinit: Sequence[str] = (),
     key: str = "",
 ) -> Report:
-    """Check that a file has the parameters of a network; their values are not read.
+    """Check that a file has the parameters of a network, without reading their values.
 
     Args:
         weights: of the file.
         shapes: `"front_end/conv1_1/kernel"` → shape.
-        allow_missing: layers that the file may lack, as `select_layers` takes them.
-        reinit: layers that are not taken from the file, the same.
+        allow_missing: layers that the file may lack, as patterns of `select_layers`.
+        reinit: layers that are not loaded from the file, as such patterns.
         key: see `resolve_weights`.
 
     Raises:
-        ValueError: naming what is missing or has another shape, a fixed layer with
-            other values than ours, or a pattern that selects no layer.
+        ValueError: naming the parameters that are missing or have another shape, a
+            fixed layer with other values than ours, or a pattern that selects no layer.
     """
     fresh = select_layers(reinit, shapes, "reinit")
     allowed = select_layers(allow_missing, shapes, "allow_missing")
@@ -139,7 +140,7 @@ def _how_to_start_without(lost: Sequence[str]) -> str:
     layers = list(dict.fromkeys(layer_of(name).partition("/")[2] for name in lost))
     if {"fc6", "fc7"} & set(layers) <= set(layers) <= {"fc6", "fc7", "final"}:
         return (
-            "Files of VGG-16's convolutions alone are used with "
+            "Files with only VGG-16's convolutions are used with "
             "--config.reinit=fc6,fc7,final (in Python, "
             'allow_missing=["fc6", "fc7", "final"]): these layers are trained from '
             "their initialization"
@@ -151,7 +152,7 @@ def _how_to_start_without(lost: Sequence[str]) -> str:
 
 
 def _check_fixed(weights: Weights) -> None:
-    """`ctx_upsample` of the releases must be the bilinear upsampling that is ours."""
+    """Check that the releases' `ctx_upsample` is bilinear upsampling, as ours is."""
     stored = weights.tensors.get(FIXED)
     if stored is None:
         return
@@ -174,7 +175,7 @@ def _rows(
     missing: Sequence[str],
     shapes: Shapes,
 ) -> Iterator[tuple[str, str, str]]:
-    """The layers of the file in its order, then those that it lacks."""
+    """Yield the layers of the file in its order, then those that it lacks."""
     targets = {source: name for name, source in found.sources.items()}
     listed_names = {*targets, *found.others}
     layers = collections.defaultdict(list)
@@ -211,21 +212,21 @@ def assign_weights(
     mean: tuple[float, ...] | None = None,
     key: str = "",
 ) -> tuple[Params, Report]:
-    """Return the parameters of a network, from a file where it has them.
+    """Return the parameters of a network, as far as possible from a file.
 
     Args:
         weights: of the file.
-        model: says which layer takes the image.
-        initial: the network's parameters so far, which missing or reinitialized layers
-            keep; where there are none of these, shapes (`param_shapes`) are enough.
+        model: the network; it states which layer takes the image.
+        initial: the network's initialization, which missing or reinitialized layers
+            keep; if there are none of these, shapes (`param_shapes`) are enough.
         allow_missing: see `check_weights`.
         reinit: see `check_weights`.
-        mean: of the images that the network will see. The difference from the file's
-            mean is added to the first layer's bias.
+        mean: mean pixel of the images that the network will take. The first layer's
+            bias is adapted to the difference from the file's mean.
         key: see `resolve_weights`.
 
     Returns:
-        New parameters, float32, and what was loaded from where.
+        New parameters, float32, and a report on where they came from.
 
     Raises:
         ValueError: as `check_weights`, and naming layers whose values are not finite.
@@ -260,19 +261,19 @@ def _adapt(
     flat: Mapping[str, Any],
     mean: tuple[float, ...] | None,
 ) -> str:
-    """Rewrite the first layer for our images; return what to say about it."""
+    """Convert the first layer for our images; return a note on it."""
     first = model.front_end.first_layer
     kernel, bias, sign = f"front_end/{first}/kernel", f"front_end/{first}/bias", 1.0
     if kernel not in values:
         return f"{first} is not from the file; it takes whatever it learns to take"
     if inputs is None:
         return (
-            "the file does not say which mean pixel its network expects subtracted: "
-            "nothing was done about it"
+            "the file does not state the mean pixel of its network, so the first layer "
+            "was not adapted"
         )
     if bias not in flat:
-        # The layer is normalized: what would be added to its outputs is subtracted
-        # from the mean that the normalization subtracts.
+        # The layer is normalized, so the change of its outputs is subtracted from the
+        # mean of the normalization instead.
         bias, sign = f"front_end/{norm_name(first)}/mean", -1.0
     before = sign * (values[bias] if bias in values else np.asarray(flat[bias]))
     values[kernel], after = adapted(values[kernel], before, inputs, mean)
@@ -292,30 +293,30 @@ def load_weights(
     key: str = "",
     seed: int = 0,
 ) -> tuple[dict[str, Any], Report]:
-    """Load weights of Caffe, Keras, PyTorch, safetensors or NumPy.
+    """Load weights of Caffe, Keras, PyTorch, safetensors, or NumPy.
 
     The file may contain VGG-16 trained on ImageNet (with or without fc6 and fc7), one
-    of the four released networks, or what `save_weights` wrote. Dense layers become
-    convolutions. If the file's network takes other images, its first layer is rewritten
-    for ours: BGR on the 0..255 scale minus a mean pixel.
+    of the four released networks, or parameters that `save_weights` wrote. Dense layers
+    become convolutions. If the file's network takes other images, its first layer is
+    converted for ours: BGR on the 0..255 scale minus a mean pixel.
 
     Args:
         path: see `read_weights`.
-        model: the network, of any width that the file has.
-        allow_missing: layers that the file may lack: beginnings of names or globs, such
+        model: the network, with the same width as in the file.
+        allow_missing: layers that the file may lack: prefixes of names or globs, such
             as `"final"`, `"ctx"`, `"context"`. They keep their initialization.
-        reinit: layers that keep their initialization although the file has them, for
-            other classes.
-        mean: the mean pixel (B, G, R) that is subtracted from our images, `spec.mean`.
-            None: the one that the file's network expects.
+        reinit: layers that keep their initialization although the file has them, such
+            as for other classes.
+        mean: the mean pixel (B, G, R) that is subtracted from our images, `spec.mean`;
+            None uses that of the file's network.
         inputs: see `read_weights`.
-        key: which network of the file to take, if it holds several that fit, such as
+        key: the network of the file to load, if several fit, such as
             `"state_dict_ema"`; see `resolve_weights`.
         seed: of the initialization.
 
     Returns:
-        Parameters like those of `model.init`, float32, and a `Report` (print it) of
-        what was loaded, missing, left over, or rewritten.
+        Parameters like those of `model.init`, float32, and a `Report` (print it) on
+        what was loaded, missing, unused, or converted.
 
     Raises:
         ValueError: naming the layers that are missing, of another shape (with both), or

@@ -1,15 +1,15 @@
 """PyTorch's `.pth`, read without PyTorch: the zip form, and the legacy one before it.
 
-Both hold a pickle that describes tensors as views of storages, and the storages' bytes:
-entries of the zip, or what follows the pickles of the legacy form.
+Both contain a pickle that describes tensors as views of storages, and the storages'
+bytes: entries of the zip, or the bytes after the pickles of the legacy form.
 
 A pickle is a program that names functions to call. The interpreter here cannot call
-any: a name becomes a `Name`, the calls that checkpoints are made of become plain data
-or None, and everything else is refused. Its number of steps is limited by the file's
-size, and with it what a pickle can make of few bytes.
+any: a name becomes a `Name`, the calls in checkpoints become plain data or None, and
+everything else is refused. The file's size limits the number of steps, and so the
+memory that a pickle of few bytes can take.
 
-Source: the documentation of `pickletools`, which describes the instructions, and what
-it shows of PyTorch's files.
+Source: the documentation of `pickletools`, which describes the instructions, and its
+output for PyTorch's files.
 """
 
 import functools
@@ -39,14 +39,14 @@ _MAX_PICKLE = 32 << 20
 _MAX_STEPS, _BYTES_PER_STEP = 200_000, 100
 _MAX_DEPTH, _MAX_NAME = 12, 300
 _REMEDY = (
-    "Save the weights alone where the network is, torch.save(model.state_dict(), "
-    "'weights.pth'), or take them out of a file that you trust: "
+    "Save only the weights, in the program that has the network, with "
+    "torch.save(model.state_dict(), 'weights.pth'); or, if you trust the file, with "
     "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pth')"
 )
 
 
 class Name(NamedTuple):
-    """What a pickle would import."""
+    """A name that a pickle would import."""
 
     module: str
     name: str
@@ -68,7 +68,7 @@ _MARK = object()  # where the arguments of a later instruction begin
 
 
 def _refused(description: Any) -> Any:
-    raise ValueError("a storage where none is expected")
+    raise ValueError("an unexpected storage")
 
 
 def unpickle(
@@ -77,12 +77,12 @@ def unpickle(
     """Read the next pickle of a file as containers, numbers, text, and `Tensor`s.
 
     Args:
-        file: with `read` and `readline`, which is left behind the pickle.
-        storage: makes a storage of how the pickle describes it.
-        steps: how many the pickle may take.
+        file: a file with `read` and `readline`; its position is then after the pickle.
+        storage: turns the pickle's description of a storage into a storage.
+        steps: maximum number of steps.
 
     Raises:
-        ValueError: naming what the pickle would import or do beyond that.
+        ValueError: naming what else the pickle would import or do.
     """
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
@@ -135,7 +135,7 @@ def unpickle(
             case "BUILD":  # sets the versions of modules, which state dictionaries have
                 stack.pop()
                 if not (stack[-1] is None or isinstance(stack[-1], dict)):
-                    raise ValueError("would set the state of what is no dictionary")
+                    raise ValueError("would set the state of a non-dictionary")
             case "NEWOBJ" if isinstance(stack[-2], Name):
                 raise ValueError(f"would make an object of {stack[-2]}. {_REMEDY}")
             case name:
@@ -145,7 +145,7 @@ def unpickle(
     raise ValueError("the pickle has no end")
 
 
-# Instructions that push their argument, or what is always the same.
+# Instructions that push their argument or a constant.
 _ARGUMENTS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
@@ -176,27 +176,27 @@ def _since_mark(stack: list[Any]) -> list[Any]:
 
 def _extend(target: Any, items: list[Any]) -> None:
     if not isinstance(target, list):
-        raise ValueError("appends to what is no list")
+        raise ValueError("appends to something that is not a list")
     target.extend(items)
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
     """Set entries of a dictionary; keys that cannot name a parameter are left out."""
     if not isinstance(target, dict):
-        raise ValueError("sets an entry of what is no dictionary")
+        raise ValueError("sets an entry of something that is not a dictionary")
     pairs = zip(items[::2], items[1::2], strict=True)
     target.update((k, v) for k, v in pairs if type(k) in (str, int))
 
 
 def _named(module: Any, name: Any) -> Name:
     if not isinstance(name, str) or not isinstance(module, str):
-        raise ValueError("would import what has no name")
+        raise ValueError("would import something without a name")
     return Name(module, name)
 
 
 def _called(name: Any, arguments: Any) -> Any:
     if not isinstance(name, Name):
-        raise ValueError("would call what is no function")
+        raise ValueError("would call something that is not a function")
     if name not in _CALLS:
         raise ValueError(f"would call {name}, which dilax does not run. {_REMEDY}")
     return _CALLS[name](*arguments)
@@ -219,11 +219,12 @@ def _ordered(pairs: Any = ()) -> dict:
 
 def _rebuilt_from_type(function, kind, arguments, *_: Any) -> Tensor:
     if not isinstance(function, Name) or function.module != "torch._utils":
-        raise ValueError("a tensor of a kind that is unknown")
+        raise ValueError("a tensor of an unknown kind")
     return _called(function, arguments)
 
 
-# What checkpoints call, and what becomes of it. What no tensor can be in becomes None.
+# The functions that checkpoints call, and their replacements; None if no tensor is in
+# it.
 _CALLS: dict[Name, Callable[..., Any]] = {
     Name("collections", "OrderedDict"): _ordered,
     Name("collections", "defaultdict"): lambda *_: {},
@@ -285,7 +286,7 @@ def read_torch(path: Path) -> Weights:
     """Read the tensors of a checkpoint, at any depth of its dictionaries and lists.
 
     Raises:
-        ValueError: if the file is none of PyTorch's, or holds what dilax does not run.
+        ValueError: if the file is not PyTorch's, or needs code that dilax does not run.
     """
     zipped = zipfile.is_zipfile(path)
     described, contents = _read_zip(path) if zipped else _read_legacy(path)
@@ -304,7 +305,7 @@ def read_torch(path: Path) -> Weights:
 
 
 def _tensors(item: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Walk through containers, each once, however often the file refers to it."""
+    """Walk through containers, each one once, even if the file refers to it often."""
     if isinstance(item, Tensor):
         yield name, item
     elif (
@@ -322,7 +323,7 @@ def _tensors(item: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor
 def _read(
     name: str, tensor: Tensor, contents: Callable[[_Storage], memoryview]
 ) -> np.ndarray:
-    """View the values of a tensor in its storage, once its strides are checked."""
+    """View the values of a tensor in its storage, after checking its strides."""
     storage, offset, size, stride = tensor
     if not isinstance(storage, _Storage):
         raise ValueError(f"{name} has no storage")
@@ -345,7 +346,7 @@ def _storage(description: Any) -> _Storage:
         case ("storage", Name() as kind, str(key), str(), int(count), None):
             pass
         case _:
-            raise ValueError("what is described is no storage")
+            raise ValueError("the description is not one of a storage")
     if kind.module != "torch" or kind.name not in _STORAGES:
         raise ValueError(f"a storage of {kind}. {_REMEDY}")
     return _Storage(key, _STORAGES[kind.name], count)
@@ -359,7 +360,7 @@ def _read_zip(path: Path) -> tuple[Any, Callable[[_Storage], memoryview]]:
     entries = stored_entries(path)
     pickles = [n for n in entries if n.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
-        raise ValueError("this zip is none that torch.save writes")
+        raise ValueError("this zip was not written by torch.save")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in entries:
         raise ValueError(
@@ -395,7 +396,7 @@ def _read_legacy(path: Path) -> tuple[Any, Callable[[_Storage], memoryview]]:
     spans, at = {}, head.tell()
     for key in keys:  # the number of values is before them
         if not isinstance(key, str) or key not in sizes:
-            raise ValueError("there are storages that are no tensor's")
+            raise ValueError("there are storages that belong to no tensor")
         count = int.from_bytes(file[at : at + 8], "little", signed=True)
         if not 0 <= count <= len(file):
             raise ValueError(f"the storage {key} holds {count} values")

@@ -1,9 +1,9 @@
-"""Which array of a file is which parameter of a network.
+"""Matching the arrays of a file to the parameters of a network.
 
-Arrays go by their names. PyTorch's names say little by themselves: training scripts
+Arrays are matched by name. In PyTorch's files, names have prefixes: training scripts
 wrap networks in others (`module.`, `model.`, a Lightning module's attribute), and state
-dictionaries in dictionaries. Both come before the names of the layers, joined by dots,
-so one search finds both: the prefix below which most of the wanted parameters are.
+dictionaries in dictionaries. Both precede the names of the layers, joined by dots, so
+one search finds both: for the prefix below which most of the wanted parameters are.
 """
 
 import collections
@@ -20,7 +20,7 @@ CONVOLUTIONS = (
 )
 DENSE = ("fc6", "fc7", "fc8")
 VGG = (*CONVOLUTIONS, *DENSE)
-FIXED = "ctx_upsample/kernel"  # of the releases: bilinear, ours is built in
+FIXED = "ctx_upsample/kernel"  # of the releases: bilinear; ours has no parameters
 
 # torchvision counts ReLU and pooling in `features`, dropout too in `classifier`. A
 # network that took `features` alone has the numbers alone.
@@ -87,7 +87,7 @@ def select_layers(
     """Return the parameters that patterns select, in order.
 
     Args:
-        patterns: beginnings of names, or globs, with or without the module: `"final"`,
+        patterns: prefixes of names, or globs, with or without the module: `"final"`,
             `"ctx"`, `"context"`, `"front_end/fc*"`.
         names: of all parameters.
         argument: for the message.
@@ -104,7 +104,7 @@ def select_layers(
         if not any(selects(pattern, name) for name in names):
             layers = dict.fromkeys(map(layer_of, names))
             raise ValueError(
-                f"{argument}={pattern!r}: is none of the layers {listed(layers)}"
+                f"{argument}={pattern!r}: must be one of the layers {listed(layers)}"
             )
     return {n: None for n in names if any(selects(p, n) for p in patterns)}
 
@@ -115,7 +115,7 @@ def layer_of(name: str) -> str:
 
 
 def listed(items: Collection[str], most: int = 12) -> str:
-    """Join names for a message, the first of them where there are many."""
+    """Join names for a message; if there are many, only the first of them."""
     more = f", and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(list(items)[:most]) + more
 
@@ -125,9 +125,9 @@ class Resolved(NamedTuple):
 
     Attributes:
         sources: parameter → name of its array in the file.
-        others: names of the arrays beside these that no parameter takes.
-        inputs: how the network of the file takes its images, if known.
-        note: which of several networks in the file was taken; or nothing.
+        others: names of the other arrays of the network, which are not used.
+        inputs: the images that the file's network takes, if known.
+        note: which of several networks in the file was chosen; or nothing.
     """
 
     sources: dict[str, str]
@@ -139,20 +139,20 @@ class Resolved(NamedTuple):
 def resolve_weights(weights: Weights, shapes: Shapes, key: str = "") -> Resolved:
     """Find the arrays of a file that are a network's parameters.
 
-    An array has a parameter's name, or the name without the module where it is no other
-    parameter's too. In PyTorch's files, all of them are below one prefix: the one that
-    has most of the parameters, in their shapes. If several have as many, such as a
-    state dictionary and its moving average, the first is taken and the note says so.
+    An array has a parameter's name, or the name without the module if that is unique.
+    In PyTorch's files, all of them are below one prefix: the one with the most
+    parameters of the right shape. If several have equally many, such as a state
+    dictionary and its moving average, the first is used and the note says so.
 
     Args:
         weights: of the file.
         shapes: of the network's parameters by name.
-        key: the dictionary or module of the file to take, such as `"state_dict_ema"` or
+        key: the dictionary or module of the file to use, such as `"state_dict_ema"` or
             `"model.teacher"`; by default the one that fits.
 
     Raises:
-        ValueError: if the file has no such key, two arrays are the same parameter, or
-            VGG-16's convolutions have batch normalisation between them.
+        ValueError: if the file has no such key, two arrays match the same parameter, or
+            VGG-16's convolutions have batch normalization between them.
 
     Example:
         >>> from pathlib import Path
@@ -238,7 +238,7 @@ def _below(name: str, prefix: str) -> bool:
 
 
 def _check_norms(weights: Weights, taken: set[str], others: Collection[str]) -> None:
-    """Refuse vgg16_bn, whose convolutions mean nothing without its normalisation."""
+    """Refuse vgg16_bn, whose convolutions are useless without its normalization."""
     parents = {layer_of(layer_of(name)) for name in taken}
     norms = [n for n in others if n.endswith(".running_mean")]
     if any(layer_of(layer_of(name)) in parents for name in norms):

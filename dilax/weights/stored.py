@@ -1,10 +1,10 @@
-"""The arrays of a file of weights, and how its network takes images.
+"""The arrays of a file of weights, and the images that its network takes.
 
-An array is read only once its shape is known to fit, and no reader uses more memory
+An array is read only after its shape is known to fit, and no reader uses more memory
 than a small multiple of the file's size, whatever the file claims.
 
 Our networks take BGR on the 0..255 scale minus the data set's mean pixel. The first
-layer of another network is rewritten so that it computes the same:
+layer of another network is converted so that it computes the same:
 
     W * ((x − m) / σ) + b  =  (W / σ) * (x − m′) + b′
                         b′  =  b + Σ_{t,c} W_{t,c} (m′_c − m_c) / σ_c
@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a network takes: (x − mean) / deviation, for x on the 0..255 scale.
+    """The input of a network: (x − mean) / deviation, for x on the 0..255 scale.
 
     Attributes:
         mean: (B, G, R), or one number per channel of our images.
@@ -58,7 +58,7 @@ class Inputs:
 
 # The Caffe files of VGG's authors, and Keras's, which were converted from them.
 CAFFE = Inputs((103.939, 116.779, 123.68))
-# PyTorch's: RGB on the 0..1 scale, normalised by mean and deviation of ImageNet.
+# PyTorch's: RGB on the 0..1 scale, normalized by ImageNet's mean and deviation.
 TORCHVISION = Inputs(
     mean=(0.406 * 255, 0.456 * 255, 0.485 * 255),
     deviation=(0.225 * 255, 0.224 * 255, 0.229 * 255),
@@ -77,16 +77,16 @@ def adapted(
     inputs: Inputs,
     mean: tuple[float, ...] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rewrite the first layer for BGR images on the 0..255 scale minus `mean`.
+    """Convert the first layer for BGR images on the 0..255 scale minus `mean`.
 
     Args:
-        kernel: (h, w, c, o) float32, for images as `inputs` says.
+        kernel: (h, w, c, o) float32, for images as described by `inputs`.
         bias: (o,) float32.
-        inputs: what the layer takes.
-        mean: what our images have subtracted, (B, G, R); None is `inputs.mean`.
+        inputs: the images that the layer takes.
+        mean: the mean pixel of our images, (B, G, R); None is `inputs.mean`.
 
     Returns:
-        Kernel and bias, float32; rounded once, and not at all where nothing differs.
+        Kernel and bias, float32; rounded once, or unchanged if nothing differs.
 
     Raises:
         ValueError: if the numbers of channels differ.
@@ -117,7 +117,7 @@ def adapted(
 Shape = tuple[int, ...]
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
 MAX_AXES = 8
-_MAX_LISTING = 2 << 20  # bytes that list a zip's entries, and 5 % of the file
+_MAX_LISTING = 2 << 20  # bytes of a zip's list of entries, plus 5 % of the file
 _BROKEN = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
     *(OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -183,8 +183,8 @@ class Weights:
         tensors: name → array. VGG-16's layers of Caffe and Keras have our names,
             `"conv1_1/kernel"`; PyTorch's names stay, dictionaries and tensors joined by
             dots: `"state_dict.module.features.0.weight"`. See `resolve_weights`.
-        inputs: how the network of the file takes its images; None where the format does
-            not say.
+        inputs: the images that the file's network takes; None if the format does not
+            state them.
     """
 
     path: Path
@@ -195,7 +195,7 @@ class Weights:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a broken file raises into one `ValueError` that names it."""
+    """Turn any error of a broken file into one `ValueError` that names it."""
     try:
         yield
     except _BROKEN as error:
@@ -214,8 +214,8 @@ def mapped(file: Any) -> mmap.mmap:
 class _Listing(io.FileIO):
     """A zip file, of which only a short list of entries is read.
 
-    `ZipFile` reads the list at once and makes almost a kilobyte of its smallest records
-    of 46 bytes.
+    `ZipFile` reads the whole list at once, and needs almost a kilobyte for each of its
+    smallest records of 46 bytes.
     """
 
     limit = math.inf
@@ -255,7 +255,7 @@ def stored_entries(path: Path) -> dict[str, Callable[[], memoryview]]:
         name, extra = struct.unpack("<HH", content[at - 4 : at])
         found = content[at + name + extra :][: entry.file_size]
         if zlib.crc32(found) != entry.CRC:
-            raise ValueError(f"{entry.filename} is damaged: its checksum is another")
+            raise ValueError(f"{entry.filename} is damaged: its checksum differs")
         return found
 
     return {entry.filename: functools.partial(view, entry) for entry in entries}
@@ -270,22 +270,22 @@ def has_own_name(name: str) -> bool:
 
 
 def check_size(shape: Shape, dtype: np.dtype, size: int) -> None:
-    """Check that a shape fills so many bytes; nothing is allocated for it.
+    """Check that a shape has this many bytes, without allocating anything.
 
     Raises:
-        ValueError: with the shape and what the file holds.
+        ValueError: with the shape and the number of bytes.
     """
     plausible = len(shape) <= MAX_AXES and min(shape, default=0) >= 0
     if not plausible or math.prod(shape) * dtype.itemsize != size:
         sides = " x ".join(map(str, shape[:MAX_AXES]))
-        raise ValueError(f"{size} bytes are there for {sides} values of {dtype}")
+        raise ValueError(f"{size} bytes do not fit {sides} values of {dtype}")
 
 
 def from_buffer(buffer: Any, dtype: np.dtype, shape: Shape) -> np.ndarray:
     """View bytes as an array without copying them.
 
     Raises:
-        ValueError: if they are not as many as the shape needs.
+        ValueError: if their number is not the one that the shape needs.
     """
     check_size(shape, dtype, len(buffer))
     return np.frombuffer(buffer, dtype).reshape(shape)

@@ -1,7 +1,7 @@
 """The files of a data set, unpacked in a folder or in archives as downloaded.
 
-Zip and tar files are read in place, by many threads, and never extracted: names such as
-`../x`, and links in archives, lead nowhere. Only gzipped tars are decompressed first.
+Zip and tar files are read in place, by many threads, and never extracted, so names such
+as `../x` and links in archives are harmless. Only gzipped tars are decompressed first.
 """
 
 import bisect
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 _BLOCK = 1 << 20
 _LARGEST = 1 << 26  # bytes of an image or a list
-_RATIO = 100  # of an archive's files, at most; annotations in JSON have about ten
+_RATIO = 100  # maximum compression of a file; annotations in JSON have about ten
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -41,7 +41,7 @@ class Archive(NamedTuple):
         size: bytes; 0 if we do not know the published size.
         digest: SHA-256 or MD5 in hexadecimal digits; "" if we do not know it.
         url: address for a download without an account; "" if there is none.
-        holds: what is in it, for messages.
+        holds: its contents, for messages.
     """
 
     name: str
@@ -58,10 +58,10 @@ def check_archive(file: Path, archive: Archive) -> None:
         ValueError: naming the file and the difference.
     """
     size = file.stat().st_size
-    remedy = "download it again, or give --unverified if it was packed by somebody else"
+    remedy = "download it again, or give --unverified if somebody else packed it"
     if archive.size and size != archive.size:
         raise ValueError(
-            f"{file}: has {size} bytes where {archive.size} are published; {remedy}"
+            f"{file}: has {size} bytes, not the published {archive.size}; {remedy}"
         )
     if not archive.digest:
         return
@@ -75,7 +75,9 @@ def check_archive(file: Path, archive: Archive) -> None:
         while block := stream.read(_BLOCK):
             found.update(block)
     if found.hexdigest() != archive.digest:
-        raise ValueError(f"{file}: its checksum is not the published one; {remedy}")
+        raise ValueError(
+            f"{file}: its checksum differs from the published one; {remedy}"
+        )
 
 
 class Tree:
@@ -88,8 +90,8 @@ class Tree:
         verify: compare the archives with their published sizes and checksums.
 
     Raises:
-        ValueError: naming the archive, if it is not the published one or damaged; or
-            the path, if nothing is there.
+        ValueError: naming the archive, if it is damaged or not the published one; or
+            the path, if it does not exist.
     """
 
     def __init__(
@@ -132,10 +134,10 @@ class Tree:
 
         Args:
             name: of the file.
-            largest: number of bytes that are accepted.
+            largest: maximum number of bytes.
 
         Raises:
-            ValueError: naming the file, if it is missing, damaged or larger.
+            ValueError: naming the file, if it is missing, damaged, or larger.
         """
         if name not in self._index:
             raise ValueError(f"{self}: {name} is missing")
@@ -150,7 +152,7 @@ class Tree:
             raise ValueError(f"{self}: {name} is damaged ({error})") from error
 
     def lines(self, name: str) -> list[str]:
-        """Read the lines of a text file, stripped and without empty ones.
+        """Read the lines of a text file, stripped and without empty lines.
 
         Raises:
             ValueError: naming the file, if it is missing, damaged, or not text.
@@ -162,7 +164,7 @@ class Tree:
         return [line for raw in text.splitlines() if (line := raw.strip())]
 
     def size(self, name: str) -> int:
-        """The size of a file in bytes."""
+        """Return the size of a file in bytes."""
         return self._index[name].size(name)
 
     def under(self, folder: str, suffix: str = "") -> list[str]:
@@ -172,7 +174,7 @@ class Tree:
         return [n for n in self._sorted[start:end] if n.endswith(suffix)]
 
     def find(self, name: str) -> str | None:
-        """Find a file, `"a/list.txt"`, or a folder, `"a/b/"`, in whatever folder it is.
+        """Find a file, `"a/list.txt"`, or a folder, `"a/b/"`, in any folder.
 
         Returns:
             Its shortest path in the tree, which ends in `name`, or None.
@@ -199,7 +201,7 @@ class Tree:
         self._sorted = sorted(self._index)
 
     def _scratch_file(self, name: str) -> Path:
-        """A path in the scratch folder that no other archive of this tree uses."""
+        """Return a path in the scratch folder that no other archive uses."""
         return self._scratch / f"{len(self._stores)}-{name}"
 
     def _open(self, file: Path, name: str) -> "_Store":
@@ -219,13 +221,13 @@ class Tree:
             return _Tar(file)
         except _DAMAGED as error:
             raise ValueError(
-                f"{name}: is not a whole zip or tar archive ({error}); "
+                f"{name}: is not a complete zip or tar archive ({error}); "
                 "download it again"
             ) from error
 
 
 class _Folder:
-    """The files in a folder, however deep; links are followed, but not in circles."""
+    """The files in a folder, at any depth; links are followed, but not in circles."""
 
     def __init__(self, root: Path):
         self._root = root
@@ -287,7 +289,7 @@ class _Tar:
             end = tar.offset
         self.names = list(self._spans)
         self._file = file.open("rb")
-        # tarfile takes damage between two members, or a cut there, for the end.
+        # tarfile mistakes damage or truncation between two members for the end.
         block = os.pread(self._file.fileno(), tarfile.BLOCKSIZE, end)
         if block != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"it breaks off at byte {end}")

@@ -1,7 +1,7 @@
-"""What the tfds builders of all data sets share.
+"""The base class of the tfds builders of all data sets.
 
-A builder says which images a split has and where their labels are. Here each pair is
-decoded, checked against the `DatasetSpec`, and written: the image file as it is, the
+A builder lists the images of each split and their labels. The base class decodes each
+pair, checks it against the `DatasetSpec`, and writes it: the image file unchanged, the
 label as a grey PNG of ids, in the order of the split's list. TensorFlow is not used.
 """
 
@@ -31,7 +31,7 @@ from dilax.data.pixels import orientation_of
 from dilax.data.spec import DatasetSpec
 
 SHARD_BYTES = 256 << 20
-_NAMED = 100  # problems that a message names
+_NAMED = 100  # number of problems that a message lists
 _THREADS = 4
 _MOST_PIXELS = 1 << 24  # of an image; the largest data set has an eighth of it
 _UNREADABLE = (
@@ -68,7 +68,7 @@ class Variant(tfds.core.BuilderConfig):
     """One of the forms in which a data set can be prepared.
 
     Attributes:
-        splits: (name, images) as published; 0 where no figure is published.
+        splits: (name, number of images) as published; 0 if no number is published.
     """
 
     splits: tuple[tuple[str, int], ...]
@@ -76,7 +76,7 @@ class Variant(tfds.core.BuilderConfig):
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Do not look in tfds's bucket: none of ours is there, and /tmp stays clean."""
+        """Skip tfds's bucket, which has none of ours and would leave files in /tmp."""
 
 
 class SegmentationBuilder(  # type: ignore[call-arg]
@@ -88,11 +88,11 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         SPEC: summary of the data set; ids on disk are those of its `label_map`.
         ARCHIVES: the files that its publisher offers.
         HOMEPAGE: address of its website.
-        HOW: what `--from` may name, and how to get it.
-        source: where the files are; None takes tfds's `manual_dir`.
-        partial: prepare what is there, even if images or labels are missing.
+        HOW: what `--from` accepts, and how to get it.
+        source: where the files are; None uses tfds's `manual_dir`.
+        partial: prepare the files that exist, even if images or labels are missing.
         verify: compare archives with their published checksums.
-        scratch: folder for what must be unpacked to be read.
+        scratch: folder for archives that must be unpacked to be read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -126,7 +126,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         """
 
     def problems(self) -> list[str]:
-        """What `items` found missing, apart from files and published numbers."""
+        """Return other problems of `items` than missing files and wrong numbers."""
         return []
 
     def image(self, tree: Tree, item: Item) -> bytes:
@@ -137,14 +137,14 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         """Return (h, w) uint8 ids; None if the images are published without labels.
 
         Raises:
-            ValueError: naming the file, if it cannot be read or is not of ids.
+            ValueError: naming the file, if it cannot be read or does not contain ids.
         """
         if not item.label:
             return None
         image = decoded(tree.read(item.label), item.label)
         if image.mode not in ("P", "L", "1"):
             raise ValueError(
-                f"{item.label}: is not an image of label ids but of {image.mode}"
+                f"{item.label}: is not an image of label ids; its mode is {image.mode}"
             )
         return np.asarray(image).astype(np.uint8)
 
@@ -175,7 +175,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         return {"image": content, "label": encode_png(label), "id": item.id}
 
     def absent(self) -> list[str]:
-        """The variant's splits that are not prepared, with the archives they are in."""
+        """Return the splits that are not prepared, with the archives they are in."""
         lines = []
         for split, _ in self.variant.splits:
             if split not in self.info.splits:
@@ -217,7 +217,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             raise OSError(
                 errno.ENOSPC,
                 f"preparing {self.SPEC.name} needs about "
-                f"{tqdm.format_sizeof(need, 'B')} and {tqdm.format_sizeof(free, 'B')} "
+                f"{tqdm.format_sizeof(need, 'B')}, but {tqdm.format_sizeof(free, 'B')} "
                 "are free",
             )
         return {
@@ -227,7 +227,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     def _complete(
         self, tree: Tree, items: Mapping[str, Sequence[Item]]
     ) -> dict[str, list[Item]]:
-        """Select items whose files are there; refuse missing ones unless partial."""
+        """Select items whose files exist; refuse missing ones unless partial."""
         complete, problems = {}, []
         published = dict(self.variant.splits)
         for split, listed in items.items():
@@ -255,7 +255,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         if problems and not self.partial:
             raise ValueError(
                 f"{tree}: {self.SPEC.name} is incomplete.{listing}"
-                "\nGet what is missing, or give --partial to prepare what is there."
+                "\nGet the missing files, or give --partial to prepare the others."
             )
         self.info.metadata["partial"] = bool(problems)
         return complete
@@ -271,7 +271,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
                 bar.update()
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list:
-        """Write the splits with `write_shards`, which says why tfds does not."""
+        """Write the splits with `write_shards` instead of tfds's writer; see there."""
         splits = []
         for name, examples in self._split_generators(dl_manager).items():
             template = self._get_filename_template(split_name=name)
@@ -310,18 +310,19 @@ def write_shards(
 ) -> tfds.core.SplitInfo:
     """Write a split's records, in their order, to as many shards as they fill.
 
-    tfds's own writer collects a split, beyond 1 GB in a file beside the shards, and
-    reads that back to sort it: more memory than most machines have for COCO.
+    tfds's own writer collects a split in memory or, beyond 1 GB, in a file beside the
+    shards, and reads that back to sort it. For COCO, this needs more memory than most
+    machines have.
 
     Args:
-        template: folder, data set, split and format, which give the file names.
+        template: folder, data set, split, and format, which give the file names.
         records: the serialized examples.
 
     Returns:
         The split's entry in `dataset_info.json`.
 
     Raises:
-        OSError: if the disk is full or cannot be written.
+        OSError: if the disk is full or cannot be written to.
     """
     shards: list[_Shard] = []
     for record in records:

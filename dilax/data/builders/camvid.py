@@ -88,20 +88,21 @@ _FRAMES = {
 class Camvid(SegmentationBuilder):
     """Builder of CamVid.
 
-    `public` is the copy at 480×360 that most results are measured on. `original` has
+    `public` is the copy at 480×360 on which most results are measured. `original` has
     the 701 frames of 960×720 with 32 classes, reduced to 640×480 and eleven classes as
     in the paper: images by Pillow's antialiased bilinear filter, labels by the nearest
     pixel.
 
-    `train`, `val` and `test` are the public lists in both. The frames of `val`, 15 per
-    second, are from the drive 0016E5, which is also in `train`: accuracy there is
-    optimistic. So there is also a split by drive: `val_drives` is the part of `train`
-    from the drive 0001TP, and `train_drives` the rest. The later half of that drive,
-    in `test`, is in neither, so that nothing is selected on test images.
+    In both, `train`, `val`, and `test` are the public lists. The frames of `val`, 15
+    per second, are from the drive 0016E5, which is also in `train`, so accuracy on
+    `val` is optimistic. There is therefore also a split by drive: `val_drives` is the
+    part of `train` from the drive 0001TP, and `train_drives` is the rest. The later
+    half of that drive, in `test`, is in neither, so that nothing is selected on test
+    images.
 
     The paper validates on 100 images; the public list has 101, and no source says which
-    is left out. The `val` of `original` leaves out the last, 0016E5_08159; that is our
-    choice.
+    one is left out. We chose to leave out the last, 0016E5_08159, in the `val` of
+    `original`.
     """
 
     name = "dilax_camvid"
@@ -149,11 +150,11 @@ class Camvid(SegmentationBuilder):
     SIZE = (640, 480)
 
     def archives(self) -> Sequence[Archive]:
-        """The archives of the variant."""
+        """Return the archives of the variant."""
         return [a for a in self.ARCHIVES if a.holds.startswith(self.variant.name)]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
-        """List the public splits, and those by drive."""
+        """List the public splits, and the splits by drive."""
         splits = _original(tree) if self._is_original else _public(tree)
         train = splits.get("train", [])
         held_out = [item for item in train if item.id.startswith(_HELD_OUT)]
@@ -197,13 +198,13 @@ class Camvid(SegmentationBuilder):
         if frame.size != self.FRAME:
             found, wanted = ("{}x{}".format(*size) for size in (frame.size, self.FRAME))
             raise ValueError(
-                f"{name}: is {found}, CamVid's original frames are {wanted}"
+                f"{name}: is {found}, but CamVid's original frames are {wanted}"
             )
         return frame.convert("RGB")
 
 
 def _public(tree: Tree) -> dict[str, list[Item]]:
-    """The splits of the public copy whose lists are there."""
+    """Return the splits of the public copy whose lists exist."""
     splits: dict[str, list[Item]] = {}
     for split in ("train", "val", "test"):
         labels = tree.find(f"{split}annot/") or f"{split}annot/"
@@ -221,7 +222,7 @@ def _public(tree: Tree) -> dict[str, list[Item]]:
 
 
 def _original(tree: Tree) -> dict[str, list[Item]]:
-    """All splits of the original frames, with labels from whatever folder has them."""
+    """Return all splits of the original frames, with labels from any folder."""
     images = tree.find(_STILLS) or _STILLS
     found = {Path(name).name: name for name in tree.under("", "_L.png")}
     splits: dict[str, list[Item]] = {}

@@ -13,7 +13,7 @@ from dilax.data.spec import CITYSCAPES
 
 _IMAGE = "_leftImg8bit.png"
 _COARSE = "train_extra"
-# Its image, as published, is black; many have removed or replaced it.
+# Its published image is black; many people have removed or replaced it.
 _BLACK = "troisdorf_000000_000073"
 
 
@@ -54,7 +54,7 @@ class Cityscapes(SegmentationBuilder):
     ]
 
     def archives(self) -> Sequence[Archive]:
-        """The archives of the variant: those of `train_extra` only where it is part."""
+        """Return the archives of the variant, which may include `train_extra`'s."""
         splits = dict(self.variant.splits)
         return [a for a in self.ARCHIVES if _COARSE in splits or _COARSE not in a.holds]
 

@@ -1,6 +1,6 @@
-"""COCO with VOC's classes, as §5 trains on it: images with an object of VOC's classes.
+"""COCO with VOC's classes, as in §5: the images that have an object of VOC's classes.
 
-Objects of other categories are background, and so is the stuff of the panoptic labels.
+Objects of other categories are background, as are the stuff classes of panoptic labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,15 @@ _URL = "http://images.cocodataset.org/"
 class Coco(SegmentationBuilder):
     """Builder of COCO with VOC's 21 classes.
 
-    An image is used if it has an object of VOC's classes that is annotated on its own:
-    with crowds alone, every pixel of VOC's classes would be ignored. Crowds of these
-    classes are ignored except where single objects cover them. Where objects overlap,
-    the smaller one, in pixels, is on top. No source says what the paper does there;
-    this way the bottles on a table are not lost under it.
+    An image is used if it has an object of VOC's classes that is annotated
+    individually: if there were only crowds, every pixel of VOC's classes would be
+        ignored. Crowds of
+    these classes are ignored except where single objects cover them. Where objects
+    overlap, the smaller one, in pixels, is on top, so that a table does not hide the
+    bottles on it. No source says what the paper does in this case.
 
     In `panoptic_2017` nothing overlaps, because COCO's annotators decided what is on
-    top. Pixels that they left unlabelled are ignored; in the other variants these are
+    top. Pixels that they left unlabelled are ignored; in the other variants, these are
     background.
     """
 
@@ -111,7 +112,7 @@ class Coco(SegmentationBuilder):
     ]
 
     def archives(self) -> Sequence[Archive]:
-        """The archives of the variant's year."""
+        """Return the archives of the variant's year."""
         return [
             archive
             for archive in self.ARCHIVES
@@ -123,8 +124,8 @@ class Coco(SegmentationBuilder):
         """List the images that have an object of VOC's classes.
 
         Raises:
-            ValueError: naming the JSON, if it cannot be read or is not as COCO
-                documents it.
+            ValueError: naming the JSON, if it cannot be read or does not have COCO's
+                documented form.
         """
         self._problems: list[str] = []
         self._labels: dict[str, Objects | Segments] = {}
@@ -134,14 +135,15 @@ class Coco(SegmentationBuilder):
         }
 
     def problems(self) -> list[str]:
-        """The JSON files that list more or fewer images than published."""
+        """Return the JSON files that list more or fewer images than published."""
         return self._problems
 
     def label(self, tree: Tree, item: Item) -> np.ndarray:
         """Paint the image's objects, or look up its segments.
 
         Raises:
-            ValueError: naming the PNG of segments, if it is not as documented.
+            ValueError: naming the PNG of segments, if it does not have the documented
+                form.
         """
         label = self._labels[item.image]
         if isinstance(label, Segments):
@@ -157,7 +159,7 @@ class Coco(SegmentationBuilder):
         return self.variant.name[-4:]
 
     def _listed(self, tree: Tree, split: str) -> list[Item]:
-        """The images of a split, `"train2017"`, that have an object; none if absent."""
+        """Return the images of a split, `"train2017"`, that have an object."""
         kind = "panoptic" if self._is_panoptic else "instances"
         folder, file = tree.find(f"{split}/"), tree.find(f"{kind}_{split}.json")
         if folder is None or file is None:

@@ -1,8 +1,9 @@
 """COCO's annotations as labels of VOC's classes: objects to paint, segments to look up.
 
 Format: https://cocodataset.org/#format-data. A JSON file takes half a gigabyte; only
-what the labels need is kept of it. Masks are checked before pycocotools reads them:
-where run lengths add up to too few pixels, it returns whatever was in memory.
+    the
+parts that the labels need are kept. Masks are checked before pycocotools reads them,
+because it returns uninitialized memory if run lengths add up to too few pixels.
 """
 
 import json
@@ -51,7 +52,7 @@ class Objects(NamedTuple):
         return any(label != _IGNORE for label, _ in self.painted)
 
     def paint(self) -> np.ndarray:
-        """(h, w) uint8 classes; ignore where there is only a crowd."""
+        """Return (h, w) uint8 classes; pixels with only a crowd are ignored."""
         canvas = np.zeros(self.size, np.uint8, order="F")
         for label, runs in self.painted:
             inside = mask.decode({"size": self.size, "counts": runs})
@@ -72,11 +73,11 @@ class Segments(NamedTuple):
 
     @property
     def has_single(self) -> bool:
-        """Whether one of them is of VOC's classes and not a crowd."""
+        """Whether one of them belongs to VOC's classes and is not a crowd."""
         return any(0 < label < _IGNORE for _, label in self.labels)
 
     def paint(self, tree: Tree, file: str) -> np.ndarray:
-        """(h, w) uint8 classes; ignore where pixels are unlabelled or of a crowd.
+        """Return (h, w) uint8 classes; unlabelled pixels and crowds are ignored.
 
         Raises:
             ValueError: naming the file, if it is not an RGB image or has segments that
@@ -84,7 +85,9 @@ class Segments(NamedTuple):
         """
         image = decoded(tree.read(file), file)
         if image.mode != "RGB":
-            raise ValueError(f"{file}: is not an RGB image of ids but of {image.mode}")
+            raise ValueError(
+                f"{file}: is not an RGB image of ids; its mode is {image.mode}"
+            )
         labels = {_colour(0): _IGNORE} | {_colour(i): label for i, label in self.labels}
         try:
             return ids_of_colours(np.asarray(image), labels, file)
@@ -96,7 +99,7 @@ class Segments(NamedTuple):
 
 
 def read_objects(tree: Tree, name: str) -> dict[str, Objects]:
-    """The objects in each image that an instances JSON lists, by image file.
+    """Return the objects of each image in an instances JSON, by image file.
 
     Raises:
         ValueError: naming the file and the entry, if something in it is not as COCO
@@ -120,7 +123,7 @@ def read_objects(tree: Tree, name: str) -> dict[str, Objects]:
 
 
 def read_segments(tree: Tree, name: str) -> dict[str, Segments]:
-    """The segments of each image that a panoptic JSON annotates, by image file.
+    """Return the segments of each image in a panoptic JSON, by image file.
 
     Raises:
         ValueError: naming the file and the entry, if something in it is not as COCO
@@ -144,7 +147,7 @@ def read_segments(tree: Tree, name: str) -> dict[str, Segments]:
 
 
 def compressed(shape: Any, size: tuple[int, int], where: str) -> bytes:
-    """Compress a mask to the run lengths that pycocotools works with.
+    """Compress a mask to the run lengths that pycocotools uses.
 
     Args:
         shape: polygons `[[x, y, x, y, …], …]`, or `{"size": [h, w], "counts": […]}`
@@ -153,7 +156,7 @@ def compressed(shape: Any, size: tuple[int, int], where: str) -> bytes:
         where: for the message.
 
     Raises:
-        ValueError: with `where`, the value and what is allowed, if it is neither or
+        ValueError: with `where`, the value, and what is allowed, if it is neither or
             does not fit the image.
     """
     problem, pixels = "", size[0] * size[1]
@@ -187,13 +190,13 @@ def compressed(shape: Any, size: tuple[int, int], where: str) -> bytes:
 
 
 def _is_polygon(ring: Any, farthest: int) -> bool:
-    """Whether there are points, and none as far out as only mistakes are, or NaN."""
+    """Whether there are points, none of them NaN or so far out that it is a mistake."""
     points = isinstance(ring, array) and len(ring) > 5 and len(ring) % 2 == 0
     return points and bool(np.abs(ring).max() <= farthest)
 
 
 def _packed(ring: Any) -> Any:
-    """A polygon's numbers in a quarter of the memory; anything else unchanged."""
+    """Return a polygon's numbers in a quarter of the memory; other values unchanged."""
     try:
         return array("d", ring)
     except (TypeError, OverflowError):
@@ -233,14 +236,14 @@ class _Annotations:
 
     @staticmethod
     def _pack(entry: dict) -> dict:
-        """Pack polygons while parsing; all of them as lists take 1 GB more."""
+        """Pack polygons while parsing; as lists they would take 1 GB more."""
         if isinstance(rings := entry.get("segmentation"), list):
             entry["segmentation"] = [_packed(ring) for ring in rings]
             entry.pop("bbox", None)
         return entry
 
     def entries(self) -> Iterator[tuple[dict, dict]]:
-        """The annotations, each with the image that it is about."""
+        """Yield the annotations, each with its image."""
         entries = _value(self._content, "annotations", list, self._name)
         bar = f"read {Path(self._name).name}"
         for entry in tqdm(entries, bar, unit="entry", leave=False, delay=2):
@@ -253,7 +256,7 @@ class _Annotations:
             yield entry, self.images[number]
 
     def label(self, entry: Any, where: str) -> int:
-        """The class of an object or a segment: ignore for crowds of VOC's classes."""
+        """Return the class of an object or a segment; crowds of VOC's are ignored."""
         category = _value(entry, "category_id", int, where)
         if category not in self._classes:
             raise ValueError(f"{where}: category {category} is not listed; {_REMEDY}")
@@ -266,8 +269,8 @@ def _value(entry: Any, key: str, kind: type, where: str) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
         raise ValueError(
-            f"{where}: {key!r} is {reprlib.repr(value)} where {kind.__name__} is "
-            f"expected, in {reprlib.repr(entry)}; {_REMEDY}"
+            f"{where}: {key!r} is {reprlib.repr(value)}, but must be {kind.__name__}, "
+            f"in {reprlib.repr(entry)}; {_REMEDY}"
         )
     return value
 

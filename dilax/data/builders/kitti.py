@@ -18,9 +18,9 @@ _IDS = {colour: i for i, colour in enumerate(KITTI.palette)} | dict.fromkeys(
 class Kitti(SegmentationBuilder):
     """Builder of 146 images of KITTI's odometry benchmark with labels by Ros et al.
 
-    Their training images, from sequence 00, are `train`; what they call validation,
-    from sequence 07, is `test`, as in the paper. Labels are colour images, black is
-    void.
+    Their training images, from sequence 00, are `train`; those that they call
+    validation, from sequence 07, are `test`, as in the paper. Labels are colour images;
+    black is void.
     """
 
     name = "dilax_kitti"

@@ -20,9 +20,9 @@ class Voc(SegmentationBuilder):
     """Builder of VOC 2012 with SBD.
 
     Images that both annotate have VOC's masks in the variant `voc_first` and SBD's in
-    `sbd_first`; the paper augments VOC's own set, so the first is the default. In
-    `train`, `val` and `trainval` all masks are VOC's. SBD has no boundary pixels to
-    ignore.
+    `sbd_first`; the paper augments VOC's own set, so `voc_first` is the default. In
+    `train`, `val`, and `trainval` all masks are VOC's. SBD's masks do not mark boundary
+    pixels to ignore.
     """
 
     name = "dilax_voc"
@@ -103,9 +103,9 @@ class Voc(SegmentationBuilder):
         try:
             annotation = scipy.io.loadmat(io.BytesIO(content))["GTcls"][0, 0]
             return annotation["Segmentation"].astype(np.uint8)
-        except Exception as error:  # scipy's have no common base
+        except Exception as error:  # scipy's errors have no common base class
             raise ValueError(
-                f"{item.label}: is not one of SBD's files ({error!r})"
+                f"{item.label}: is not a file of SBD ({error!r})"
             ) from error
 
 
