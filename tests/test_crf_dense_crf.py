@@ -235,7 +235,7 @@ def _changed(at, value):
         (_draw()[0].reshape(35, 3), _draw()[1], r"\(h·w, k\): .*\.reshape\(5, 7, -1"),
         (_draw()[0].reshape(35, 3).T, _draw()[1], r"\(k, h·w\): .*\.T\.reshape"),
         (_draw()[0], _draw()[1].transpose(2, 0, 1), r"image is \(h, w, c\).*\(c, h, w"),
-        ("no array", _draw()[1], "probabilities is no array"),
+        ("no array", _draw()[1], "probabilities is not an array"),
         ([[1.0], [0.5, 0.5]], _draw()[1], "probabilities .* no array"),
         (np.zeros((0, 7, 3), np.float32), _draw()[1][:0], r"image of shape \(0, 7, 3"),
     ],

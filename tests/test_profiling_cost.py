@@ -200,7 +200,7 @@ def test_the_undilated_twin_gives_as_much_from_less():
         assert (out.shape, twin.dilation) == (calls[name].output.shape, 1)
     padded = layer_calls(DilatedNet(FrontEnd(2, TINY, padding="same")), SHAPE)[2]
     assert undilated_twin(padded).input.shape == padded.input.shape
-    with pytest.raises(ValueError, match="call='pool1': is no convolution"):
+    with pytest.raises(ValueError, match="call='pool1': is not a conv"):
         undilated_twin(calls["pool1"])
 
 

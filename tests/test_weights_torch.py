@@ -225,7 +225,7 @@ def test_a_key_that_the_file_lacks_is_named_with_those_that_it_has(torch, tmp_pa
 def test_batch_normalisation_between_vgg_s_layers_is_refused(torch, tmp_path):
     modules = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
     torch.save(torch.nn.Sequential(*modules).state_dict(), tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="batch normalisation"):
+    with pytest.raises(ValueError, match="batch normalization"):
         dilax.load_weights(tmp_path / "a.pth", vgg())
 
 

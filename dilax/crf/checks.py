@@ -1,4 +1,4 @@
-"""What a dense CRF and a CRF-RNN take and refuse, with the reason and the remedy."""
+"""Checks of the arguments of a dense CRF and a CRF-RNN, with reasons and remedies."""
 
 import math
 from typing import Any
@@ -76,12 +76,12 @@ def as_array(name: str, value: Any) -> Any:
             value = np.asarray(value)
         except Exception as error:  # of any array library
             raise ValueError(
-                f"{name} of type {type(value).__name__} is no array ({error})"
+                f"{name} of type {type(value).__name__} is not an array ({error})"
             ) from error
         if value.dtype.kind == "i" and value.size and value.min() >= 0:
             value = value.astype(np.uint8) if value.max() <= 255 else value
         if value.dtype.kind not in "fiub" and value.dtype != jnp.bfloat16:
-            raise ValueError(f"{name} is no array of numbers, all of one size")
+            raise ValueError(f"{name} is not an array of numbers, all of one size")
     if value.dtype in (jnp.bfloat16, jnp.float16):
         value = jnp.asarray(value, jnp.float32)
         sums = value.sum(-1, keepdims=True)
@@ -99,8 +99,8 @@ def check_layout(shape: tuple[int, ...], image: tuple[int, ...]) -> None:
     """
     if len(image) == 3 and len(shape) == 4:
         raise ValueError(
-            f"probabilities of shape {shape} are a batch, and the image of shape "
-            f"{image} is one: give probabilities[0], (h, w, k), or image[None]"
+            f"probabilities of shape {shape} are a batch, but the image of shape "
+            f"{image} is a single one: give probabilities[0], (h, w, k), or image[None]"
         )
     if len(image) != 3 or (len(shape) == 3 and shape[:2] == image[:2]):
         return
@@ -134,15 +134,15 @@ def check_image(image: Any) -> None:
     if image.ndim != 3 or 0 in image.shape or not allowed:
         raise ValueError(
             f"image of shape {image.shape} and type {image.dtype} is not (h, w, c) "
-            "uint8: colours are 0..255, and the colour bandwidth is in these units; of "
-            "an image in 0..1, give (255 * image).astype(np.uint8)"
+            "uint8: colours are 0..255, and the colour bandwidth is in these units; "
+            "for an image in 0..1, give (255 * image).astype(np.uint8)"
         )
 
 
 def check_probabilities(
     probabilities: Any, size: tuple[int, int], labels: int | None
 ) -> None:
-    """Refuse what does not fit the image, or is not probabilities."""
+    """Refuse arrays that do not fit the image, or are not probabilities."""
     shape, dtype = probabilities.shape, probabilities.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"probabilities of type {dtype} are not floats")

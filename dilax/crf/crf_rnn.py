@@ -36,7 +36,7 @@ class CRFRNN(nn.Module):
     logits ← U − μ (W_s m_s + W_b m_b), with Potts (μ = −I) and weights 3 and 5 at
     first.
 
-    Args of `__call__`: logits (b, h, w, k), unnormalised or logarithms of
+    Args of `__call__`: logits (b, h, w, k), unnormalized or logarithms of
     probabilities; image (b, h, w, c), colours 0..255 as integers or floats; `train`
     takes `train_steps`. Returns logits of the marginals (b, h, w, k), float32, or
     float64 for float64. An image's kernels are built once for all steps. No gradient

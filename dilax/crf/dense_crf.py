@@ -80,8 +80,8 @@ class DenseCRF:
             pydensecrf does; `"exact"` sums both as they are defined, in N² steps.
 
     Raises:
-        ValueError: if an argument is not allowed, or from a call, if probabilities or
-            image are not.
+        ValueError: if an argument is not allowed; from a call, if probabilities or
+            image are not allowed.
 
     Example:
         >>> probabilities = np.full((4, 5, 2), 0.5, np.float32)
@@ -119,7 +119,9 @@ class DenseCRF:
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in get_args(allowed):
-                raise ValueError(f"{name}={value!r} is not among {get_args(allowed)}")
+                raise ValueError(
+                    f"{name}={value!r}: must be one of {get_args(allowed)}"
+                )
 
     def __call__(self, probabilities: Any, image: Any) -> Float[Array, "*b h w k"]:
         """Return the marginals; see the class."""
@@ -165,7 +167,7 @@ class DenseCRF:
         if len(images) != len(probabilities):
             raise ValueError(
                 f"{len(probabilities)} maps of probabilities and {len(images)} images: "
-                "a batch has one image for each"
+                "a batch has one image for each map"
             )
         if is_traced(probabilities, images) and not isinstance(images, Sequence):
             return jax.lax.map(lambda pair: self(*pair), (probabilities, images))

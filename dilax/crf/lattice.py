@@ -4,9 +4,9 @@ Values are splatted onto the lattice points around them, blurred along the latti
 d + 1 directions, and sliced at the same places. Time is linear in the number of values,
 for any bandwidth and any number of dimensions.
 
-In d dimensions, the lattice lies in the plane of R^(d+1) whose coordinates sum to 0
-(§3). Its points are the integer ones whose coordinates are all congruent modulo d + 1.
-Every place lies in a simplex of d + 1 of them, one for each remainder.
+In d dimensions, the lattice is in the plane of R^(d+1) whose coordinates sum to 0 (§3).
+Its points are the integer ones whose coordinates are all congruent modulo d + 1. Every
+place is in a simplex of d + 1 of them, one for each remainder.
 """
 
 import functools
@@ -204,7 +204,7 @@ def build_lattice(
 
     Args:
         features: in units of the Gaussian's standard deviation, finite.
-        valid: the other places give nothing and get 0.
+        valid: places that take part; the others give nothing and receive 0.
 
     Example:
         >>> lattice = build_lattice(jnp.array([[0.0, 0.0], [9.0, 9.0]]))

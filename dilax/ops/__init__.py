@@ -1,4 +1,4 @@
-"""The operators of the paper: dilated convolution, its initialisation, upsampling."""
+"""The operators of the paper: dilated convolution, its initialization, upsampling."""
 
 from dilax.ops.dilated_conv import dilated_conv
 from dilax.ops.initializers import identity_init

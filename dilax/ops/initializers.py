@@ -1,7 +1,7 @@
-"""Identity initialisation of context modules (Yu & Koltun 2016, Eq. 4 and Eq. 5).
+"""Identity initialization of context modules (Yu & Koltun 2016, Eq. 4 and Eq. 5).
 
-Random initialisation did not help the context module (§3). These kernels make each
-layer pass its input on, as Le et al. (2015) initialise recurrent networks.
+Random initialization did not help the context module (§3). These kernels make each
+layer pass its input on, as Le et al. (2015) initialize recurrent networks.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def identity_init(groups: int, sigma: float = 0.0) -> Callable:
                     ε ~ N(0, σ²)  elsewhere.
 
     Eq. 4 is the case c_i = c_{i+1} = C with σ = 0. Each layer preserves the sum of a
-    group's maps, so the gain of a stack telescopes to 1: at initialisation without
+    group's maps, so the gain of a stack telescopes to 1: at initialization without
     noise, a stack with ReLU returns max(0, x).
 
     Args:

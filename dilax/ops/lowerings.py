@@ -53,7 +53,7 @@ def direct(
     dilation: int = 1,
     stride: int = 1,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Compute a valid convolution as XLA does."""
+    """Compute a valid convolution with XLA's own lowering."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -127,7 +127,7 @@ def kernel_gradient(
     dilation: int,
     lowering: Lowering,
 ) -> Float[Array, "kh kw c d"]:
-    """Pull the output's gradient back to a kernel of that shape and dtype."""
+    """Pull the output's gradient back to a kernel of the given shape and dtype."""
     if lowering not in _PRODUCTS:
         linear = functools.partial(convolve, x, dilation=dilation, lowering=lowering)
         return jax.linear_transpose(linear, kernel)(gradient)[0]
@@ -174,7 +174,7 @@ def _by_pairs(x, kernel):
 
 
 def _tap_inputs(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
-    """The input cells of each tap, row of taps or all taps: (b, h2, w2, n·c) each."""
+    """Return the input cells of each tap, row of taps, or all: (b, h2, w2, n·c)."""
     rows, columns = (
         n - dilation * (k - 1) for n, k in zip(x.shape[1:3], shape[:2], strict=True)
     )
@@ -189,7 +189,7 @@ def _tap_inputs(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):
 
 
 def _product(a, b, axes):
-    """A matrix product over these axes, accumulated in float32 at least."""
+    """Return a matrix product over these axes, accumulated in float32 at least."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=wide)
 
@@ -211,9 +211,9 @@ class Choice(NamedTuple):
 DIRECT = Choice("direct", "direct", "direct")
 PHASES = Choice("phases", "phases", "phases")
 
-# Bytes of concatenated inputs above which a lowering that copies less is taken.
+# Bytes of concatenated inputs above which a lowering that copies less is used.
 _MAX_COPIED = 2**28
-# Operations below which nothing can be gained, and direct compiles fastest.
+# Below this number of operations nothing can be gained, and direct compiles fastest.
 _MIN_WORK = 10**8
 
 
@@ -271,7 +271,7 @@ def choose(
 
 @functools.cache
 def _measured(backend: str, dtype: str) -> list[tuple[tuple[float, ...], Choice]]:
-    """The point and the choice of every row of the table."""
+    """Return the point and the choice of every row of the table."""
     file = resources.files("dilax.ops") / "lowerings.json"
     return [
         (
@@ -287,7 +287,7 @@ def _measured(backend: str, dtype: str) -> list[tuple[tuple[float, ...], Choice]
 def _point(
     taps: int, channels: int, out: int, dilation: int, cells: int
 ) -> tuple[float, ...]:
-    """Logarithms, so that distances are ratios; the number of taps counts most."""
+    """Return logarithms, so that distances are ratios; the taps count most."""
     return (
         4 * math.log2(taps),
         math.log2(channels),

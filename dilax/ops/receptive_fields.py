@@ -115,7 +115,7 @@ class Gridding(NamedTuple):
 
     @property
     def unseen(self) -> int:
-        """The number of the field's size² pixels that the cell does not depend on."""
+        """The number of pixels of the field on which the cell does not depend."""
         return self.size**2 - int(np.count_nonzero(self.counts)) ** 2
 
     @property
@@ -176,7 +176,7 @@ def as_layers(layers: Iterable[int | tuple[int, int]]) -> Layers:
     """Return (kernel, rate) of each layer; see `gridding`."""
     table = tuple((3, v) if isinstance(v, int) else (v[0], v[1]) for v in layers)
     if not table or min(min(layer) for layer in table) < 1:
-        raise ValueError(f"layers={table}: must be (kernel, rate) > 0, one at least")
+        raise ValueError(f"layers={table}: must be one or more (kernel, rate) > 0")
     return table
 
 
@@ -211,7 +211,7 @@ def suggest_rates(layers: Iterable[int | tuple[int, int]]) -> Layers:
 
     @functools.cache
     def rates(layer: int, left: int, largest: int) -> tuple[int, ...] | None:
-        """The first rates in lexicographic order that cover what is left."""
+        """Return the first rates in lexicographic order that cover the remainder."""
         if layer == len(kernels):
             return () if left == 0 else None
         width, taps = reach - left + 1, kernels[layer] - 1

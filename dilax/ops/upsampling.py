@@ -134,7 +134,9 @@ def depth_to_space(
     refuse_shards("depth_to_space")
     b, h, w, c = x.shape
     if factor < 1 or c % factor**2:
-        raise ValueError(f"factor={factor}: {c} channels are no multiple of its square")
+        raise ValueError(
+            f"factor={factor}: {c} channels are not a multiple of its square"
+        )
     k = c // factor**2
     x = x.reshape(b, h, w, k, factor, factor).transpose(0, 1, 4, 2, 5, 3)
     return x.reshape(b, h * factor, w * factor, k)

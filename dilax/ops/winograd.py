@@ -76,7 +76,7 @@ def transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     y is the correlation of taps k with n = taps + outputs − 1 cells x. It is the
     transpose of multiplying two polynomials by their values at n points: the rows of
-    Vandermonde matrices, the last of which stands for infinity.
+    Vandermonde matrices, the last of which is the point at infinity.
 
     Args:
         taps: length of the kernel's row, 1 to 4.
@@ -90,7 +90,7 @@ def transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     count = taps + _OUTPUTS - 1
 
     def values(coefficients: int) -> np.ndarray:
-        """Evaluate polynomials of so many coefficients at the points."""
+        """Evaluate polynomials with this number of coefficients at the points."""
         finite = np.vander(_POINTS[: count - 1], coefficients, increasing=True)
         return np.vstack([finite, np.eye(coefficients)[-1]])
 

@@ -1,7 +1,7 @@
-"""What a compiled program takes: memory, operations, convolutions, communication.
+"""The cost of a compiled program: memory, operations, convolutions, communication.
 
-XLA's analyses and the text of the optimised program tell it on every backend, also for
-devices that only the compiler knows (`jax.experimental.topologies`).
+It is read from XLA's analyses and the text of the optimized program, on every backend,
+including devices that only the compiler knows (`jax.experimental.topologies`).
 """
 
 import math
@@ -26,8 +26,8 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: such as `"all-reduce"` or `"collective-permute"`.
-        dtype: of what each device receives; of the largest array, if it is several.
-        bytes: that each device holds of the result.
+        dtype: of the array that each device receives, or of the largest one.
+        bytes: bytes of the result on each device.
     """
 
     kind: str
@@ -36,15 +36,15 @@ class Collective(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a program takes on each of its devices.
+    """The cost of a program on each of its devices.
 
     Attributes:
-        memory: bytes of arguments, results and temporary arrays.
-        flops: operations; of one iteration, if the program loops. XLA counts them, for
-            GPUs they are those of the convolutions and products of matrices.
-        cycles: the compiler's estimates for the single operations, on TPUs; else 0.
+        memory: bytes of arguments, results, and temporary arrays.
+        flops: operations, as XLA counts them; of one iteration, if the program loops.
+            For GPUs, only those of convolutions and matrix products.
+        cycles: sum of the compiler's estimates for single operations, on TPUs; else 0.
         collectives: each exchange, once.
-        convolutions: how often there is each kind, such as `"3x3 rhs_dilate=2x2"`.
+        convolutions: kind, such as `"3x3 rhs_dilate=2x2"` → number of occurrences.
         shares: cycles by kind of operation.
     """
 
@@ -61,14 +61,14 @@ class Program(NamedTuple):
 
 
 def memory_bytes(compiled: jax.stages.Compiled) -> int:
-    """Return the bytes that a program takes on each device, arguments included."""
+    """Return the bytes that a program needs on each device, including arguments."""
     account: Any = compiled.memory_analysis()
     held = account.argument_size_in_bytes + account.output_size_in_bytes
     return held + account.temp_size_in_bytes - account.alias_size_in_bytes
 
 
 def read_program(compiled: jax.stages.Compiled) -> Program:
-    """Read what a program takes from its text and the compiler's analyses.
+    """Read the cost of a program from its text and the compiler's analyses.
 
     Example:
         >>> import jax.numpy as jnp
@@ -143,7 +143,7 @@ def _arrays(kind: str) -> list[tuple[str, int, tuple[int, ...]]]:
 
 
 def _collective(found: re.Match, kind: str) -> Collective:
-    """Read an exchange; the type of one that only starts holds operands as well."""
+    """Read an exchange; if it is only started, its type includes the operands."""
     if found[2] and kind.startswith("(("):  # ((operands), results)
         kind = kind.partition(")")[2]
     sized = [(n * math.prod(shape), dtype) for dtype, n, shape in _arrays(kind)]

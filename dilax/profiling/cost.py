@@ -34,7 +34,8 @@ class LayerCall:
     ReLU and dropout belong to the layer before them.
 
     Attributes:
-        module: the module that holds it, such as `"front_end"`; `""` for the network.
+        module: the module that contains it, such as `"front_end"`; `""` for the
+            network.
         name: its name in the parameters, or in the table of layers for a pool.
         layer: a module, or a function of maps.
         params: shapes of its parameters.
@@ -76,7 +77,7 @@ class LayerCall:
 def layer_calls(
     model: DilatedNet, shape: tuple[int, int, int, int], inputs: Inputs = "images"
 ) -> list[LayerCall]:
-    """List every convolution, pool, normalisation and upsampling, in order.
+    """List every convolution, pool, normalization, and upsampling, in order.
 
     The upsampling inside FCN-8s and the pools with positions of SegNet are left out:
     they cost little compared with the convolutions.
@@ -162,7 +163,7 @@ def undilated_twin(call: LayerCall) -> LayerCall:
         (4, 1)
     """
     if not isinstance(call.layer, DilatedConv):
-        raise ValueError(f"call={call.name!r}: is no convolution")
+        raise ValueError(f"call={call.name!r}: is not a convolution")
     layer = call.layer.clone(dilation=1)
     fewer = (call.dilation - 1) * (layer.kernel_size - 1)
     if layer.padding != "valid" or call.pad >= fewer // 2:
@@ -178,7 +179,7 @@ class Work(NamedTuple):
 
     Attributes:
         flops: operations of the products, two per multiply-add. Elementwise operations
-            (biases, ReLU, pools, normalisation, upsampling) are not counted.
+            (biases, ReLU, pools, normalization, upsampling) are not counted.
         bytes: bytes read and written if each array moves between memory and chip once.
 
     Example:

@@ -21,7 +21,7 @@ _WANTED: dict[str, dict[str, Any]] = {
         # computes wrong numbers for exp(x) @ ones.
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
         # Keeps optimization barriers. Without them the operations that gradients should
-        # compute again (rematerialisation) are merged with their first computation, and
+        # compute again (rematerialization) are merged with their first computation, and
         # save no memory.
         "xla_disable_hlo_passes": "cse_barrier_expander",
     },
@@ -32,8 +32,8 @@ _WANTED: dict[str, dict[str, Any]] = {
         "xla_tpu_run_space_to_batch_on_new_platforms": False,
     },
 }
-# For programs that run once, as initialisation: less optimisation compiles in a quarter
-# of the time and draws the same numbers.
+# For programs that run once, such as initialization: less optimization compiles in a
+# quarter of the time and draws the same numbers.
 _RUN_ONCE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": "1"}}
 
 

@@ -243,7 +243,7 @@ def _check_norms(weights: Weights, taken: set[str], others: Collection[str]) -> 
     norms = [n for n in others if n.endswith(".running_mean")]
     if any(layer_of(layer_of(name)) in parents for name in norms):
         raise ValueError(
-            f"{weights.path}: has batch normalisation ({norms[0]}) where the network "
+            f"{weights.path}: has batch normalization ({norms[0]}) where the network "
             "has none"
         )
 
