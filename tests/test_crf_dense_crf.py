@@ -236,7 +236,7 @@ def _changed(at, value):
         (_draw()[0].reshape(35, 3).T, _draw()[1], r"\(k, h·w\): .*\.T\.reshape"),
         (_draw()[0], _draw()[1].transpose(2, 0, 1), r"image is \(h, w, c\).*\(c, h, w"),
         ("no array", _draw()[1], "probabilities is not an array"),
-        ([[1.0], [0.5, 0.5]], _draw()[1], "probabilities .* no array"),
+        ([[1.0], [0.5, 0.5]], _draw()[1], "probabilities .* not an array"),
         (np.zeros((0, 7, 3), np.float32), _draw()[1][:0], r"image of shape \(0, 7, 3"),
     ],
 )
@@ -287,8 +287,8 @@ def test_sums_off_by_a_thousandth_pass():
         ({"iterations": 2.5}, "iterations=2.5: iterations are"),
         ({"compatibility": np.zeros((2, 3))}, r"compatibility of shape \(2, 3\)"),
         ({"compatibility": [[np.nan]]}, r"compatibility of shape \(1, 1\)"),
-        ({"normalization": "both"}, "normalization='both' is not among"),
-        ({"method": "fast"}, "method='fast' is not among"),
+        ({"normalization": "both"}, "normalization='both': must be one"),
+        ({"method": "fast"}, "method='fast': must be one"),
     ],
 )
 def test_bad_arguments_are_refused_with_the_reason(unchecked, arguments, message):

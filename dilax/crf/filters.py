@@ -265,7 +265,7 @@ def build_filter(
         [[1.0], [0.0]]
     """
     if method not in get_args(Method):
-        raise ValueError(f"method={method!r} is not among {get_args(Method)}")
+        raise ValueError(f"method={method!r}: must be one of {get_args(Method)}")
     if method == "exact":
         rows, columns = _BLOCKS.get(jax.default_backend(), _LARGE_BLOCKS)
         return ExactFilter(features, valid, rows, columns)
