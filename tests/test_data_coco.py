@@ -227,16 +227,16 @@ HUGE = 10**400
 @pytest.mark.parametrize(
     "spoil, match",
     [
-        (lambda c: c.pop("images"), "'images' is None where list is expected"),
+        (lambda c: c.pop("images"), "'images' is None, but must be list"),
         (lambda c: c.pop("annotations"), "'annotations' is None"),
         (lambda c: c.pop("categories"), "'categories' is None"),
         (
             lambda c: c["annotations"].append(7),
-            "'image_id' is None where int is expected, in 7",
+            "'image_id' is None, but must be int, in 7",
         ),
-        (lambda c: c["images"].append(7), "'id' is None where int is expected, in 7"),
+        (lambda c: c["images"].append(7), "'id' is None, but must be int, in 7"),
         (_without(("images", 0), "file_name"), "'file_name' is None"),
-        (_with(("images", 0), height="8"), "139.jpg: 'height' is '8' where int"),
+        (_with(("images", 0), height="8"), "139.jpg: 'height' is '8', but must be int"),
         (_with(("images", 0), width=0), "139.jpg: width is 0"),
         (_with(("categories", 0), name="people"), "has no category for person"),
         (_without(FIRST, "image_id"), "'image_id' is None"),
@@ -306,7 +306,7 @@ def test_wrong_segments_are_refused_by_name(key, value, match, tmp_path):
 @pytest.mark.parametrize(
     "content, match",
     [
-        (photo(grey=True), "139.png: is not an RGB image of ids but of L"),
+        (photo(grey=True), "139.png: is not an RGB image of ids; its mode is L"),
         (b"no image", "139.png: cannot be read as an image"),
         (png_of(PANOPTIC_139[:5]), "139.png: is 10x5, its image val2017/000000000139"),
     ],

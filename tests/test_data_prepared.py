@@ -170,7 +170,7 @@ def test_another_folder_is_refused_with_what_is_wanted(
         (
             "y.png",
             encoded(photo(0)),
-            r"y\.png: is not an image of label ids but of RGB",
+            r"y\.png: is not an image of label ids; its mode is RGB",
         ),
         ("y.png", b"", r"y\.png: cannot be read as an image"),
         ("y.jpg", jpeg("y")[:300], r"y\.jpg: cannot be read as an image"),
@@ -218,7 +218,7 @@ def test_a_set_that_is_damaged_is_refused_and_can_be_made_again(damage, source, 
 
 def test_unknown_data_sets_are_refused():
     with pytest.raises(
-        ValueError, match=r"'imagenet': is not a data set to prepare; .*voc"
+        ValueError, match=r"'imagenet': must be one of .*voc"
     ):
         builder_class("imagenet")
     assert {builder_class(name).SPEC.name for name in NAMES} >= {"Pascal VOC 2012"}

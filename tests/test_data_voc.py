@@ -236,7 +236,7 @@ def test_an_annotation_of_sbd_that_is_none_is_named(content, tmp_path, few):
         content = file.getvalue()
     source = together(tmp_path / "source")
     (source / SBD / "cls/f.mat").write_bytes(content)
-    with pytest.raises(ValueError, match=r"cls/f\.mat: is not one of SBD's files"):
+    with pytest.raises(ValueError, match=r"cls/f\.mat: is not a file of SBD"):
         prepared(source, tmp_path / "home")
 
 

@@ -363,5 +363,5 @@ def test_every_network_is_built_by_name():
     assert (model.num_classes, model.output_stride) == (4, 1)
     with pytest.raises(ValueError, match=r"'vgg': no such network; .* drn_d_22"):
         dilax.build("vgg", 4)
-    with pytest.raises(ValueError, match="duc=2: fcn8s gives scores at every pixel"):
+    with pytest.raises(ValueError, match="duc=2: fcn8s already returns scores"):
         dilax.build("fcn8s", 4, duc=2)

@@ -80,7 +80,7 @@ def test_figure_5_follows_the_way_of_the_joint_stage(tmp_path):
         (["--figure=2"], "--runs: figure 2 shows trained runs; give their folders"),
         (["--figure=4", "--runs=nowhere"], "--runs=nowhere: has no results"),
         (["--figure=1", "--rows=0"], "--rows=0: must be 1 or more"),
-        (["--figure=1", "--rates=0"], "must be (kernel, rate) > 0"),
+        (["--figure=1", "--rates=0"], "must be one or more (kernel, rate) > 0"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(flags, message, tmp_path, capsys):

@@ -95,7 +95,7 @@ class DilatedNet(nn.Module):
         """
         if self.front_end.receptive_field.stride != self.map_stride:
             raise ValueError(
-                f"{type(self.front_end).__name__}: its receptive field is unknown, "
+                f"{type(self.front_end).__name__}: no receptive field is known, "
                 "because it has no `rows` or upsamples maps inside"
             )
         context = self.context.rows if self.context else []
