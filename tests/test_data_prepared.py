@@ -217,9 +217,7 @@ def test_a_set_that_is_damaged_is_refused_and_can_be_made_again(damage, source, 
 
 
 def test_unknown_data_sets_are_refused():
-    with pytest.raises(
-        ValueError, match=r"'imagenet': must be one of .*voc"
-    ):
+    with pytest.raises(ValueError, match=r"'imagenet': must be one of .*voc"):
         builder_class("imagenet")
     assert {builder_class(name).SPEC.name for name in NAMES} >= {"Pascal VOC 2012"}
 

@@ -235,7 +235,7 @@ def test_checkpoint_of_another_model_is_refused_by_name(trained, tmp_path):
     wider = dataclasses.replace(config.model, width_multiplier=2.0)
     other = dataclasses.replace(config, model=wider)
     (copy / "config.json").write_text(to_json(other))
-    with pytest.raises(ValueError, match=r"checkpoints/front_end/.* does not fit the model"):
+    with pytest.raises(ValueError, match=r"checkpoints/front_end/.* does not fit"):
         dilax.load_checkpoint(copy, "front_end")
 
 
@@ -304,5 +304,5 @@ def test_training_starts_from_a_packed_network(trained, tmp_path):
 
 
 def test_a_network_that_there_is_not_is_named_beside_those_that_there_are():
-    with pytest.raises(ValueError, match=r"pretrained 'kamvid': .*pretrained contains "):
+    with pytest.raises(ValueError, match=r"pretrained 'kamvid': .*contains camvid"):
         dilax.pretrained("kamvid")
