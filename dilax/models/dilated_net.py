@@ -166,7 +166,8 @@ def apply_over_rows(
         method: of the network: `"__call__"` or `"maps"`.
 
     Raises:
-        ValueError: if the sizes of maps do not determine which rows are valid.
+        ValueError: if the network's maps cannot be divided by rows, or their sizes do
+            not determine which rows are valid.
 
     Example:
         >>> from dilax.models import FrontEnd, Layer, init_params
@@ -175,6 +176,9 @@ def apply_over_rows(
         >>> jax.jit(lambda p: apply_over_rows(net, p, x, row_mesh(1)))(params).shape
         (1, 6, 7, 2)
     """
+    if not model.front_end.shards_rows:
+        name = type(model.front_end).__name__
+        raise ValueError(f"{name}: its maps cannot be divided by rows")
     shards = RowShards(mesh)
     with row_shards(shards):
         spread = shards.spread(x, model.map_stride)
