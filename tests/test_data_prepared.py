@@ -115,7 +115,7 @@ def test_a_part_is_prepared_only_where_that_is_wanted(source, home):
     assert str(refused.value).splitlines()[1:] == [
         "val: d.jpg is missing",
         "val: c.png is missing",
-        "Get the missing files, or give --partial.",
+        "Get the missing files, or give --partial to prepare the others.",
     ]
     prepare("toys", source, home, partial=True)
     assert [sample["id"] for sample in opened(home, "val")] == ["b", "a"]

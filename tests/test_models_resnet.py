@@ -290,13 +290,13 @@ def test_rates_go_into_any_table_s_dilated_layers():
     assert [r.dilation for r in with_rates(BASIC, (3, 5))] == [1, 1, 3, 5, 3, 5, 1]
     rate_2 = resnet_blocks(RESNET50, (2,), (2,))
     assert [r.dilation for r in with_rates(rate_2, (1, 2, 5))][-3:] == [1, 2, 5]
-    with pytest.raises(ValueError, match=r"rates=\(0,\): must be positive"):
+    with pytest.raises(ValueError, match=r"rates=\(0,\): must be one or more positive"):
         with_rates(VGG16, (0,))
 
 
 @pytest.mark.parametrize("cell", [0, 3, 16])
 def test_cells_that_do_not_divide_8_are_refused(cell):
-    with pytest.raises(ValueError, match=f"cell={cell}: must be 1, 2, 4 or 8"):
+    with pytest.raises(ValueError, match=f"cell={cell}: must be 1, 2, 4, or 8"):
         resnet_duc(cell=cell)
 
 

@@ -203,7 +203,7 @@ def test_a_network_without_a_receptive_field_has_a_page(run):
     config = quickstart()
     config.stages, config.model.network = config.stages[:1], "segnet"
     folder = dataclasses.replace(folder, config=config)
-    assert "SegNet: has no receptive field" in summarize_field(folder).lines[0]
+    assert "SegNet: no receptive field is known" in summarize_field(folder).lines[0]
     assert "depends on" not in stage_notes([folder])["front end"]
 
 

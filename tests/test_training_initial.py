@@ -156,7 +156,7 @@ def test_stages_without_the_module_leave_it_and_its_resetting_aside(trained, dat
     assert set(params) == {"front_end"}
     assert "context/ctx_final/kernel" in report.left_over
     config.reinit = ("fianl",)
-    with pytest.raises(ValueError, match=r"--config\.reinit='fianl': is none of"):
+    with pytest.raises(ValueError, match=r"--config\.reinit='fianl': must be one of"):
         check_fits(config, spec)
 
 
@@ -227,7 +227,7 @@ def test_a_recipe_for_all_of_vgg_warns(data, tmp_path):
     config.needs_init, config.name = True, "paper"
     report = _started(config)[2]
     assert report.notes[-1].startswith("WARNING: ")
-    assert "'paper' is meant to start from all of VGG-16" in report.notes[-1]
+    assert "'paper' and its learning rates are meant for all of VGG-16" in report.notes[-1]
 
 
 def test_a_head_that_is_reinitialized_is_no_surprise(data, tmp_path):
@@ -318,7 +318,7 @@ def test_what_cannot_be_imported_leaves_nothing_behind(data, tmp_path):
     path, folder = tmp_path / "a.caffemodel", tmp_path / "run"
     with pytest.raises(ValueError, match="lacks context/ctx_fc1/bias"):
         import_weights(path, "dilation8_camvid", folder, **SLIM)
-    with pytest.raises(ValueError, match="is none of dilation8_pascal_voc"):
+    with pytest.raises(ValueError, match="must be one of dilation8_pascal_voc"):
         import_weights(path, "dilation9", folder)
     images = DataConfig("folder", data_dir=str(data))
     with pytest.raises(ValueError, match="has 3 classes, dilation8_camvid 11"):

@@ -172,7 +172,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(whole, data):
 
 def test_other_images_in_the_place_of_the_first_are_refused(whole, data, tmp_path):
     other = write_images(tmp_path / "other", count=9)
-    with pytest.raises(ValueError, match=r"on other images .*8 there, 9 here"):
+    with pytest.raises(ValueError, match=r"with other images .*8 there, 9 here"):
         dilax.train(tiny_config(other), whole[0])
     (other / "images" / "train" / "8.png").unlink()
     (other / "images" / "val" / "8.png").unlink()
