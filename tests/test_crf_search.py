@@ -186,6 +186,17 @@ def test_what_is_no_record_is_refused_and_stays(tmp_path, text):
     assert path.read_text() == text
 
 
+def test_a_damaged_record_is_refused_and_stays(searched, tmp_path):
+    path = tmp_path / "search.json"
+    whole = searched[1].read_text("utf-8")
+    for old, new in (('"mean_iou": 0.', '"mean_iou": 1.'), ('"points"', '"pointz"')):
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1), "utf-8")
+        with pytest.raises(ValueError, match=r"search.json: .*damaged; move it"):
+            _search(path)
+        assert new in path.read_text("utf-8")
+
+
 # The grid.
 
 

@@ -240,11 +240,15 @@ class _Record:
             return
         try:
             self.content = json.loads(path.read_text("utf-8"))
-            then, _ = self.content["search"], self.content["points"]
-        except (ValueError, KeyError, TypeError):
+            intact = self.content.pop("checksum") == _checksum(self.content)
+            then = self.content["search"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            intact = False
+        if not intact:
             raise ValueError(
-                f"{path}: not the record of a search for CRF parameters; move it"
-            ) from None
+                f"{path}: not the record of a search for CRF parameters, or damaged; "
+                "move it"
+            )
         changed = [
             f"{key}: {then.get(key)} there, {value} here"
             for key, value in json.loads(json.dumps(search)).items()
@@ -259,8 +263,13 @@ class _Record:
     def write(self, **news: Any) -> None:
         """Add `news` to the content and write the file."""
         self.content |= news
+        whole = self.content | {"checksum": _checksum(self.content)}
         with whole_or_not_at_all(self.path) as partial:
-            partial.write_text(json.dumps(self.content, indent=1) + "\n", "utf-8")
+            partial.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content).encode()):08x}"
 
 
 def _identity(
