@@ -208,6 +208,15 @@ def test_a_figure_that_does_not_follow_from_the_counts_is_damage(copy):
         write_page(copy)
 
 
+@pytest.mark.parametrize("name", ["front_end", "dark"])
+def test_another_name_of_a_stage_or_class_is_damage(name, copy):
+    text = (copy / RESULTS).read_text()
+    assert f'"{name}"' in text
+    (copy / RESULTS).write_text(text.replace(f'"{name}"', '"fron_end"'))
+    with pytest.raises(ValueError, match=r"results.json: is damaged"):
+        write_page(copy)
+
+
 def test_broken_lines_of_metrics_are_left_out_and_a_cut_one_is_mended(copy, caplog):
     text = (copy / METRICS).read_text()
     broken = ["[]", "1", "{}", '{"stage": 1, "step": 2}', '{"stage": "a", "step": "b"}']

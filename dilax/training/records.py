@@ -16,12 +16,14 @@ import optax
 from absl import logging
 from tqdm import tqdm
 
+from dilax.data import DatasetSpec
 from dilax.evaluation import Scores
 from dilax.runtime import jit
 from dilax.runtime.files import write_text
 from dilax.runtime.processes import is_writer
 from dilax.training.checkpoint import unfinished_step
 from dilax.training.config import Config, StageConfig
+from dilax.training.serialization import from_json
 from dilax.training.sharding import Placement
 
 
@@ -320,11 +322,16 @@ def read_results(workdir: Path, config: Config) -> dict[str, Any]:
     found = read_record(path, remedy)
     if not found:
         return {}
+    known = workdir / "spec.json"
+    classes = from_json(DatasetSpec, known).classes if known.exists() else None
     try:
-        for scores in found["stages"].values():
+        for name, scores in found["stages"].items():
+            config.stage(name)
+            if classes not in (None, tuple(scores["iou_per_class"])):
+                raise ValueError("classes that are not those of spec.json")
             counts = np.array(scores["confusion"], object)
             again = Scores(tuple(scores["iou_per_class"]), counts).as_dict()
-            if json.dumps(again) != json.dumps({name: scores[name] for name in again}):
+            if json.dumps(again) != json.dumps({key: scores[key] for key in again}):
                 raise ValueError("figures that do not follow from its counts")
         unfinished = [
             stage.name
