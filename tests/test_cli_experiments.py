@@ -190,6 +190,8 @@ def test_a_run_to_start_from_brings_its_network():
 def test_train_says_first_what_it_will_take(trained):
     _, printed = trained
     lines = printed[: printed.index("mean IoU")].splitlines()
+    assert "classes: dark" in "".join(lines)  # what was found comes before all else
+    lines = lines[[line.startswith("compiling") for line in lines].index(True) :]
     assert lines[0].startswith("compiling each stage")
     assert lines[1].endswith(", without evaluation:")
     assert [line.partition(" steps of ")[0] for line in lines[2:4]] == [

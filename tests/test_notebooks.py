@@ -65,7 +65,7 @@ def test_quickstart(executed):
     tables = notebooks.markdown(done)
     front_end, context = _row(tables, "mean of *")  # what only context tells
     assert context > 2 * front_end and context > 60
-    assert len(notebooks.pictures(done)) == 5
+    assert len(notebooks.pictures(done)) == 6
 
 
 @pytest.mark.slow
