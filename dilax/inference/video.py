@@ -93,12 +93,12 @@ def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
     The pixel (p, q) is shown at (a·p + c·q, b·p + d·q), up to a shift; a, b, c, and d
     are the numbers 0, 1, 3, and 4 of the matrix (FFmpeg, libavutil/display.h).
     """
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            if abs(b) > abs(a):
-                image, a, d = image.swapaxes(0, 1), c, b
-            image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    # By name, because iterating gives values in PyAV 18 and keys in PyAV 19.
+    if data := frame.side_data.get("DISPLAYMATRIX"):
+        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+        if abs(b) > abs(a):
+            image, a, d = image.swapaxes(0, 1), c, b
+        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return np.ascontiguousarray(image)
 
 
