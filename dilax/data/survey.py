@@ -166,11 +166,8 @@ def _read(
     labelled = [*checked.headers, *(pair for pair in test if pair.label.exists())]
     count = functools.partial(mask_values, threshold=threshold)
     masks = _each("classes", count, [pair.label for pair in labelled], skip)
-    sizes = Counter(
-        shown_size(h.size, h.orientation, checked.upright[pair][0])
-        for pair, h in checked.headers.items()
-        if pair in {*own}
-    )
+    headers = ((checked.headers[pair], checked.upright[pair][0]) for pair in own)
+    sizes = Counter(shown_size(h.size, h.orientation, turn) for h, turn in headers)
     return checked, mean, masks, sizes
 
 
