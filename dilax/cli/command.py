@@ -134,7 +134,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(f"{error}\nTry --help.")
+        fail(f"{error}\nTry --help.")
         raise AssertionError from error
 
 
@@ -162,7 +162,8 @@ def overridden(config: Config, overrides: list[str]) -> Config:
     return validated(config)
 
 
-def _fail(message: str, code: int = 1) -> None:
+def fail(message: str, code: int = 1) -> None:
+    """End the command with a message and an exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
@@ -187,15 +188,15 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
         keep_compiled()
         act(values)
     except Interrupted as stop:
-        _fail(str(stop), 128 + stop.signum)
+        fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command resumes", 130)
+        fail("interrupted; the same command resumes", 130)
     except OSError as error:
         logging.debug("Traceback of the error below", exc_info=True)
-        _fail(_os_problem(error))
+        fail(_os_problem(error))
     except (ValueError, NonFiniteLoss) as error:
         logging.debug("Traceback of the error below", exc_info=True)
-        _fail(str(error))
+        fail(str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             if jax.process_count() == 1:
@@ -206,7 +207,7 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
                 f"them again to resume from the last checkpoint ({_line(error)})"
             )
         small = "a smaller crop or batch" if mode == "train" else "--tiling=blend"
-        _fail(f"out of memory; {small} needs less ({error})")
+        fail(f"out of memory; {small} needs less ({error})")
 
 
 def _take_pretrained(values: Any, mode: str) -> None:

@@ -8,7 +8,6 @@ dilax data clean masks --to clean_masks
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable
 from logging import Formatter
 from pathlib import Path
@@ -18,6 +17,7 @@ from absl import flags, logging
 from tabulate import tabulate
 from tqdm import tqdm
 
+from dilax.cli.command import fail
 from dilax.data import in_order
 from dilax.data.builders.builder import Variant
 from dilax.data.classes import MaskReading
@@ -52,17 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         values.command(values)
     except KeyboardInterrupt as stop:
         code = 128 + getattr(stop, "signum", signal.SIGINT)
-        _fail("interrupted; incomplete files were removed: run the command again", code)
+        fail("interrupted; incomplete files were removed: run the command again", code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}")
+        fail(f"{place}{error.strerror or error}")
     except ValueError as error:
-        _fail(str(error))
-
-
-def _fail(message: str, code: int = 1) -> None:
-    print(f"error: {printable(message)}", file=sys.stderr)
-    sys.exit(code)
+        fail(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
