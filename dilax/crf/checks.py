@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dilax.crf.kernels import ImageKernels, is_traced
+from dilax.data.pixels import as_numbers
 
 _ROUNDING = 0.02  # of 16-bit probabilities, in the sum over the classes
 SUM_TOLERANCE = 1e-3
@@ -72,14 +73,7 @@ def as_array(name: str, value: Any) -> Any:
     if not isinstance(value, jax.Array | np.ndarray):
         if hasattr(value, "convert"):
             value = value.convert("RGB")
-        try:
-            value = np.asarray(value)
-        except Exception as error:  # of any array library
-            raise ValueError(
-                f"{name} of type {type(value).__name__} is not an array ({error})"
-            ) from error
-        if value.dtype.kind == "i" and value.size and value.min() >= 0:
-            value = value.astype(np.uint8) if value.max() <= 255 else value
+        value = as_numbers(name, value)
         if value.dtype.kind not in "fiub" and value.dtype != jnp.bfloat16:
             raise ValueError(f"{name} is not an array of numbers, all of one size")
     if value.dtype in (jnp.bfloat16, jnp.float16):

@@ -311,6 +311,26 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(image * np.float32(1 / _PER_LEVEL)).astype(np.uint8)
 
 
+def as_numbers(name: str, value: Any) -> np.ndarray:
+    """Return a list, a picture, or a tensor as an array; integers of 0..255 as uint8.
+
+    Args:
+        name: of the value, for messages.
+        value: anything that NumPy reads.
+
+    Raises:
+        ValueError: if it is not an array.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # of any array library
+        kind = type(value).__name__
+        raise ValueError(f"{name} of type {kind} is not an array ({error})") from error
+    if array.dtype.kind == "i" and array.size and 0 <= array.min() <= array.max() < 256:
+        array = array.astype(np.uint8)
+    return array
+
+
 def channel_sums(image: np.ndarray) -> np.ndarray:
     """Return the sum of each channel of (h, w, c), 0..255 scale, as (c,) float64."""
     scale = _PER_LEVEL if image.dtype == np.uint16 else 1

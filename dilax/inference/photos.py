@@ -21,7 +21,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dilax.data import DatasetSpec, read_pixels
-from dilax.data.pixels import as_uint8, open_image, orientation_of, turned
+from dilax.data.pixels import (
+    as_numbers,
+    as_uint8,
+    open_image,
+    orientation_of,
+    turned,
+)
 from dilax.runtime.files import whole_or_not_at_all
 
 _ROWS = 256  # of a band
@@ -137,19 +143,9 @@ def as_image(image: Any, channels: int) -> np.ndarray:
     """
     if isinstance(image, str | Path):
         return read_photo(Path(image).expanduser(), str(image), channels)
-    if isinstance(image, Image.Image):
-        if channels == 3:
-            return turned(_pixels(image), orientation_of(image))
-        image = np.asarray(image)
-    try:
-        array = np.asarray(image)
-    except Exception as error:  # of any array library
-        kind = type(image).__name__
-        raise ValueError(
-            f"an image of type {kind} is not an array ({error})"
-        ) from error
-    if array.dtype.kind == "i" and array.size and 0 <= array.min() <= array.max() < 256:
-        array = array.astype(np.uint8)
+    if isinstance(image, Image.Image) and channels == 3:
+        return turned(_pixels(image), orientation_of(image))
+    array = as_numbers("an image", image)
     if array.ndim == 2:
         array = array[..., None]
     if channels == 3 and array.ndim == 3 and array.dtype == np.uint8:
