@@ -195,7 +195,7 @@ def fit(config: Config, values: Any) -> Config:
         height, width = stage.crop
         what = f"{stage.steps} of {stage.batch_size} {width}x{height}"
         if stage.crf and stage.crf.kind == "dense":
-            what = f"12 CRFs on up to {stage.crf.search_images} validation images"
+            what = f"a search on up to {stage.crf.search_images} validation images"
         print(f"  {stage.name}: {what}")
     return dataclasses.replace(
         config,
