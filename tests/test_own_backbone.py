@@ -11,6 +11,7 @@ from flax import linen as nn
 import dilax
 from dilax.cli import overridden
 from dilax.training import quickstart
+from experiments import camvid
 
 RECIPES = Path(__file__).parent.parent / "docs" / "recipes.md"
 
@@ -45,6 +46,12 @@ def test_a_configuration_trains_it_and_its_run_predicts(own, tmp_path, monkeypat
     predictor = dilax.load_predictor(tmp_path)
     assert type(predictor.model.front_end) is own["Small"]
     assert predictor(np.zeros((20, 30, 3), np.uint8)).shape == (20, 30)
+
+
+def test_it_pads_inside_so_images_are_not_cut_into_the_release_s_tiles():
+    config = overridden(camvid.paper(), ["--config.model.backbone=mynet:Small"])
+    assert dilax.training.build_spec(camvid.paper()).tile == (900, 1100)
+    assert dilax.training.build_spec(config).tile is None
 
 
 @pytest.mark.parametrize("name", ["nowhere:Net", "mynet", "flax.linen:Dense", "os:no"])

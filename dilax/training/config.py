@@ -372,8 +372,9 @@ def build_spec(config: Config) -> DatasetSpec:
         spec = DATASETS[data.dataset]
     if data.dataset == "camvid" and data.variant != "original":
         spec = dataclasses.replace(spec, image_size=(360, 480))
-    pads = config.model.padding != "valid" or config.model.network != "front_end"
-    own = None if pads else spec.tile
+    model = config.model
+    released = model.network == "front_end" and not model.backbone
+    own = spec.tile if released and model.padding == "valid" else None
     return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)
 
 
