@@ -184,9 +184,7 @@ def test_a_crf_suits_the_images_and_its_search_is_bounded(
     last = config.stages[-1]
     assert (last.name, last.start) == ("context_crf", "context")
     assert last.crf.bilateral_sigma_xy == sigma_xy
-    grid = last.crf.grid
-    count = len(grid.points()) + len(grid.around(grid.points()[0]).points()) - 1
-    said = f"  context_crf: {count} CRFs on up to {images} validation images"
+    said = f"  context_crf: a search on up to {images} validation images"
     assert said in capsys.readouterr().out.splitlines()
 
 
