@@ -76,7 +76,7 @@ def placed(tmp_path, **packed):
 
 
 def test_every_form_has_the_same_files(tree):
-    assert tree.under("") == sorted(FILES)
+    assert tree.stems("", "") == sorted(FILES)
     for name, content in FILES.items():
         assert (tree.read(name), tree.size(name)) == (content, len(content))
     assert "set" not in tree and "set/" not in tree
@@ -87,11 +87,10 @@ def test_every_form_has_the_same_files(tree):
         tree.read("set/images/z.jpg")
 
 
-def test_under_gives_the_files_below_a_folder(tree):
-    images = ["set/images/a.jpg", "set/images/b.jpg", "set/images/deep/c.png"]
-    assert tree.under("set/images/") == images
-    assert tree.under("set/images/", ".jpg") == images[:2]
-    assert tree.under("set/images/dee/") == tree.under("images/") == []
+def test_stems_are_the_files_below_a_folder(tree):
+    assert tree.stems("set/images/", "") == ["a.jpg", "b.jpg", "deep/c.png"]
+    assert tree.stems("set/images/", ".jpg") == ["a", "b"]
+    assert tree.stems("set/images/dee/", "") == tree.stems("images/", "") == []
 
 
 def test_files_and_folders_are_found_wherever_they_are(tree):
@@ -162,7 +161,7 @@ def test_archives_in_archives_are_opened(tmp_path, pack):
 def test_a_tar_that_ends_with_a_zip_is_no_zip(tmp_path):
     (file := tmp_path / "set.tar").write_bytes(tarred({"in.zip": zipped({"a": b"1"})}))
     tree = Tree(file, scratch=tmp_path)
-    assert tree.under("") == ["in.zip"]
+    assert tree.stems("", "") == ["in.zip"]
 
 
 def test_an_inner_archive_that_is_none_is_named(tmp_path):
@@ -243,8 +242,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     tree = Tree(folder, scratch=tmp_path)
     expected = ["a/to_b/to_a/x", "a/to_b/y", "a/x"]
     swapped = ["b/to_a/to_b/y", "b/to_a/x", "b/y"]
-    assert set(tree.under("")) <= {*expected, *swapped}
-    assert {"a/to_b/y", "a/x", "b/to_a/x", "b/y"} <= set(tree.under(""))
+    assert set(tree.stems("", "")) <= {*expected, *swapped}
+    assert {"a/to_b/y", "a/x", "b/to_a/x", "b/y"} <= set(tree.stems("", ""))
 
 
 def test_members_of_hostile_archives_stay_in_them(tmp_path):
@@ -266,7 +265,7 @@ def test_members_of_hostile_archives_stay_in_them(tmp_path):
     (tmp_path / "set.zip").write_bytes(zipped(dict.fromkeys(names, b"evil")))
     for file in ("set.tgz", "set.zip"):
         tree = Tree(tmp_path / file, scratch=scratch)
-        assert {tree.read(name) for name in tree.under("")} == {b"evil"}
+        assert {tree.read(name) for name in tree.stems("", "")} == {b"evil"}
         with pytest.raises(ValueError, match="soft is missing"):
             tree.read("soft")
     inner = unpacked(tmp_path / "s", {"in.zip": zipped({"../evil": b"evil"})})
@@ -294,7 +293,7 @@ def test_archives_are_compared_with_what_is_published(tmp_path, published, diffe
     archive = Archive("set.tar", **published)
     if difference is None:
         check_archive(folder / "set.tar", archive)
-        assert Tree(folder, [archive], scratch=scratch).under("set/lists/")
+        assert Tree(folder, [archive], scratch=scratch).stems("set/lists/", "")
     else:
         for source in (folder, folder / "set.tar"):
             with pytest.raises(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dilax.data import DATASETS
 from dilax.data.builders.archives import Tree
-from dilax.data.builders.camvid import Camvid
+from dilax.data.builders.urban import Camvid
 from dilax.data.prepared import open_prepared, prepare
 
 SPEC = DATASETS["camvid"]

@@ -10,7 +10,7 @@ from layouts import by_id, encoded, ids, photo, unpacked, zipped
 from PIL import Image
 
 from dilax.data import DATASETS
-from dilax.data.builders.cityscapes import Cityscapes
+from dilax.data.builders.urban import Cityscapes
 from dilax.data.prepared import open_prepared, prepare
 
 SPEC = DATASETS["cityscapes"]

@@ -37,7 +37,7 @@ class Header(NamedTuple):
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Turn any error of a decoder into a `ValueError` that names the file.
 
     Broken files make Pillow and tifffile raise all kinds of errors while they parse.

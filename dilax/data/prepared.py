@@ -4,8 +4,8 @@ The format is that of tensorflow-datasets, which can read them, too.
 """
 
 import contextlib
+import dataclasses
 import errno
-import importlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,13 +16,23 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dilax.data.builders.builder import SegmentationBuilder, decoded
+from dilax.data.builders.builder import SegmentationBuilder, Variant, decoded
+from dilax.data.builders.coco import Coco
+from dilax.data.builders.urban import Camvid, Cityscapes, Kitti
+from dilax.data.builders.voc import Voc
 from dilax.data.pixels import orientation_of, turned
 from dilax.data.spec import DatasetSpec
 from dilax.runtime.download import WrongFile, download
 from dilax.runtime.files import alone
 
-NAMES = ("voc", "coco", "camvid", "kitti", "cityscapes")
+_BUILDERS: dict[str, type[SegmentationBuilder]] = {
+    "voc": Voc,
+    "coco": Coco,
+    "camvid": Camvid,
+    "kitti": Kitti,
+    "cityscapes": Cityscapes,
+}
+NAMES = tuple(_BUILDERS)
 _AGAIN = "prepare it again, with --overwrite"
 _STAGING, _REPLACED = "incomplete.staging", "incomplete.replaced"
 
@@ -35,8 +45,31 @@ def builder_class(name: str) -> type[SegmentationBuilder]:
     """
     if name not in NAMES:
         raise ValueError(f"{name!r}: must be one of {', '.join(NAMES)}")
-    module = importlib.import_module(f"dilax.data.builders.{name}")
-    return getattr(module, name.capitalize())
+    return _BUILDERS[name]
+
+
+def find_variant(name: str, variant: str = "") -> Variant:
+    """Return a variant of a data set; "" is its first.
+
+    Raises:
+        ValueError: if the data set has no such variant.
+    """
+    variants = {config.name: config for config in builder_class(name).BUILDER_CONFIGS}
+    if variant and variant not in variants:
+        raise ValueError(f"variant {variant!r}: {name} has {', '.join(variants)}")
+    return variants[variant] if variant else next(iter(variants.values()))
+
+
+def prepared_spec(name: str, variant: str = "") -> DatasetSpec:
+    """Return the summary of a data set, with the size of the variant's images.
+
+    Example:
+        >>> prepared_spec("camvid").image_size
+        (360, 480)
+    """
+    spec = builder_class(name).SPEC
+    size = find_variant(name, variant).image_size or spec.image_size
+    return dataclasses.replace(spec, image_size=size)
 
 
 def default_data_dir() -> Path:
@@ -56,11 +89,7 @@ def prepared_dir(name: str, variant: str, data_dir: Path) -> Path:
     Raises:
         ValueError: if the data set has no such variant.
     """
-    builder = builder_class(name)
-    variants = [config.name for config in builder.BUILDER_CONFIGS]
-    if variant and variant not in variants:
-        raise ValueError(f"variant {variant!r}: {name} has {', '.join(variants)}")
-    chosen = variant or variants[0]
+    builder, chosen = builder_class(name), find_variant(name, variant).name
     return data_dir.expanduser() / builder.name / chosen / str(builder.VERSION)
 
 

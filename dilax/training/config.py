@@ -368,10 +368,12 @@ def build_spec(config: Config) -> DatasetSpec:
     data = config.data
     if data.dataset == "folder":
         spec = survey(data).spec
+    elif data.dataset == "scenes":
+        spec = DATASETS["scenes"]
     else:
-        spec = DATASETS[data.dataset]
-    if data.dataset == "camvid" and data.variant != "original":
-        spec = dataclasses.replace(spec, image_size=(360, 480))
+        from dilax.data.prepared import prepared_spec  # importing tfds takes a second
+
+        spec = prepared_spec(data.dataset, data.variant)
     model = config.model
     released = model.network == "front_end" and not model.backbone
     own = spec.tile if released and model.padding == "valid" else None

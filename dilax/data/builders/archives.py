@@ -63,18 +63,16 @@ def check_archive(file: Path, archive: Archive) -> None:
         raise ValueError(
             f"{file}: has {size} bytes, not the published {archive.size}; {remedy}"
         )
-    if not archive.digest:
-        return
-    md5 = len(archive.digest) == 32
-    found = hashlib.md5(usedforsecurity=False) if md5 else hashlib.sha256()
+    algorithm = "md5" if len(archive.digest) == 32 else "sha256"
+    found = hashlib.new(algorithm, usedforsecurity=False)
     name = f"check {file.name}"
     with (
         file.open("rb") as raw,
         tqdm.wrapattr(raw, "read", size, desc=name, leave=False, delay=2) as stream,
     ):
-        while block := stream.read(_BLOCK):
+        while archive.digest and (block := stream.read(_BLOCK)):
             found.update(block)
-    if found.hexdigest() != archive.digest:
+    if archive.digest and found.hexdigest() != archive.digest:
         raise ValueError(
             f"{file}: its checksum differs from the published one; {remedy}"
         )
@@ -167,11 +165,12 @@ class Tree:
         """Return the size of a file in bytes."""
         return self._index[name].size(name)
 
-    def under(self, folder: str, suffix: str = "") -> list[str]:
-        """List the files below a folder, `"a/b/"`, whose names end in `suffix`."""
+    def stems(self, folder: str, suffix: str) -> list[str]:
+        """List the files below a folder, `"a/b/"`, that end in `suffix`: the rest."""
         start = bisect.bisect_left(self._sorted, folder)
         end = bisect.bisect_left(self._sorted, folder + "\U0010ffff")
-        return [n for n in self._sorted[start:end] if n.endswith(suffix)]
+        names = (n for n in self._sorted[start:end] if n.endswith(suffix))
+        return [name.removeprefix(folder).removesuffix(suffix) for name in names]
 
     def find(self, name: str) -> str | None:
         """Find a file, `"a/list.txt"`, or a folder, `"a/b/"`, in any folder.

@@ -13,9 +13,7 @@ import io
 import os
 import re
 import shutil
-import struct
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,22 +25,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from dilax.data.builders.archives import Archive, Tree
-from dilax.data.pixels import orientation_of
+from dilax.data.pixels import naming, open_image, orientation_of
 from dilax.data.spec import DatasetSpec
 
 SHARD_BYTES = 256 << 20
 _NAMED = 100  # number of problems that a message lists
 _THREADS = 4
 _MOST_PIXELS = 1 << 24  # of an image; the largest data set has an eighth of it
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class Item(NamedTuple):
@@ -69,9 +58,13 @@ class Variant(tfds.core.BuilderConfig):
 
     Attributes:
         splits: (name, number of images) as published; 0 if no number is published.
+        archives: a pattern of the names of the archives that contain it.
+        image_size: (height, width) of its images, if it differs from the data set's.
     """
 
     splits: tuple[tuple[str, int], ...]
+    archives: str = ""
+    image_size: tuple[int, int] | None = None
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -80,7 +73,7 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class SegmentationBuilder(  # type: ignore[call-arg]
-    tfds.core.GeneratorBasedBuilder, skip_registration=True
+    tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
 ):
     """Base class of the builders.
 
@@ -93,6 +86,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         partial: prepare the files that exist, even if images or labels are missing.
         verify: compare archives with their published checksums.
         scratch: folder for archives that must be unpacked to be read.
+        problems: what `items` found wrong besides missing files and wrong numbers.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -107,15 +101,16 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     partial = False
     verify = True
     scratch: Path
+    problems: Sequence[str] = ()
 
     @property
     def variant(self) -> Variant:
         """The form that is prepared."""
         return self.builder_config
 
-    def archives(self) -> Sequence[Archive]:
-        """The archives that contain the variant; by default all of `ARCHIVES`."""
-        return self.ARCHIVES
+    def archives(self) -> list[Archive]:
+        """The archives that contain the variant."""
+        return [a for a in self.ARCHIVES if re.search(self.variant.archives, a.name)]
 
     @abc.abstractmethod
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
@@ -124,10 +119,6 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         Raises:
             ValueError: if the tree does not contain this data set.
         """
-
-    def problems(self) -> list[str]:
-        """Return other problems of `items` than missing files and wrong numbers."""
-        return []
 
     def image(self, tree: Tree, item: Item) -> bytes:
         """Return the image as it is stored: encoded."""
@@ -177,25 +168,24 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     def absent(self) -> list[str]:
         """Return the splits that are not prepared, with the archives they are in."""
         lines = []
-        for split, _ in self.variant.splits:
-            if split not in self.info.splits:
-                holding = [
-                    f"{archive.name}: {archive.holds}"
-                    for archive in self.archives()
-                    if re.search(rf"\b{split}\b", archive.holds)
-                ]
-                lines.append(split + (f" ({', '.join(holding)})" if holding else ""))
+        missing = [s for s, _ in self.variant.splits if s not in self.info.splits]
+        for split in missing:
+            holding = ", ".join(
+                f"{archive.name}: {archive.holds}"
+                for archive in self.archives()
+                if re.search(rf"\b{split}\b", archive.holds)
+            )
+            lines.append(f"{split} ({holding})" if holding else split)
         return lines
 
     def _info(self) -> tfds.core.DatasetInfo:
-        label = tfds.features.LabeledImage(
-            labels=list(self.SPEC.classes),
-            shape=(None, None, 1),
-            encoding_format="png",
-        )
         features = {
             "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": label,
+            "label": tfds.features.LabeledImage(
+                labels=list(self.SPEC.classes),
+                shape=(None, None, 1),
+                encoding_format="png",
+            ),
             "id": tfds.features.Text(),
         }
         return _Info(
@@ -207,7 +197,8 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        """Write the splits with `write_shards` instead of tfds's writer; see there."""
         source = self.source or Path(dl_manager.manual_dir)
         tree = Tree(source, self.archives(), scratch=self.scratch, verify=self.verify)
         items = self._complete(tree, self.items(tree))
@@ -220,9 +211,19 @@ class SegmentationBuilder(  # type: ignore[call-arg]
                 f"{tqdm.format_sizeof(need, 'B')}, but {tqdm.format_sizeof(free, 'B')} "
                 "are free",
             )
-        return {
-            name: self._generate_examples(tree, name, items[name]) for name in items
-        }
+
+        def record(item: Item) -> bytes:
+            return self.info.features.serialize_example(self.example(tree, item))
+
+        options = grain.ReadOptions(_THREADS, prefetch_buffer_size=4 * _THREADS)
+        splits = []
+        for name, listed in items.items():
+            records = grain.MapDataset.source(listed).map(record)
+            records = records.to_iter_dataset(options)
+            template = self._get_filename_template(name)
+            with tqdm(records, f"prepare {name}", len(listed), unit="image") as shown:
+                splits.append(write_shards(template, iter(shown)))
+        self.info.set_splits(tfds.core.splits.SplitDict(splits))
 
     def _complete(
         self, tree: Tree, items: Mapping[str, Sequence[Item]]
@@ -243,11 +244,10 @@ class SegmentationBuilder(  # type: ignore[call-arg]
                     f"{published[split]} published"
                 )
         complete = {split: listed for split, listed in complete.items() if listed}
-        problems += self.problems()
-        lines = problems[:_NAMED]
+        problems += self.problems
+        listing = "".join(f"\n{problem}" for problem in problems[:_NAMED])
         if len(problems) > _NAMED:
-            lines.append(f"… and {len(problems) - _NAMED} more")
-        listing = "".join(f"\n{line}" for line in lines)
+            listing += f"\n… and {len(problems) - _NAMED} more"
         if not complete:
             raise ValueError(
                 f"{tree}: contains no {self.SPEC.name}. {self.HOW}{listing}"
@@ -260,27 +260,6 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         self.info.metadata["partial"] = bool(problems)
         return complete
 
-    def _generate_examples(
-        self, tree: Tree, split: str, items: Sequence[Item]
-    ) -> Iterator[tuple[str, dict]]:
-        examples = grain.MapDataset.source(items).map(lambda i: self.example(tree, i))
-        options = grain.ReadOptions(_THREADS, prefetch_buffer_size=4 * _THREADS)
-        with tqdm(total=len(items), desc=f"prepare {split}", unit="image") as bar:
-            for example in examples.to_iter_dataset(options):
-                yield example["id"], example
-                bar.update()
-
-    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list:
-        """Write the splits with `write_shards` instead of tfds's writer; see there."""
-        splits = []
-        for name, examples in self._split_generators(dl_manager).items():
-            template = self._get_filename_template(split_name=name)
-            serialize = self.info.features.serialize_example
-            with contextlib.closing(examples):
-                records = (serialize(example) for _, example in examples)
-                splits.append(write_shards(template, records))
-        return splits
-
 
 def decoded(content: bytes, name: str) -> Image.Image:
     """Decode an image completely.
@@ -288,14 +267,12 @@ def decoded(content: bytes, name: str) -> Image.Image:
     Raises:
         ValueError: naming the file, if it is not an image or damaged.
     """
-    try:
-        image = Image.open(io.BytesIO(content))
+    with naming(name):
+        image = open_image(content)
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"it has {image.width}x{image.height} pixels")
         image.load()
         return image
-    except _UNREADABLE as error:
-        raise ValueError(f"{name}: cannot be read as an image ({error})") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -306,7 +283,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def write_shards(
-    template: tfds.core.ShardedFileTemplate, records: Iterable[bytes]
+    template: tfds.core.ShardedFileTemplate, records: Iterator[bytes]
 ) -> tfds.core.SplitInfo:
     """Write a split's records, in their order, to as many shards as they fill.
 
@@ -324,23 +301,33 @@ def write_shards(
     Raises:
         OSError: if the disk is full or cannot be written to.
     """
-    shards: list[_Shard] = []
+    files: list[Path] = []
+    lengths: list[int] = []
+    sizes: list[int] = []
+    writer: Any = None
     for record in records:
-        if not shards or shards[-1].bytes >= SHARD_BYTES:
-            for full in shards[-1:]:
-                full.close()
-            name = f"{template.split}-{len(shards)}.unfinished"
-            shards.append(_Shard(Path(template.data_dir) / name))
-        shards[-1].add(record)
-    for last in shards[-1:]:
-        last.close()
-    for index, shard in enumerate(shards):
-        name = template.sharded_filepath(shard_index=index, num_shards=len(shards))
-        shard.path.rename(name)
+        with _system_errors():
+            if not sizes or sizes[-1] >= SHARD_BYTES:
+                if writer:
+                    writer.close()
+                name = f"{template.split}-{len(files)}.unfinished"
+                files.append(Path(template.data_dir) / name)
+                lengths.append(0)
+                sizes.append(0)
+                # One record per chunk, to read at random; images are compressed.
+                writer = ArrayRecordWriter(str(files[-1]), "group_size:1,uncompressed")
+            writer.write(record)
+        lengths[-1] += 1
+        sizes[-1] += len(record)
+    if writer:
+        with _system_errors():
+            writer.close()
+    for i, file in enumerate(files):
+        file.rename(template.sharded_filepath(shard_index=i, num_shards=len(files)))
     return tfds.core.SplitInfo(
         name=template.split,
-        shard_lengths=[shard.records for shard in shards],
-        num_bytes=sum(shard.bytes for shard in shards),
+        shard_lengths=lengths,
+        num_bytes=sum(sizes),
         filename_template=template,
     )
 
@@ -353,23 +340,3 @@ def _system_errors() -> Iterator[None]:
     except RuntimeError as error:
         full = os.strerror(errno.ENOSPC) in str(error)
         raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
-
-
-class _Shard:
-    """A file of records, which counts them and their bytes."""
-
-    @_system_errors()
-    def __init__(self, path: Path):
-        self.path, self.records, self.bytes = path, 0, 0
-        # One record per chunk, to read at random; images are compressed already.
-        self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-
-    @_system_errors()
-    def add(self, record: bytes) -> None:
-        self._writer.write(record)
-        self.records += 1
-        self.bytes += len(record)
-
-    @_system_errors()
-    def close(self) -> None:
-        self._writer.close()

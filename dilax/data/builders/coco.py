@@ -1,24 +1,56 @@
 """COCO with VOC's classes, as in §5: the images that have an object of VOC's classes.
 
 Objects of other categories are background, as are the stuff classes of panoptic labels.
+
+Format: https://cocodataset.org/#format-data. A JSON file takes half a gigabyte; only
+the parts that the labels need are kept. Masks are checked before pycocotools reads
+them, because it returns uninitialized memory if run lengths add up to too few pixels.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+import reprlib
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools import mask
+from tqdm import tqdm
 
 from dilax.data.builders.archives import Archive, Tree
-from dilax.data.builders.builder import Item, SegmentationBuilder, Variant
-from dilax.data.builders.coco_labels import (
-    Objects,
-    Segments,
-    read_objects,
-    read_segments,
-)
-from dilax.data.spec import COCO
+from dilax.data.builders.builder import Item, SegmentationBuilder, Variant, decoded
+from dilax.data.spec import COCO, ids_of_colours
 
 _URL = "http://images.cocodataset.org/"
+_REMEDY = "get the file as COCO publishes it"
+_IGNORE = COCO.ignore_label
+_SEGMENT_IDS = 1 << 24  # the three bytes of a pixel
+_RENAMED = {
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "dining table": "diningtable",
+    "motorcycle": "motorbike",
+    "potted plant": "pottedplant",
+    "tv": "tvmonitor",
+}
+
+
+class _Label(NamedTuple):
+    """What is annotated in an image.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+        parts: (class or ignore label, mask) pairs. Masks of objects are compressed run
+            lengths, in the order in which they are painted: crowds, then objects from
+            the largest to the smallest. Those of segments are their ids in the PNG.
+        file: the PNG of segment ids, without its folder.
+    """
+
+    size: tuple[int, int]
+    parts: tuple[tuple[int, Any], ...]
+    file: str = ""
 
 
 class Coco(SegmentationBuilder):
@@ -26,10 +58,9 @@ class Coco(SegmentationBuilder):
 
     An image is used if it has an object of VOC's classes that is annotated
     individually: if there were only crowds, every pixel of VOC's classes would be
-        ignored. Crowds of
-    these classes are ignored except where single objects cover them. Where objects
-    overlap, the smaller one, in pixels, is on top, so that a table does not hide the
-    bottles on it. No source says what the paper does in this case.
+    ignored. Crowds of these classes are ignored except where single objects cover them.
+    Where objects overlap, the smaller one, in pixels, is on top, so that a table does
+    not hide the bottles on it. No source says what the paper does in this case.
 
     In `panoptic_2017` nothing overlaps, because COCO's annotators decided what is on
     top. Pixels that they left unlabelled are ignored; in the other variants, these are
@@ -103,22 +134,25 @@ class Coco(SegmentationBuilder):
         ),
     )
     BUILDER_CONFIGS = [
-        Variant(name=name, description=text, splits=(("train", 0), ("val", 0)))
-        for name, text in (
-            ("instances_2017", "objects, the smaller on top, in the split of 2017"),
-            ("instances_2014", "objects, the smaller on top, in the split of 2014"),
-            ("panoptic_2017", "segments, which do not overlap, in the split of 2017"),
-        )
+        Variant(
+            name="instances_2017",
+            description="objects, the smaller on top, in the split of 2017",
+            splits=(("train", 0), ("val", 0)),
+            archives="^(?!panoptic).*2017",
+        ),
+        Variant(
+            name="instances_2014",
+            description="objects, the smaller on top, in the split of 2014",
+            splits=(("train", 0), ("val", 0)),
+            archives="2014",
+        ),
+        Variant(
+            name="panoptic_2017",
+            description="segments, which do not overlap, in the split of 2017",
+            splits=(("train", 0), ("val", 0)),
+            archives="2017",
+        ),
     ]
-
-    def archives(self) -> Sequence[Archive]:
-        """Return the archives of the variant's year."""
-        return [
-            archive
-            for archive in self.ARCHIVES
-            if self._year in archive.name
-            and (self._is_panoptic or "panoptic" not in archive.name)
-        ]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
         """List the images that have an object of VOC's classes.
@@ -127,62 +161,229 @@ class Coco(SegmentationBuilder):
             ValueError: naming the JSON, if it cannot be read or does not have COCO's
                 documented form.
         """
-        self._problems: list[str] = []
-        self._labels: dict[str, Objects | Segments] = {}
-        return {
-            split: self._listed(tree, f"{split}{self._year}")
-            for split in ("train", "val")
-        }
-
-    def problems(self) -> list[str]:
-        """Return the JSON files that list more or fewer images than published."""
-        return self._problems
+        problems: list[str] = []
+        self.problems, self._labels = problems, dict[str, _Label]()
+        kind, year = self.variant.name.split("_")
+        splits: dict[str, list[Item]] = {"train": [], "val": []}
+        for split, items in splits.items():
+            listed = split + year
+            folder, file = tree.find(f"{listed}/"), tree.find(f"{kind}_{listed}.json")
+            if folder is None or file is None:
+                continue
+            labels = _Annotations(tree, file).labels(kind)
+            if len(labels) != self.LISTED[listed]:
+                problems.append(
+                    f"{file}: {len(labels)} images are listed, "
+                    f"{self.LISTED[listed]} published"
+                )
+            masks = f"panoptic_{listed}"
+            inner = tree.find(f"{masks}.zip") if kind == "panoptic" else None
+            if inner and tree.find(f"{masks}/") is None:
+                tree.add_inner(inner)  # the PNGs are published as a zip in a zip
+            home = tree.find(f"{masks}/") or f"{masks}/"
+            for name, label in labels.items():
+                self._labels[folder + name] = label
+                if any(0 < number < _IGNORE for number, _ in label.parts):
+                    png = home + label.file if label.file else ""
+                    items.append(Item(Path(name).stem, folder + name, png))
+        return splits
 
     def label(self, tree: Tree, item: Item) -> np.ndarray:
         """Paint the image's objects, or look up its segments.
 
+        Pixels that show only a crowd, or no segment, are ignored.
+
         Raises:
-            ValueError: naming the PNG of segments, if it does not have the documented
-                form.
+            ValueError: naming the PNG of segments, if it is not an RGB image or has
+                segments that the JSON does not list.
         """
-        label = self._labels[item.image]
-        if isinstance(label, Segments):
-            return label.paint(tree, item.label)
-        return label.paint()
-
-    @property
-    def _is_panoptic(self) -> bool:
-        return self.variant.name.startswith("panoptic")
-
-    @property
-    def _year(self) -> str:
-        return self.variant.name[-4:]
-
-    def _listed(self, tree: Tree, split: str) -> list[Item]:
-        """Return the images of a split, `"train2017"`, that have an object."""
-        kind = "panoptic" if self._is_panoptic else "instances"
-        folder, file = tree.find(f"{split}/"), tree.find(f"{kind}_{split}.json")
-        if folder is None or file is None:
-            return []
-        read = read_segments if self._is_panoptic else read_objects
-        labels = {folder + name: label for name, label in read(tree, file).items()}
-        if len(labels) != self.LISTED[split]:
-            self._problems.append(
-                f"{file}: {len(labels)} images are listed, "
-                f"{self.LISTED[split]} published"
+        size, parts, _ = self._labels[item.image]
+        if not item.label:
+            canvas = np.zeros(size, np.uint8, order="F")
+            for label, runs in parts:
+                inside = mask.decode({"size": size, "counts": runs})
+                canvas[inside.view(bool)] = label
+            return np.ascontiguousarray(canvas)
+        image = decoded(tree.read(item.label), item.label)
+        if image.mode != "RGB":
+            raise ValueError(
+                f"{item.label}: is not an RGB image of ids; its mode is {image.mode}"
             )
-        self._labels |= labels
-        masks = f"panoptic_{split}"
-        inner = tree.find(f"{masks}.zip") if self._is_panoptic else None
-        if inner and tree.find(f"{masks}/") is None:
-            tree.add_inner(inner)  # the PNGs are published as a zip in a zip
-        home = tree.find(f"{masks}/") or f"{masks}/"
-        return [
-            Item(
-                Path(image).stem,
-                image,
-                home + label.file if isinstance(label, Segments) else "",
+        labels = {
+            (i & 255, i >> 8 & 255, i >> 16): label
+            for label, i in ((_IGNORE, 0), *parts)
+        }
+        try:
+            return ids_of_colours(np.asarray(image), labels, item.label)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; segments_info does not list these segments, whose ids are "
+                "R + 256 G + 65536 B"
+            ) from error
+
+
+class _Annotations:
+    """A JSON file of COCO, checked as it is read."""
+
+    def __init__(self, tree: Tree, name: str):
+        self._name, text = name, tree.read(name, 1 << 30)
+        try:
+            self._content = json.loads(text, object_hook=_packed)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name}: is not JSON ({error}); {_REMEDY}") from error
+        self._images: dict[int, tuple[str, tuple[int, int]]] = {}
+        for entry in _value(self._content, "images", list, name):
+            number, file = (
+                _value(entry, key, kind, name)
+                for key, kind in (("id", int), ("file_name", str))
             )
-            for image, label in labels.items()
-            if label.has_single
-        ]
+            for side in ("height", "width"):
+                if _value(entry, side, int, f"{name}: {file}") < 1:
+                    raise ValueError(
+                        f"{name}: {file}: {side} is {entry[side]}; {_REMEDY}"
+                    )
+            self._images[number] = file, (entry["height"], entry["width"])
+        self._classes: dict[int, int] = {}  # 0 for categories that VOC does not have
+        for entry in _value(self._content, "categories", list, name):
+            category = _value(entry, "name", str, name)
+            category = _RENAMED.get(category, category)
+            known = category in COCO.classes and entry.get("isthing", 1)
+            number = _value(entry, "id", int, name)
+            self._classes[number] = COCO.classes.index(category) if known else 0
+        if missing := set(range(1, COCO.num_classes)) - set(self._classes.values()):
+            names = ", ".join(COCO.classes[i] for i in sorted(missing))
+            raise ValueError(f"{name}: has no category for {names}; {_REMEDY}")
+
+    def labels(self, kind: str) -> dict[str, _Label]:
+        """Return what is annotated in each image, by image file.
+
+        Args:
+            kind: of the file, `"panoptic"` or `"instances"`.
+
+        Raises:
+            ValueError: naming the file and the entry, if something in it is not as COCO
+                documents it.
+        """
+        return self._segments() if kind == "panoptic" else self._objects()
+
+    def _objects(self) -> dict[str, _Label]:
+        found: dict[int, list[tuple[int, int, bytes]]] = {i: [] for i in self._images}
+        for entry, image in self._entries():
+            where = f"{self._name}: annotation {entry.get('id')}"
+            if label := self._class(entry, where):
+                size = self._images[image][1]
+                runs = _compressed(entry.get("segmentation"), size, where)
+                area = int(mask.area({"size": size, "counts": runs}))
+                found[image].append((label, area, runs))
+        labels = {}
+        for number, (file, size) in self._images.items():
+            order = sorted(found[number], key=lambda of: (of[0] != _IGNORE, -of[1]))
+            labels[file] = _Label(size, tuple((c, runs) for c, _, runs in order))
+        return labels
+
+    def _segments(self) -> dict[str, _Label]:
+        labels = {}
+        for entry, image in self._entries():
+            png = _value(entry, "file_name", str, self._name)
+            where, parts = f"{self._name}: {png}", []
+            for segment in _value(entry, "segments_info", list, where):
+                number = _value(segment, "id", int, where)
+                if not 0 < number < _SEGMENT_IDS:
+                    raise ValueError(
+                        f"{where}: segment id {number} is not in 1 … "
+                        f"{_SEGMENT_IDS - 1}; {_REMEDY}"
+                    )
+                parts.append((self._class(segment, where), number))
+            file, size = self._images[image]
+            labels[file] = _Label(size, tuple(parts), png)
+        return labels
+
+    def _entries(self) -> Iterator[tuple[dict, int]]:
+        """Yield the annotations, each with the id of its image."""
+        entries = _value(self._content, "annotations", list, self._name)
+        bar = f"read {Path(self._name).name}"
+        for entry in tqdm(entries, bar, unit="entry", leave=False, delay=2):
+            number = _value(entry, "image_id", int, self._name)
+            if number not in self._images:
+                raise ValueError(
+                    f"{self._name}: annotation {entry.get('id')}: image {number} is "
+                    f"not listed; {_REMEDY}"
+                )
+            yield entry, number
+
+    def _class(self, entry: Any, where: str) -> int:
+        """Return the class of an object or a segment; crowds of VOC's are ignored."""
+        category = _value(entry, "category_id", int, where)
+        if category not in self._classes:
+            raise ValueError(f"{where}: category {category} is not listed; {_REMEDY}")
+        crowd = _value(entry, "iscrowd", int, where)
+        label = self._classes[category]
+        return _IGNORE if crowd and label else label
+
+
+def _packed(entry: dict) -> dict:
+    """Pack polygons while parsing; as lists they would take 1 GB more."""
+    if isinstance(rings := entry.get("segmentation"), list):
+        for i, ring in enumerate(rings):
+            with contextlib.suppress(TypeError, OverflowError):  # `_compressed` refuses
+                rings[i] = array("d", ring)
+        entry.pop("bbox", None)
+    return entry
+
+
+def _value(entry: Any, key: str, kind: type, where: str) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{where}: {key!r} is {reprlib.repr(value)}, but must be {kind.__name__}, "
+            f"in {reprlib.repr(entry)}; {_REMEDY}"
+        )
+    return value
+
+
+def _compressed(shape: Any, size: tuple[int, int], where: str) -> bytes:
+    """Compress a mask to the run lengths that pycocotools uses.
+
+    Args:
+        shape: polygons `[[x, y, x, y, …], …]`, or `{"size": [h, w], "counts": […]}`
+            with run lengths down the columns, alternately outside and inside.
+        size: (height, width) of the image in pixels.
+        where: for the message.
+
+    Raises:
+        ValueError: with `where`, the value, and what is allowed, if it is neither or
+            does not fit the image.
+    """
+
+    def is_polygon(ring: Any) -> bool:
+        """Whether there are points, none of them NaN or far outside by mistake."""
+        points = isinstance(ring, array) and len(ring) > 5 and len(ring) % 2 == 0
+        return points and bool(np.abs(ring).max() <= 2 * max(size))
+
+    problem, pixels = "", size[0] * size[1]
+    if isinstance(shape, list):
+        if not shape:
+            problem = "the segmentation has no polygon"
+        elif wrong := [ring for ring in shape if not is_polygon(ring)]:
+            problem = (
+                f"{reprlib.repr(wrong[0])} is not a polygon [x, y, x, y, …] of three "
+                f"points or more in an image of {[*size]} pixels"
+            )
+    elif not isinstance(shape, dict):
+        problem = f"{reprlib.repr(shape)} is neither polygons nor run lengths"
+    elif shape.get("size") != [*size]:
+        problem = f"run lengths are for {shape.get('size')} pixels, not for {[*size]}"
+    else:
+        runs = shape.get("counts")
+        numbers = runs if isinstance(runs, list) else [-1]
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or (
+            sum(numbers) != pixels
+        ):
+            problem = (
+                f"the run lengths {reprlib.repr(runs)} do not add up to the {pixels} "
+                "pixels of the image"
+            )
+    if problem:
+        raise ValueError(f"{where}: {problem}; {_REMEDY}")
+    runs = mask.frPyObjects(shape, *size)
+    return (mask.merge(runs) if isinstance(runs, list) else runs)["counts"]
