@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from dilax.cli.data import main
 from dilax.data import open_source, survey_folder
-from dilax.data.classes import MaskReading
+from dilax.data.masks import MaskReading
 
 SIZE = 48, 64
 COLOURS = np.array([(0, 0, 0), (200, 10, 10), (10, 200, 10)], np.uint8)

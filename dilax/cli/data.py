@@ -20,8 +20,7 @@ from tqdm import tqdm
 from dilax.cli.command import fail
 from dilax.data import in_order
 from dilax.data.builders.builder import Variant
-from dilax.data.classes import MaskReading
-from dilax.data.clean import clean_masks, main_colours
+from dilax.data.masks import MaskReading, clean_masks, main_colours
 from dilax.data.pairing import IMAGE_SUFFIXES
 from dilax.data.prepared import (
     NAMES,

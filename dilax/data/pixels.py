@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 _CONVERT = "convert it to uint8 or uint16"
@@ -25,8 +26,8 @@ class Header(NamedTuple):
 
     Attributes:
         size: (height, width) in pixels, upright.
-        channels: as `read_pixels` returns them.
-        bits: of each channel, 8 or 16.
+        channels: as `read_pixels` returns them; 0 for masks.
+        bits: of each channel, 8 or 16; 0 for masks.
         orientation: EXIF or TIFF orientation, 1 to 8; 1 is upright.
     """
 
@@ -119,53 +120,44 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[::rows, ::columns]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, mask: bool = False) -> Header:
     """Read the header of an image file, without its pixels.
+
+    Args:
+        path: the file.
+        mask: accept numbers of any kind.
 
     Raises:
         ValueError: naming the file, if it is not an image of 8 or 16 bits per channel.
     """
-    with naming(path):
-        if not is_tiff(path):
-            with open_image(path) as file:
-                channels, bits = {"L": (1, 8), "I;16": (1, 16)}.get(_mode(file), (3, 8))
-                orientation = orientation_of(file)
-                size = _shown(file.height, file.width, orientation)
-                return Header(size, channels, bits, orientation)
-        import tifffile
-
-        with tifffile.TiffFile(path) as tiff:
-            series, orientation = tiff.series[0], tag_of(tiff.pages.first)
-            axis = _channel_axis(series)
-            height, width = (n for i, n in enumerate(series.shape) if i != axis)
-            channels = 1 if axis is None else series.shape[axis]
-            size = _shown(height, width, orientation)
-            return Header(size, channels, 8 * series.dtype.itemsize, orientation)
-
-
-def _shown(height: int, width: int, orientation: int) -> tuple[int, int]:
-    return (width, height) if orientation >= 5 else (height, width)
-
-
-def read_size(path: Path) -> tuple[tuple[int, int], int]:
-    """Return ((height, width) upright, orientation 1 to 8) from an image's header.
-
-    Raises:
-        ValueError: naming the file, if it is not an image.
-    """
+    channels = bits = 0
     with naming(path):
         if is_tiff(path):
-            import tifffile
-
             with tifffile.TiffFile(path) as tiff:
                 page: Any = tiff.pages.first
-                orientation = tag_of(page)
-                size = _shown(page.imagelength, page.imagewidth, orientation)
+                height, width, orientation = (
+                    page.imagelength,
+                    page.imagewidth,
+                    tag_of(page),
+                )
+                if not mask:
+                    series = tiff.series[0]
+                    axis = _channel_axis(series)
+                    height, width = (n for i, n in enumerate(series.shape) if i != axis)
+                    channels = 1 if axis is None else series.shape[axis]
+                    bits = 8 * series.dtype.itemsize
         else:
             with open_image(path) as file:
-                orientation = orientation_of(file)
-                size = _shown(file.height, file.width, orientation)
-        return size, orientation
+                height, width, orientation = (
+                    file.height,
+                    file.width,
+                    orientation_of(file),
+                )
+                if not mask:
+                    kinds = {"L": (1, 8), "I;16": (1, 16), "RGB": (3, 8)}
+                    channels, bits = kinds[_mode(file)]
+    size = (width, height) if orientation >= 5 else (height, width)
+    return Header(size, channels, bits, orientation)
 
 
 def tag_of(page: Any) -> int:
@@ -201,15 +193,26 @@ def read_pixels(
     """
     with naming(path):
         if is_tiff(path):
-            pixels, orientation = _tiff_pixels(path)
+            with tifffile.TiffFile(path) as tiff:
+                series, orientation = tiff.series[0], tag_of(tiff.pages.first)
+                axis = _channel_axis(series)
+                try:
+                    pixels = series.asarray()
+                except ValueError as error:
+                    pixels = decoded_by_pillow(path, orientation, error)
+                    if (pixels.shape, pixels.dtype) != (series.shape, series.dtype):
+                        message = f"{error}: pip install imagecodecs"
+                        raise UnsuitableError(message) from error
+            pixels = (
+                pixels[..., None] if axis is None else np.moveaxis(pixels, axis, -1)
+            )
         else:
             with open_image(path) as file:
-                mode = _mode(file)
-                orientation = orientation_of(file)
-                if mode == "I;16":
-                    pixels = np.asarray(file).astype(np.uint16)[..., None]
-                else:
-                    pixels = np.atleast_3d(np.asarray(file.convert(mode)))
+                mode, orientation = _mode(file), orientation_of(file)
+                pixels = np.asarray(file if mode == "I;16" else file.convert(mode))
+            pixels = np.atleast_3d(pixels).astype(
+                np.uint16 if mode == "I;16" else np.uint8
+            )
         if upright and orientation > 1:
             pixels = np.ascontiguousarray(turned(pixels, orientation))
     found = pixels.shape[2]
@@ -240,23 +243,6 @@ def _mode(file: Image.Image) -> str:
 
 def is_tiff(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
-
-
-def _tiff_pixels(path: Path) -> tuple[np.ndarray, int]:
-    """Return (h, w, c) as stored, and the orientation."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        series, orientation = tiff.series[0], tag_of(tiff.pages.first)
-        axis = _channel_axis(series)
-        try:
-            pixels = series.asarray()
-        except ValueError as error:
-            pixels = decoded_by_pillow(path, orientation, error)
-            if (pixels.shape, pixels.dtype) != (series.shape, series.dtype):
-                raise UnsuitableError(f"{error}: pip install imagecodecs") from error
-    shaped = pixels[..., None] if axis is None else np.moveaxis(pixels, axis, -1)
-    return shaped, orientation
 
 
 def decoded_by_pillow(path: Path, orientation: int, error: ValueError) -> np.ndarray:

@@ -18,7 +18,6 @@ from dilax.data.pixels import (
     convertible,
     read_header,
     read_pixels,
-    read_size,
 )
 from dilax.data.scenes import Scenes
 from dilax.data.spec import DATASETS, DatasetSpec
@@ -254,22 +253,22 @@ def _turning(
         raise ValueError(
             f"{pair.image}: has no mask; expected one such as {pair.label}"
         )
-    header, (size, orientation) = read_header(pair.image), read_size(pair.label)
+    header, mask = read_header(pair.image), read_header(pair.label, mask=True)
     if channels and not convertible(header.channels, channels):
         found = f"has {header.channels} channels, not {channels}"
         raise ValueError(f"{pair.image}: {found}")
     ways = [(True, True), (True, False), (False, True), (False, False)]
     for turn in reversed(ways) if as_stored else ways:
         image_size = shown_size(header.size, header.orientation, turn[0])
-        if image_size == shown_size(size, orientation, turn[1]):
-            return header, orientation, turn
+        if image_size == shown_size(mask.size, mask.orientation, turn[1]):
+            return header, mask.orientation, turn
     raise ValueError(
         "{}: is {}x{}, its mask {}x{}{}".format(
             pair.image,
             *header.size[::-1],
-            *size[::-1],
+            *mask.size[::-1],
             "; no EXIF orientation tells which is turned"
-            if header.size == size[::-1]
+            if header.size == mask.size[::-1]
             else "",
         )
     )

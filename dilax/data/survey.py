@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dilax.data.class_lists import SUFFIXES, read_classes
-from dilax.data.classes import MaskReading, describe_classes
+from dilax.data.classes import describe_classes
 from dilax.data.folder import read_folder
-from dilax.data.masks import MaskValues, mask_values
+from dilax.data.masks import MaskReading, MaskValues, mask_values
 from dilax.data.pairing import SPLITS, Pair, split_of_list
 from dilax.data.pixels import (
     Header,

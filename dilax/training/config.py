@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from dilax.crf.search import CRFGrid
 from dilax.data import DATASETS, Augmentation, DatasetSpec, Reading, survey_folder
-from dilax.data.classes import MaskReading
+from dilax.data.masks import MaskReading
 from dilax.data.survey import Survey
 from dilax.models import ContextLayer, DilatedNet
 from dilax.runtime.files import printable
