@@ -7,8 +7,7 @@ from dilax.evaluation.confusion import (
     empty_confusion,
     image_scores,
 )
-from dilax.evaluation.evaluate import evaluate
-from dilax.evaluation.tables import boundary_table, stage_table
+from dilax.evaluation.evaluate import boundary_table, evaluate, stage_table
 
 __all__ = [
     "BoundaryScores",

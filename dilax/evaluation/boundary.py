@@ -95,16 +95,45 @@ class BoundaryScores:
                 f"prediction: {prediction.shape}; must have the label's size, "
                 f"{label.shape}"
             )
-        k = len(self.classes)
-        counts = self.counts + _counts_by_distance(
-            label, prediction, k, self.ignore_label
-        )
-        f = _f_measure(label, prediction, k, self.ignore_label, self.tolerance)
-        if f is None:
-            return dataclasses.replace(self, counts=counts)
+        k, void = len(self.classes), self.ignore_label
+        distance = boundary_distance(label)
+        near = (distance < WIDEST) & (label != void)
+        cell = distance[near].astype(np.int64) * k + label[near]
+        cell = cell * k + prediction[near]
+        counts = np.bincount(cell, minlength=WIDEST * k * k).reshape(WIDEST, k, k)
+        f = self._f_measure_of(label, prediction)
         return dataclasses.replace(
-            self, counts=counts, f_sum=self.f_sum + f, images=self.images + 1
+            self,
+            counts=self.counts + counts,
+            f_sum=self.f_sum + (f or 0.0),
+            images=self.images + (f is not None),
         )
+
+    def _f_measure_of(self, label: np.ndarray, prediction: np.ndarray) -> float | None:
+        """Return the mean F-measure of the classes with a boundary, if any has one."""
+        k, radius = len(self.classes), self.tolerance
+        if radius is None:
+            radius = 0.0075 * math.hypot(*label.shape)
+        known = label != self.ignore_label
+        true = boundary_pixels(label) & known
+        said = boundary_pixels(prediction)
+        hit, right = _hits(label, true, prediction, said, k, radius)
+        said &= right | known
+        # Boundary pixels of each class, and how many of them are hit, in either map.
+        all_true, hits, all_said, rights = (
+            np.bincount(classes[where], minlength=k)
+            for classes, where in (
+                *((label, true), (label, hit)),
+                *((prediction, said), (prediction, right)),
+            )
+        )
+        present = all_true + all_said > 0
+        if not present.any():
+            return None
+        recall = hits / np.maximum(all_true, 1)
+        precision = rights / np.maximum(all_said, 1)
+        f = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+        return float(f[present].mean())
 
     def over_processes(self) -> "BoundaryScores":
         """Return the scores of the images of all processes."""
@@ -161,45 +190,6 @@ def boundary_distance(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "
     if not found.any():
         return np.full(labels.shape, np.inf)
     return distance_transform_edt(~found)
-
-
-def _counts_by_distance(
-    label: np.ndarray, prediction: np.ndarray, k: int, ignore_label: int
-) -> np.ndarray:
-    distance = boundary_distance(label)
-    near = (distance < WIDEST) & (label != ignore_label)
-    cell = distance[near].astype(np.int64) * k + label[near]
-    cell = cell * k + prediction[near]
-    return np.bincount(cell, minlength=WIDEST * k * k).reshape(WIDEST, k, k)
-
-
-def _f_measure(
-    label: np.ndarray,
-    prediction: np.ndarray,
-    k: int,
-    ignore_label: int,
-    tolerance: float | None,
-) -> float | None:
-    """Return the mean F-measure of the classes with a boundary; None if none has."""
-    radius = 0.0075 * math.hypot(*label.shape) if tolerance is None else tolerance
-    true = boundary_pixels(label) & (label != ignore_label)
-    said = boundary_pixels(prediction)
-    hit, right = _hits(label, true, prediction, said, k, radius)
-    said &= right | (label != ignore_label)
-    # Boundary pixels of each class, and how many of them are hit, in either map.
-    all_true, hits, all_said, rights = (
-        np.bincount(classes[where], minlength=k)
-        for classes, where in (
-            *((label, true), (label, hit)),
-            *((prediction, said), (prediction, right)),
-        )
-    )
-    present = all_true + all_said > 0
-    if not present.any():
-        return None
-    recall, precision = hits / np.maximum(all_true, 1), rights / np.maximum(all_said, 1)
-    f = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
-    return float(f[present].mean())
 
 
 def _hits(

@@ -64,6 +64,9 @@ def image_scores(
 ) -> "Scores":
     """Return the scores of a single image, counted on the host.
 
+    Raises:
+        ValueError: if a label is not one of the classes.
+
     Example:
         >>> label = np.array([[0, 0], [1, 255]])
         >>> image_scores(("sea", "sky"), label, np.array([[0, 1], [1, 0]])).mean_iou
@@ -71,8 +74,10 @@ def image_scores(
     """
     k, valid = len(classes), label != ignore_label
     pairs = label[valid].astype(np.int64) * k + prediction[valid]
-    counts = np.bincount(pairs, minlength=k * k).reshape(k, k)
-    return Scores(classes, counts)
+    counts = np.bincount(pairs, minlength=k * k)
+    if len(counts) > k * k:
+        raise ValueError(f"label {label[valid].max()}: there are {k} classes, from 0")
+    return Scores(classes, counts.reshape(k, k))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +134,7 @@ class Scores:
     @property
     def mean_iou(self) -> float:
         """Mean of the IoUs of the classes that have one."""
-        return _mean(self.iou_per_class.values())
+        return mean_of_known(self.iou_per_class.values())
 
     @property
     def iou_per_category(self) -> dict[str, float | None]:
@@ -142,7 +147,7 @@ class Scores:
     @property
     def mean_category_iou(self) -> float:
         """Mean of the IoUs of the categories that have one."""
-        return _mean(self.iou_per_category.values())
+        return mean_of_known(self.iou_per_category.values())
 
     def _iou(self, members: Sequence[int]) -> float | None:
         """Return the IoU of several classes taken as one."""
@@ -161,7 +166,7 @@ class Scores:
     def mean_accuracy(self) -> float:
         """Mean over the labelled classes of the share that is predicted correctly."""
         rows = zip(np.diag(self.confusion), self.confusion.sum(1), strict=True)
-        return _mean(int(h) / int(n) if n else None for h, n in rows)
+        return mean_of_known(int(h) / int(n) if n else None for h, n in rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as `results.json` contains them."""
@@ -180,6 +185,7 @@ class Scores:
         }
 
 
-def _mean(values: Iterable[float | None]) -> float:
+def mean_of_known(values: Iterable[float | None]) -> float:
+    """Return the mean of the values that are not None; NaN if there are none."""
     present = [v for v in values if v is not None]
     return sum(present) / len(present) if present else float("nan")

@@ -1,22 +1,21 @@
-"""Accuracy of a network on a source, at full image resolution."""
+"""Accuracy of a network on a source at full image resolution, and tables of it.
+
+The tables show the stages of a run side by side, as Table 3 of the paper does.
+"""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Integer, UInt32
+from tabulate import tabulate
 from tqdm import tqdm
 
 from dilax.data import Chosen, DatasetSpec, in_order
 from dilax.evaluation.boundary import BoundaryScores
-from dilax.evaluation.confusion import Scores, add_to_confusion, empty_confusion
-from dilax.runtime import jit
+from dilax.evaluation.confusion import Scores, image_scores, mean_of_known
+from dilax.runtime.files import printable
 from dilax.runtime.processes import is_writer, own_share
-
-_BUCKET = 64
 
 
 @runtime_checkable
@@ -69,7 +68,7 @@ def evaluate(
     """
     spec = predictor.spec
     own = own_share(range(len(source)))
-    confusion = empty_confusion(spec.num_classes)
+    confusion = np.zeros((spec.num_classes, spec.num_classes), np.int64)
     near = BoundaryScores.empty(spec.classes, spec.ignore_label)
     index = iter(own)
     silent = not title or not is_writer()
@@ -77,35 +76,136 @@ def evaluate(
         for samples in in_order(Chosen(source, own), predictor.batch_size):
             predictions = predictor.stream([s["image"] for s in samples])
             for sample, prediction in zip(samples, predictions, strict=True):
-                label, void = sample["label"], spec.ignore_label
-                confusion = count_image(confusion, label, prediction, void)
+                pair = sample["label"], prediction
+                found = image_scores(spec.classes, *pair, spec.ignore_label)
+                confusion += found.confusion
                 if boundaries:
-                    near = near.plus(sample["label"], prediction)
+                    near = near.plus(*pair)
                 if on_prediction:
                     on_prediction(next(index), sample, prediction)
                 bar.update()
-    near = near.over_processes()
-    scores = Scores.of(spec.classes, confusion, spec.categories).over_processes()
-    return dataclasses.replace(scores, boundaries=near.as_dict() if boundaries else {})
+    scores = Scores(spec.classes, confusion, spec.categories).over_processes()
+    if not boundaries:
+        return scores
+    return dataclasses.replace(scores, boundaries=near.over_processes().as_dict())
 
 
-def count_image(
-    confusion: UInt32[Array, "k k 2"],
-    label: Integer[np.ndarray, "h w"],
-    prediction: Integer[np.ndarray, "h w"],
-    ignore_label: int = 255,
-) -> UInt32[Array, "k k 2"]:
-    """Call `add_to_confusion`, compiled for few sizes; `confusion` is donated."""
-    label, guess = _rounded_up(label, ignore_label), _rounded_up(prediction, 0)
-    return _compiled_count()(confusion, label, guess, ignore_label=ignore_label)
+_SUMMARY = (
+    ("**mean IoU**", "mean_iou"),
+    ("pixel accuracy", "pixel_accuracy"),
+    ("mean accuracy", "mean_accuracy"),
+)
 
 
-@functools.cache
-def _compiled_count() -> Any:
-    return jit(add_to_confusion, static_argnames="ignore_label", donate_argnums=0)
+def stage_table(
+    stages: Mapping[str, Mapping], marked: Sequence[str] = (), style: str = "github"
+) -> str:
+    """IoU of every stage per class and per category, and the means, in per cent.
+
+    Args:
+        stages: stage name → the result of `Scores.as_dict`.
+        marked: classes to mark and average separately: those that only context
+            distinguishes.
+        style: a format of `tabulate`.
+
+    Returns:
+        The table, with a dash where there is no IoU. Stages without categories show
+        none.
+
+    Example:
+        >>> means = {"mean_iou": 0.7, "pixel_accuracy": 0.8, "mean_accuracy": 0.75}
+        >>> scores = {"iou_per_class": {"sky": 0.9, "sea": 0.5}, **means}
+        >>> print(stage_table({"front_end": scores}))
+        | IoU, %         |   front end |
+        |----------------|-------------|
+        | sky            |        90.0 |
+        | sea            |        50.0 |
+        | **mean IoU**   |        70.0 |
+        | pixel accuracy |        80.0 |
+        | mean accuracy  |        75.0 |
+    """
+    columns = [*stages.values()]
+
+    def row(title: str, values: Iterable[float | None]) -> list[str]:
+        return [title, *map(_percent, values)]
+
+    rows = [
+        row(name + " *" * (name in marked), [s["iou_per_class"][name] for s in columns])
+        for name in columns[0]["iou_per_class"]
+    ]
+    if marked:
+        ious = [[s["iou_per_class"][name] for name in marked] for s in columns]
+        rows.append(row("mean of *", map(mean_of_known, ious)))
+    groups = [s.get("iou_per_category", {}) for s in columns]
+    categories = dict.fromkeys(name for group in groups for name in group)
+    rows += [row(f"category {n}", [g.get(n) for g in groups]) for n in categories]
+    if categories:
+        means = [s.get("mean_category_iou") for s in columns]
+        rows.append(row("mean of categories", means))
+    for title, key in _SUMMARY:
+        rows.append(row(title, [s[key] for s in columns]))
+    table = figure_table("IoU, %", _titles(stages), rows, style)
+    return table + ("\n\\* only the surroundings tell these apart" if marked else "")
 
 
-def _rounded_up(array: np.ndarray, value: int):
-    """Pad to multiples of 64, so that many sizes share few compilations."""
-    widths = [(0, -n % _BUCKET) for n in array.shape]
-    return jnp.asarray(np.pad(array, widths, constant_values=value))
+def boundary_table(
+    stages: Mapping[str, Mapping],
+    widths: Sequence[int] = (1, 2, 4, 8, 16, 40),
+    style: str = "github",
+) -> str:
+    """Trimap IoU of every stage in some bands, and boundary F, in per cent.
+
+    Args:
+        stages: stage name → the result of `Scores.as_dict`, for scores that `evaluate`
+            measured with `boundaries`; a stage without them shows dashes.
+        widths: of the bands, in pixels to either side of a boundary.
+        style: a format of `tabulate`.
+
+    Example:
+        >>> scores = {"trimap_iou": {"1": 0.5, "4": 0.75}, "boundary_f": 0.625}
+        >>> print(boundary_table({"front_end": scores}, widths=(1, 4), style="plain"))
+        boundaries, %           front end
+        mean IoU within 1 px         50.0
+        mean IoU within 4 px         75.0
+        boundary F                   62.5
+    """
+    columns = stages.values()
+    rows: list[list] = [
+        [
+            f"mean IoU within {r} px",
+            *(_percent(s.get("trimap_iou", {}).get(str(r))) for s in columns),
+        ]
+        for r in widths
+    ]
+    rows.append(["boundary F", *(_percent(s.get("boundary_f")) for s in columns)])
+    return figure_table("boundaries, %", _titles(stages), rows, style)
+
+
+def figure_table(
+    head: str, titles: Iterable[str], rows: Sequence[Sequence[str]], style: str
+) -> str:
+    """Return a table of texts: names under `head`, figures under `titles`."""
+    titles = [*titles]
+    if style == "github":  # class names may contain any characters
+        plain = [[_markdown(name), *figures] for name, *figures in rows]
+    else:
+        plain = [[printable(name), *figures] for name, *figures in rows]
+    return tabulate(
+        plain,
+        headers=[head, *titles],
+        tablefmt=style,
+        colalign=("left", *("right" for _ in titles)),
+        disable_numparse=True,
+    )
+
+
+def _markdown(name: str) -> str:
+    return printable(name).replace("<", "&lt;").replace("|", "\\|")
+
+
+def _titles(stages: Mapping[str, Mapping]) -> list[str]:
+    return [name.replace("_", " ") for name in stages]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{100 * value:.1f}"

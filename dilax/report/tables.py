@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from dilax.evaluation.tables import figure_table
+from dilax.evaluation.evaluate import figure_table
 from dilax.report.paper import PAPER, Collected, PaperRow
 
 NETWORKS = {"front_end": "front end", "basic": "+ Basic", "large": "+ Large"}
