@@ -1,8 +1,8 @@
 """ONNX files: what onnxruntime gives is what dilax gives."""
 
 import errno
-import importlib
 import json
+import pathlib
 import sys
 from unittest.mock import MagicMock
 
@@ -13,11 +13,9 @@ import pytest
 from exported import ENLARGING, NETWORKS, SMALL, direct, params_of, spec_of
 from networks import close
 
+from dilax.inference import export_onnx
 from dilax.inference.export import sizes_taken
-from dilax.inference.export_onnx import export_onnx
 from dilax.models import DilatedNet
-
-exporting = importlib.import_module("dilax.inference.export_onnx")
 
 
 @pytest.fixture
@@ -122,8 +120,8 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(exporting.Path, "write_bytes", full)
-    monkeypatch.setattr(exporting, "_converted", lambda *args: MagicMock())
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    monkeypatch.setitem(sys.modules, "jax2onnx", MagicMock())
     with pytest.raises(OSError, match=r"network\.onnx"):
         _export(tmp_path, "front end")
     assert not list(tmp_path.iterdir())

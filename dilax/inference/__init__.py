@@ -1,7 +1,6 @@
 """Prediction at full resolution: tiles, photographs, videos, submissions."""
 
-from dilax.inference.export import export_model
-from dilax.inference.export_onnx import export_onnx
+from dilax.inference.export import export_model, export_onnx
 from dilax.inference.jobs import OUTPUTS, is_video, predict_files, predict_photos
 from dilax.inference.photos import (
     MAX_PIXELS,

@@ -26,7 +26,6 @@ from dilax.inference.photos import (
     MAX_PIXELS,
     PNG_END,
     any_size,
-    colour_bands,
     count_pixels,
     legend,
     overlay_bands,
@@ -144,6 +143,7 @@ OUTPUTS = {
     "colour": "_colour.png",
     "probabilities": "_probabilities.npz",
 }
+OPACITY = {"overlay": 0.6, "colour": 1.0}  # of the classes' colours over the image
 _LONGEST_NAME = 255  # bytes, on common file systems
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
 
@@ -245,7 +245,7 @@ def write_legend(
         outputs: kinds of files that were written for each image.
         files: lower-case paths that are already in use.
     """
-    if is_writer() and {"overlay", "colour"} & set(outputs):
+    if is_writer() and OPACITY.keys() & set(outputs):
         path = output / "legend.png"
         if _key(path) in files:
             path = output / "legend_of_classes.png"
@@ -277,18 +277,9 @@ def save_pictures(
     """Write those outputs that are pictures."""
     if "labels" in files:
         save_image(palette_image(labels, spec), files["labels"])
-    for output in files.keys() & {"overlay", "colour"}:
-        bands = picture_bands(output, image, labels, spec)
+    for output in files.keys() & OPACITY.keys():
+        bands = overlay_bands(image, labels, spec, OPACITY[output])
         save_bands(bands, labels.shape, files[output])
-
-
-def picture_bands(
-    output: str, image: np.ndarray, labels: np.ndarray, spec: DatasetSpec
-) -> Iterator[np.ndarray]:
-    """Yield a label map as `"overlay"` or `"colour"`: (rows, w, 3) uint8 bands."""
-    if output == "overlay":
-        return overlay_bands(image, labels, spec)
-    return colour_bands(labels, spec)
 
 
 def progress(total: int | None, done: int = 0, unit: str = "image") -> tqdm:

@@ -235,26 +235,14 @@ def palette_image(labels: np.ndarray, spec: DatasetSpec) -> Image.Image:
     return image
 
 
-def colour_bands(labels: np.ndarray, spec: DatasetSpec) -> Iterator[np.ndarray]:
-    """Yield (h, w) labels in class colours: (rows, w, 3) uint8, from top to bottom.
-
-    Args:
-        labels: train ids 0..k−1, or the ignore label.
-        spec: palette and ignore label.
-    """
-    for y in range(0, len(labels), _ROWS):
-        band = palette_image(labels[y : y + _ROWS], spec)
-        yield np.asarray(band.convert("RGB"))
-
-
 def overlay_bands(
     image: np.ndarray, labels: np.ndarray, spec: DatasetSpec, opacity: float = 0.6
 ) -> Iterator[np.ndarray]:
     """Yield the picture of `overlay` in bands: (rows, w, 3) uint8, top to bottom."""
-    for i, colours in enumerate(colour_bands(labels, spec)):
-        below = as_rgb(image[i * _ROWS : (i + 1) * _ROWS])
-        blended = Image.blend(Image.fromarray(below), Image.fromarray(colours), opacity)
-        yield np.asarray(blended)
+    for y in range(0, len(labels), _ROWS):
+        colours = palette_image(labels[y : y + _ROWS], spec).convert("RGB")
+        below = Image.fromarray(as_rgb(image[y : y + _ROWS]))
+        yield np.asarray(Image.blend(below, colours, opacity))
 
 
 def overlay(
@@ -266,7 +254,7 @@ def overlay(
         image: (h, w, c) uint8 or uint16; the first three channels are shown as RGB.
         labels: (h, w) train ids.
         spec: palette.
-        opacity: of the colours, 0..1.
+        opacity: of the colours, 0..1; at 1 they hide the image.
 
     Example:
         >>> from dilax.data import DATASETS

@@ -14,22 +14,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dilax.data import DatasetSpec
 from dilax.inference.jobs import (
+    OPACITY,
     OUTPUTS,
     check_outputs,
     check_writable,
     is_whole,
     named,
-    picture_bands,
     progress,
     save_pictures,
     write_legend,
 )
-from dilax.inference.photos import MAX_PIXELS
+from dilax.inference.photos import MAX_PIXELS, overlay
 from dilax.inference.predictor import Predictor
 from dilax.inference.workers import Memory, Outcome, Task, run_tasks
 from dilax.runtime.files import whole_or_not_at_all
+
+Append = Callable[[np.ndarray, int], None]
+MakeTask = Callable[[int, np.ndarray, int], Task]  # of a frame's index, image and time
 
 
 class Encoding(NamedTuple):
@@ -71,20 +73,17 @@ class Source:
         Raises:
             ValueError: naming the file, when it cannot be read any further.
         """
-        decoded, count = self.container.decode(self.stream), 0
-        while frame := self._next(decoded, count):
-            image = frame.to_ndarray(format="rgb24")
-            yield _upright(image, frame), count if frame.pts is None else frame.pts
-            count += 1
-        if not count:
-            raise ValueError(f"{self.container.name}: contains no frames")
-
-    def _next(self, decoded: Any, count: int) -> Any:
+        name, count = self.container.name, 0
         try:
-            return next(decoded, None)
+            for frame in self.container.decode(self.stream):
+                image = _upright(frame.to_ndarray(format="rgb24"), frame)
+                yield image, count if frame.pts is None else frame.pts
+                count += 1
         except _av().FFmpegError as error:
-            message = f"{self.container.name}: cannot be read after {count} frames"
-            raise ValueError(f"{message} ({error})") from error
+            message = f"{name}: cannot be read after {count} frames ({error})"
+            raise ValueError(message) from error
+        if not count:
+            raise ValueError(f"{name}: contains no frames")
 
 
 def _upright(image: np.ndarray, frame: Any) -> np.ndarray:
@@ -141,63 +140,45 @@ def open_video(path: Path, max_pixels: int) -> Iterator[Source]:
         yield Source(container, stream)
 
 
-class Track:
-    """A video that is being written, with the times and the rate of another.
-
-    Args:
-        container: PyAV's container, open for writing.
-        encoding: encoding of the frames.
-        like: stream whose times the frames have.
-    """
-
-    def __init__(self, container: Any, encoding: Encoding, like: Any):
-        self._container, self._encoding, self._like = container, encoding, like
-        self._stream: Any = None
-
-    def write(self, pixels: np.ndarray, time: int) -> None:
-        """Append a frame: (h, w) grey or (h, w, 3) RGB, uint8.
-
-        If the format halves the resolution of colours, odd sides grow by one pixel.
-        """
-        if self._encoding.pixels == "yuv420p":
-            odd = [(0, n % 2) for n in pixels.shape[:2]]
-            pixels = np.pad(pixels, (*odd, (0, 0)), mode="edge")
-        if self._stream is None:
-            self._stream = self._add_stream(pixels.shape)
-        kind = "gray" if pixels.ndim == 2 else "rgb24"
-        frame = _av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
-        frame.pts, frame.time_base = time, self._like.time_base
-        self._container.mux(self._stream.encode(frame))
-
-    def _add_stream(self, shape: tuple[int, ...]) -> Any:
-        rate, options = self._like.average_rate or 25, self._encoding.options
-        stream = self._container.add_stream(self._encoding.codec, rate, options=options)
-        stream.height, stream.width = shape[:2]
-        stream.pix_fmt = self._encoding.pixels
-        stream.codec_context.time_base = self._like.time_base
-        return stream
-
-    def finish(self) -> None:
-        """Write the frames that the codec still buffers."""
-        self._container.mux(self._stream.encode())
-
-
 @contextlib.contextmanager
-def new_video(path: Path, encoding: Encoding, like: Source) -> Iterator[Track]:
-    """Write a video atomically.
+def new_video(path: Path, encoding: Encoding, like: Any) -> Iterator[Append]:
+    """Write a video atomically: yield a function that appends a frame.
+
+    The function takes (h, w) grey or (h, w, 3) RGB, uint8, and the frame's time. If the
+    format halves the resolution of colours, odd sides grow by one pixel.
 
     Args:
         path: the file.
         encoding: encoding of the frames.
-        like: video whose times the frames have.
+        like: PyAV's stream whose rate and unit of time the video has.
     """
+    av = _av()
+    stream: Any = None  # added with the first frame, whose size it has
     with (
         whole_or_not_at_all(path) as partial,
-        _av().open(str(partial), "w", format=encoding.container) as container,
+        av.open(str(partial), "w", format=encoding.container) as container,
     ):
-        track = Track(container, encoding, like.stream)
-        yield track
-        track.finish()
+
+        def append(pixels: np.ndarray, time: int) -> None:
+            nonlocal stream
+            if encoding.pixels == "yuv420p":
+                odd = [(0, n % 2) for n in pixels.shape[:2]]
+                pixels = np.pad(pixels, (*odd, (0, 0)), mode="edge")
+            if stream is None:
+                rate, options = like.average_rate or 25, encoding.options
+                stream = container.add_stream(encoding.codec, rate, options=options)
+                stream.height, stream.width = pixels.shape[:2]
+                stream.pix_fmt = encoding.pixels
+                stream.codec_context.time_base = like.time_base
+            kind = "gray" if pixels.ndim == 2 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(pixels), format=kind
+            )
+            frame.pts, frame.time_base = time, like.time_base
+            container.mux(stream.encode(frame))
+
+        yield append
+        container.mux(stream.encode())  # what the codec still buffers
 
 
 _H264 = ("mp4", "libx264", "yuv420p", {"crf": "18"})
@@ -206,7 +187,6 @@ VIDEO_OUTPUTS = {
     "overlay": Encoding("_overlay.mp4", *_H264),
     "colour": Encoding("_colour.mp4", *_H264),
 }
-MakeTask = Callable[[int, np.ndarray, int], Task]
 
 
 def predict_video(
@@ -283,7 +263,7 @@ def _pictures(
         there = not overwrite and all(map(is_whole, files.values()))
         write = functools.partial(save_pictures, image, files, predictor.spec)
         archive = files.get("probabilities")
-        return Task(None if there else image, _pixels(image), write, archive)
+        return Task(None if there else image, write=write, archive=archive)
 
     return _run(predictor, video, make)
 
@@ -300,14 +280,22 @@ def _videos(
     if not overwrite and all(map(is_whole, files.values())):
         return Outcome(0, video.count() or 1, [])
     with contextlib.ExitStack() as stack:
-        tracks = {
-            output: stack.enter_context(new_video(path, VIDEO_OUTPUTS[output], video))
-            for output, path in files.items()
+        videos = {
+            o: stack.enter_context(new_video(path, VIDEO_OUTPUTS[o], video.stream))
+            for o, path in files.items()
         }
 
         def make(index: int, image: np.ndarray, time: int) -> Task:
-            write = functools.partial(_encode, tracks, image, time, predictor.spec)
-            return Task(image, _pixels(image), write)
+            def write(labels: np.ndarray) -> None:
+                for output, append in videos.items():
+                    if output == "labels":
+                        append(labels, time)
+                    else:
+                        opacity = OPACITY[output]
+                        shown = overlay(image, labels, predictor.spec, opacity)
+                        append(np.asarray(shown), time)
+
+            return Task(image, write=write)
 
         outcome = _run(predictor, video, make)
         if not outcome.written:
@@ -317,33 +305,15 @@ def _videos(
 
 def _run(predictor: Predictor, video: Source, make: MakeTask) -> Outcome:
     memory = Memory()
+
+    def tasks() -> Iterator[Task]:
+        try:
+            for index, (image, time) in enumerate(video.frames()):
+                pixels = image.shape[0] * image.shape[1]
+                memory.enter(pixels)
+                yield make(index, image, time)._replace(pixels=pixels)
+        except ValueError as error:
+            yield Task(error)
+
     with progress(video.count(), unit="frame") as bar:
-        return run_tasks(predictor, _tasks(video, memory, make), memory, bar)
-
-
-def _tasks(video: Source, memory: Memory, make: MakeTask) -> Iterator[Task]:
-    try:
-        for index, (image, time) in enumerate(video.frames()):
-            memory.enter(_pixels(image))
-            yield make(index, image, time)
-    except ValueError as error:
-        yield Task(error)
-
-
-def _pixels(image: np.ndarray) -> int:
-    return image.shape[0] * image.shape[1]
-
-
-def _encode(
-    tracks: dict[str, Track],
-    image: np.ndarray,
-    time: int,
-    spec: DatasetSpec,
-    labels: np.ndarray,
-) -> None:
-    for output, track in tracks.items():
-        if output == "labels":
-            track.write(labels, time)
-        else:
-            bands = list(picture_bands(output, image, labels, spec))
-            track.write(np.concatenate(bands), time)
+        return run_tasks(predictor, tasks(), memory, bar)

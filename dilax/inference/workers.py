@@ -132,83 +132,52 @@ def run_tasks(
     """
     written, skipped, problems = 0, 0, []
     pixels, reduced = np.zeros(256, np.int64), False
-    with contextlib.closing(ahead(tasks)) as coming, memory, _Writer(memory) as writer:
-        for task in coming:
-            if isinstance(task.image, np.ndarray):
-                if not reduced and predictor.reduction(task.image.shape) < 1:
+
+    def write(task: Task, labels: np.ndarray, before: Future) -> None:
+        try:
+            before.result()  # after an error, nothing more is written
+            task.write(labels)
+        finally:
+            memory.leave(task.pixels)
+
+    with contextlib.closing(ahead(tasks)) as coming, memory:
+        pool = ThreadPoolExecutor(1)
+        last: Future = pool.submit(lambda: None)
+        try:
+            for task in coming:
+                if not isinstance(task.image, np.ndarray):
+                    memory.leave(task.pixels)
+                    bar.update()
+                    skipped += task.image is None
+                    problems += [] if task.image is None else [str(task.image)]
+                    continue
+                shape, factor = task.image.shape, predictor.reduction(task.image.shape)
+                if not reduced and factor < 1:
                     reduced = True
-                    bar.write(_about_reduction(predictor, task.image), sys.stderr)
-                labels = predict_labels(predictor, task.image, task.archive, bar)
-                writer.submit(task, labels)
+                    height, width = scaled_size(shape, factor)
+                    bar.write(
+                        f"images of {shape[1]}x{shape[0]} pixels are reduced to "
+                        f"{width}x{height}, about the size of {predictor.spec.name}'s; "
+                        "--resize=false predicts them as they are",
+                        sys.stderr,
+                    )
+                labels = _predict(predictor, task.image, task.archive, bar)
+                if last.done():
+                    last.result()
+                last = pool.submit(write, task, labels, last)
                 pixels += np.bincount(labels.ravel(), minlength=256)
                 written += 1
-                continue
-            memory.leave(task.pixels)
-            bar.update()
-            skipped += task.image is None
-            problems += [] if task.image is None else [str(task.image)]
+            last.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
     counts = {int(i): int(pixels[i]) for i in pixels.nonzero()[0]}
     return Outcome(written, skipped, problems, counts)
 
 
-def _about_reduction(predictor: Predictor, image: np.ndarray) -> str:
-    height, width = scaled_size(image.shape, predictor.reduction(image.shape))
-    return (
-        f"images of {image.shape[1]}x{image.shape[0]} pixels are reduced to "
-        f"{width}x{height}, about the size of {predictor.spec.name}'s; --resize=false "
-        "predicts them as they are"
-    )
-
-
-class _Writer:
-    """Writes label maps in a thread, in order; errors are raised in the main thread.
-
-    After an error nothing more is written, even before the main thread notices it.
-    """
-
-    def __init__(self, memory: Memory):
-        self._memory, self._pool, self._broken = memory, ThreadPoolExecutor(1), False
-        self._pending: deque[Future] = deque()
-
-    def submit(self, task: Task, labels: np.ndarray) -> None:
-        self._pending.append(self._pool.submit(self._write, task, labels))
-        while self._pending and self._pending[0].done():
-            self._pending.popleft().result()
-
-    def _write(self, task: Task, labels: np.ndarray) -> None:
-        try:
-            if not self._broken:
-                task.write(labels)
-        except BaseException:
-            self._broken = True
-            raise
-        finally:
-            self._memory.leave(task.pixels)
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, kind: type | None, *exception: object) -> None:
-        """Wait for all tasks or, after an exception, for the current one."""
-        self._pool.shutdown(cancel_futures=kind is not None)
-        for future in self._pending if kind is None else ():
-            future.result()
-
-
-def predict_labels(
-    predictor: Predictor,
-    image: np.ndarray,
-    archive: Path | None = None,
-    bar: tqdm | None = None,
+def _predict(
+    predictor: Predictor, image: np.ndarray, archive: Path | None, bar: tqdm
 ) -> np.ndarray:
-    """Return the (h, w) uint8 label map; write the probabilities to disk in bands.
-
-    Args:
-        predictor: network, parameters, data set.
-        image: (h, w, c).
-        archive: `.npz` for the probabilities (h, w, k) float32; None writes none.
-        bar: see `run_tasks`.
-    """
+    """Return the (h, w) uint8 label map; write the probabilities to disk in bands."""
     labels, y = np.empty(image.shape[:2], np.uint8), 0
     shape = (*labels.shape, predictor.model.num_classes)
     with _npz(archive, shape) as write:
@@ -217,9 +186,8 @@ def predict_labels(
             part = band if band.ndim == 2 else band.argmax(-1)
             labels[y : y + len(part)] = part
             y += len(part)
-            if bar is not None:
-                left = (bar.total or math.inf) - bar.n
-                bar.update(min(len(part) / len(labels), left))
+            left = (bar.total or math.inf) - bar.n
+            bar.update(min(len(part) / len(labels), left))
     return labels
 
 
