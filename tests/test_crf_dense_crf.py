@@ -1,5 +1,7 @@
 """The dense CRF: its definition by loops, jit and vmap, pydensecrf, bad input."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from crf_scenes import (
     reference_marginals,
 )
 from PIL import Image
+from telling import largest_channel
 
 from dilax import DenseCRF
 from dilax.crf.mean_field import Pairwise, energy
@@ -266,6 +269,26 @@ def test_lists_pil_images_and_tensors_are_arrays(unchecked):
     tensor = torch.tensor(probabilities, requires_grad=True)
     with pytest.raises(ValueError, match=r"probabilities of type Tensor .*detach"):
         DenseCRF(**SMALL)(tensor, image)
+
+
+def test_pil_images_are_read_as_the_predictor_reads_them():
+    """Upright, and blended with white where they are transparent."""
+    stored = np.dstack([draw_image(5, 7), np.full((5, 7), 255, np.uint8)])
+    stored[:2, :, 3] = 0
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "PNG", exif=exif)
+    image = Image.open(file)
+    predictor = largest_channel()
+    probabilities = predictor.probabilities(image)
+    shown = stored[..., :3].copy()
+    shown[:2] = 255
+    shown = np.rot90(shown, -1)
+    np.testing.assert_array_equal(probabilities, predictor.probabilities(shown))
+    crf = DenseCRF(**SMALL)
+    expected = crf(probabilities, np.ascontiguousarray(shown))
+    np.testing.assert_array_equal(crf(probabilities, image), expected)
 
 
 def test_sums_off_by_a_thousandth_pass():

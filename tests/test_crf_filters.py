@@ -16,8 +16,8 @@ from dilax.crf import (
     gaussian_filter,
     with_lattice,
 )
-from dilax.crf.filters import cut_radius
-from dilax.crf.kernels import normalize, spatial_features
+from dilax.crf.filters import cut_radius, normalize
+from dilax.crf.kernels import spatial_features
 from dilax.crf.lattice import bucket, fingerprints, simplices
 from dilax.crf.lattice_points import find_keys, number_keys
 from dilax.runtime import jit

@@ -10,8 +10,7 @@ import pytest
 from crf_scenes import draw_image, gaussian_sums
 
 from dilax import CRFRNN, DenseCRF
-from dilax.crf.filters import ExactFilter
-from dilax.crf.kernels import normalize
+from dilax.crf.filters import ExactFilter, normalize
 from dilax.crf.mean_field import Pairwise, energies, energy, mean_field
 from dilax.runtime import jit
 

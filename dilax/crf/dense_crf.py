@@ -12,35 +12,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
+from PIL import Image
 
-from dilax.crf.checks import (
-    as_array,
-    check_image,
-    check_iterations,
-    check_layout,
-    check_number,
-    check_probabilities,
-    checked_compatibility,
-)
-from dilax.crf.filters import Method
+from dilax.crf.filters import Method, Normalization
 from dilax.crf.kernels import (
+    SIGMAS,
     ImageKernels,
     KernelSettings,
-    Normalization,
-    compiled,
+    check_iterations,
+    check_number,
     image_kernels,
     is_traced,
-    pad_to_kernels,
+    on_pixels,
+    over_batch,
     with_kernels,
 )
-from dilax.crf.mean_field import Energy, Pairwise, energies, mean_field
+from dilax.crf.mean_field import Energy, energies, pairwise_terms, refined
+from dilax.data.pixels import as_numbers, upright_rgb
 
 Scalar = float | int | Array
 
-SIGMAS = ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb")
-
 MIN_PROBABILITY = 1e-8
 """Smaller probabilities count as this, so that no class is ruled out by −log 0."""
+
+SUM_TOLERANCE = 1e-3
+"""How far from 1 the probabilities of a pixel may add up."""
+
+_ROUNDING = 0.02  # of 16-bit probabilities, in the sum over the classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +112,7 @@ class DenseCRF:
         for name in ("spatial_weight", "bilateral_weight"):
             keep(name, check_number(name, getattr(self, name)))
         keep("iterations", check_iterations("iterations", self.iterations))
-        keep("compatibility", checked_compatibility(self.compatibility))
+        keep("compatibility", _nested_floats(self.compatibility))
         choices = {"normalization": Normalization, "method": Method}
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -125,13 +123,18 @@ class DenseCRF:
 
     def __call__(self, probabilities: Any, image: Any) -> Float[Array, "*b h w k"]:
         """Return the marginals; see the class."""
-        probabilities = as_array("probabilities", probabilities)
+        probabilities = _as_array("probabilities", probabilities)
         if not (isinstance(image, Sequence) and isinstance(image[0], ImageKernels)):
-            image = as_array("image", image)
+            image = _as_array("image", image)
         if hasattr(image, "shape"):
-            check_layout(probabilities.shape, image.shape)
+            _check_layout(probabilities.shape, image.shape)
         if probabilities.ndim == 4:
-            return self._batch(probabilities, image)
+            if len(image) != len(probabilities):
+                raise ValueError(
+                    f"{len(probabilities)} maps of probabilities and {len(image)} "
+                    "images: a batch has one image for each map"
+                )
+            return over_batch(self, probabilities, image)
 
         def infer(kernels: ImageKernels):
             height, width = kernels.size
@@ -145,8 +148,8 @@ class DenseCRF:
         It can be used in place of the image in any number of calls, also of CRFs with
         other weights, compatibilities and iterations.
         """
-        image = as_array("image", image)
-        check_image(image)
+        image = _as_array("image", image)
+        _check_image(image)
         return image_kernels(image, self._settings)
 
     def trace(
@@ -163,21 +166,9 @@ class DenseCRF:
             image, lambda kernels: self._run(_energies, probabilities, kernels)
         )
 
-    def _batch(self, probabilities, images):
-        if len(images) != len(probabilities):
-            raise ValueError(
-                f"{len(probabilities)} maps of probabilities and {len(images)} images: "
-                "a batch has one image for each map"
-            )
-        if is_traced(probabilities, images) and not isinstance(images, Sequence):
-            return jax.lax.map(lambda pair: self(*pair), (probabilities, images))
-        pairs = zip(probabilities, images, strict=True)
-        return jnp.stack([self(p, image) for p, image in pairs])
-
     def _with_kernels(self, image, use):
-        if isinstance(image, ImageKernels):
-            return use(image)
-        check_image(image)
+        if not isinstance(image, ImageKernels):
+            _check_image(image)
         return with_kernels(image, self._settings, use)
 
     @property
@@ -186,35 +177,155 @@ class DenseCRF:
         return KernelSettings(*sigmas, self.normalization, self.method)
 
     def _run(self, function, probabilities, kernels: ImageKernels):
-        """Call `function` on padded probabilities, compiled unless it is traced."""
         labels = None if self.compatibility is None else len(self.compatibility)
-        check_probabilities(probabilities, kernels.size, labels)
-        fill = 1 / probabilities.shape[-1]
-        padded = pad_to_kernels(probabilities, kernels, fill)
-        if not is_traced(probabilities, kernels):
-            function = compiled(function, "iterations")
+        _check_probabilities(probabilities, kernels.size, labels)
         mu = 1.0 if self.compatibility is None else np.asarray(self.compatibility)
         weights = mu * self.spatial_weight, mu * self.bilateral_weight
-        pair = kernels.spatial, kernels.bilateral
-        return function(
-            padded, pair, weights, kernels.valid, iterations=self.iterations
+        fill = 1 / probabilities.shape[-1]
+        return on_pixels(
+            function, probabilities, kernels, fill, weights, self.iterations
         )
 
 
-def _marginals(probabilities, kernels, compatibilities, valid, iterations):
-    logits, terms = _model(probabilities, kernels, compatibilities)
-    logits = mean_field(logits, terms, iterations)
-    return jax.nn.softmax(logits).reshape(probabilities.shape)
+def _marginals(probabilities, *arguments, steps):
+    return jax.nn.softmax(refined(_logits(probabilities), *arguments, steps))
 
 
-def _energies(probabilities, kernels, compatibilities, valid, iterations):
-    logits, terms = _model(probabilities, kernels, compatibilities)
-    return energies(logits, terms, iterations, valid)
+def _energies(probabilities, kernels, weights, valid, steps):
+    logits = _logits(probabilities).reshape(-1, probabilities.shape[-1])
+    return energies(logits, pairwise_terms(kernels, weights), steps, valid)
 
 
-def _model(probabilities, kernels, compatibilities):
-    """Return −U and the pairwise terms."""
-    flat = probabilities.reshape(-1, probabilities.shape[-1])
-    logits = jnp.log(jnp.maximum(flat, MIN_PROBABILITY))
-    mus = (jnp.asarray(c, logits.dtype) for c in compatibilities)
-    return logits, [Pairwise(*pair) for pair in zip(kernels, mus, strict=True)]
+def _logits(probabilities):
+    return jnp.log(jnp.maximum(probabilities, MIN_PROBABILITY))
+
+
+def _nested_floats(value: Any) -> tuple | None:
+    """Return a compatibility as nested tuples, which can be hashed."""
+    if value is None:
+        return None
+    matrix = np.asarray(value, float)
+    square = matrix.ndim in (1, 2) and len(set(matrix.shape)) == 1
+    if not square or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"compatibility of shape {matrix.shape} is not (k, k) or (k,) of finite "
+            "numbers: the energy of every pair of labels, or of equal labels"
+        )
+    rows = matrix.tolist()
+    return tuple(tuple(row) if matrix.ndim == 2 else row for row in rows)
+
+
+def _as_array(name: str, value: Any) -> Any:
+    """Return a list, a PIL image or a tensor as a NumPy array; arrays as they are.
+
+    Integers of 0..255 in lists become uint8. Probabilities of 16 bits become float32
+    and are divided by their sum, which rounding has changed.
+
+    Raises:
+        ValueError: naming the argument, if it is not an array.
+    """
+    if isinstance(value, jax.core.Tracer | ImageKernels):
+        return value
+    if not isinstance(value, jax.Array | np.ndarray):
+        if isinstance(value, Image.Image):
+            return upright_rgb(value)
+        value = as_numbers(name, value)
+        if value.dtype.kind not in "fiub" and value.dtype != jnp.bfloat16:
+            raise ValueError(f"{name} is not an array of numbers, all of one size")
+    if value.dtype in (jnp.bfloat16, jnp.float16):
+        value = jnp.asarray(value, jnp.float32)
+        sums = value.sum(-1, keepdims=True)
+        if value.size and jnp.abs(sums - 1).max() < _ROUNDING:
+            value = value / sums
+    return value
+
+
+def _check_layout(shape: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """Refuse probabilities or an image that would fit if they were transposed.
+
+    Args:
+        shape: of the probabilities, (h, w, k).
+        image: shape of the image, (h, w, c).
+    """
+    if len(image) == 3 and len(shape) == 4:
+        raise ValueError(
+            f"probabilities of shape {shape} are a batch, but the image of shape "
+            f"{image} is a single one: give probabilities[0], (h, w, k), or image[None]"
+        )
+    if len(image) != 3 or (len(shape) == 3 and shape[:2] == image[:2]):
+        return
+    h, w = image[:2]
+    names = {"(k, h, w)": (1, 2, 0), "(w, h, k)": (1, 0, 2), "(k, w, h)": (2, 1, 0)}
+    for name, order in names.items():
+        if len(shape) == 3 and tuple(shape[i] for i in order[:2]) == (h, w):
+            raise ValueError(
+                f"probabilities are (h, w, k); yours of shape {shape} look like {name} "
+                f"beside an image of {h}×{w}: transpose{order}"
+            )
+    if len(shape) == 2 and h * w in shape:
+        flat = shape[0] == h * w
+        name, mend = ("(h·w, k)", "") if flat else ("(k, h·w)", ".T")
+        raise ValueError(
+            f"probabilities are (h, w, k); yours of shape {shape} look like {name}: "
+            f"probabilities{mend}.reshape({h}, {w}, -1)"
+        )
+    if len(shape) == 3 and shape[:2] == image[1:]:
+        raise ValueError(
+            f"an image is (h, w, c); yours of shape {image} looks like (c, h, w): "
+            "transpose(1, 2, 0)"
+        )
+
+
+def _check_image(image: Any) -> None:
+    """Refuse an image that is not (h, w, c) of uint8, or traced floats."""
+    allowed = image.dtype == np.uint8
+    if isinstance(image, jax.core.Tracer):
+        allowed = allowed or jnp.issubdtype(image.dtype, jnp.floating)
+    if image.ndim != 3 or 0 in image.shape or not allowed:
+        raise ValueError(
+            f"image of shape {image.shape} and type {image.dtype} is not (h, w, c) "
+            "uint8: colours are 0..255, and the colour bandwidth is in these units; "
+            "for an image in 0..1, give (255 * image).astype(np.uint8)"
+        )
+
+
+def _check_probabilities(
+    probabilities: Any, size: tuple[int, int], labels: int | None
+) -> None:
+    """Refuse arrays that do not fit the image, or are not probabilities."""
+    shape, dtype = probabilities.shape, probabilities.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"probabilities of type {dtype} are not floats")
+    if len(shape) != 3 or shape[-1] == 0:
+        raise ValueError(f"probabilities of shape {shape} are not (h, w, k)")
+    if shape[:2] != size:
+        raise ValueError(
+            f"probabilities of {shape[0]}×{shape[1]} pixels and an image of "
+            f"{size[0]}×{size[1]}: resize the probabilities to the image"
+        )
+    if labels is not None and shape[-1] != labels:
+        raise ValueError(
+            f"probabilities of {shape[-1]} classes and a compatibility of {labels}"
+        )
+    if is_traced(probabilities):
+        return
+    values = np.asarray(probabilities, np.float32)
+    sums = values @ np.ones(shape[-1], np.float32)
+    off = np.nan_to_num(abs(sums - 1), nan=np.inf)
+    row, column = divmod(int(off.argmax()), shape[1])
+    pixel, total = f"pixel {row, column} (row, column)", sums[row, column]
+    if not np.isfinite(total):
+        raise ValueError(
+            f"probabilities of {pixel} add up to {total}: they must be finite"
+        )
+    if (low := values.min()) < 0:
+        at = divmod(int(values.argmin()) // shape[-1], shape[1])
+        raise ValueError(
+            f"probability {low:.4g} at pixel {at} (row, column) is negative: give "
+            "probabilities, the softmax of logits"
+        )
+    if off[row, column] > SUM_TOLERANCE:
+        raise ValueError(
+            f"probabilities of {pixel} add up to {total:.6g}, not to 1: give the "
+            "softmax of logits, or normalize them"
+        )

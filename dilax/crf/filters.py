@@ -9,6 +9,8 @@ what depends on the features alone.
   product of a kernel of the rows and one of the columns (equation 3), so two passes of
   one-dimensional filters give the exact sum.
 - `LatticeFilter` is in `dilax.crf.lattice`.
+
+A `Kernel` is a filter and its normalization.
 """
 
 import functools
@@ -201,9 +203,6 @@ def cut_radius(sigma: float) -> int:
 
 Method = Literal["auto", "lattice", "exact"]
 
-_BLOCKS = {"cpu": (256, 1024)}
-_LARGE_BLOCKS = (4096, 8192)
-
 
 @runtime_checkable
 class Filter(Protocol):
@@ -267,6 +266,60 @@ def build_filter(
     if method not in get_args(Method):
         raise ValueError(f"method={method!r}: must be one of {get_args(Method)}")
     if method == "exact":
-        rows, columns = _BLOCKS.get(jax.default_backend(), _LARGE_BLOCKS)
-        return ExactFilter(features, valid, rows, columns)
+        blocks = (256, 1024) if jax.default_backend() == "cpu" else (4096, 8192)
+        return ExactFilter(features, valid, *blocks)
     return build_lattice(features, valid)
+
+
+Normalization = Literal["symmetric", "none", "before", "after"]
+_TINY = 1e-20
+
+
+@struct.dataclass
+class Kernel:
+    """A filter between two scalings of the pixels: after · filter(before · values).
+
+    Attributes:
+        filter: the filter.
+        before: factors of what goes in, (n, 1).
+        after: factors of what comes out, (n, 1).
+    """
+
+    filter: Filter
+    before: Float[Array, "..."] | float = 1.0
+    after: Float[Array, "..."] | float = 1.0
+
+    def __call__(self, values: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """Return the messages to all pixels, including each pixel's own."""
+        return self.filter(values * self.before) * self.after
+
+
+@functools.partial(jax.jit, static_argnames=("normalization", "points"))
+def normalize(
+    filter: Filter,
+    normalization: Normalization,
+    points: int,
+    valid: Bool[Array, "n"] | None = None,
+) -> Kernel:
+    """Normalize a filter by n_i = Σ_j k(i, j), as the reference code does.
+
+    `"symmetric"` divides by √n before and after the filter, `"before"` and `"after"` by
+    n on that side, and `"none"` not at all.
+
+    Args:
+        filter: the filter.
+        normalization: see above.
+        points: how many values the filter takes.
+        valid: points that count; the others are not scaled. None means all.
+    """
+    if normalization == "none":
+        return Kernel(filter)
+    # Behind a barrier: with the options of `dilax.runtime.jit`, XLA's CPU backend
+    # (jaxlib 0.10.2) multiplies matrices by constant ones wrongly.
+    ones = lax.optimization_barrier(jnp.ones((points, 1)))
+    norm = filter(ones) + _TINY
+    if valid is not None:
+        norm = jnp.where(valid[:, None], norm, 1)
+    if normalization == "symmetric":
+        return Kernel(filter, norm**-0.5, norm**-0.5)
+    return Kernel(filter, **{normalization: 1 / norm})

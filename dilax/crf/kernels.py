@@ -7,73 +7,28 @@ normalization) is computed once, for all iterations, classes and calls (§3.2).
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Num
 
-from dilax.crf.filters import Filter, GridFilter, Method, build_filter, cut_radius
+from dilax.crf.filters import (
+    GridFilter,
+    Kernel,
+    Method,
+    Normalization,
+    build_filter,
+    cut_radius,
+    normalize,
+)
 from dilax.crf.lattice import with_lattice
 from dilax.runtime import jit
-
-Normalization = Literal["symmetric", "none", "before", "after"]
-_TINY = 1e-20
-
-
-@struct.dataclass
-class Kernel:
-    """A filter between two scalings of the pixels: after · filter(before · values).
-
-    Attributes:
-        filter: the filter.
-        before: factors of what goes in, (n, 1).
-        after: factors of what comes out, (n, 1).
-    """
-
-    filter: Filter
-    before: Float[Array, "..."] | float = 1.0
-    after: Float[Array, "..."] | float = 1.0
-
-    def __call__(self, values: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """Return the messages to all pixels, including each pixel's own."""
-        return self.filter(values * self.before) * self.after
-
-
-@functools.partial(jax.jit, static_argnames=("normalization", "points"))
-def normalize(
-    filter: Filter,
-    normalization: Normalization,
-    points: int,
-    valid: Bool[Array, "n"] | None = None,
-) -> Kernel:
-    """Normalize a filter by n_i = Σ_j k(i, j), as the reference code does.
-
-    `"symmetric"` divides by √n before and after the filter, `"before"` and `"after"` by
-    n on that side, and `"none"` not at all.
-
-    Args:
-        filter: the filter.
-        normalization: see above.
-        points: how many values the filter takes.
-        valid: points that count; the others are not scaled. None means all.
-    """
-    if normalization == "none":
-        return Kernel(filter)
-    # Behind a barrier: with the options of `dilax.runtime.jit`, XLA's CPU backend
-    # (jaxlib 0.10.2) multiplies matrices by constant ones wrongly.
-    ones = lax.optimization_barrier(jnp.ones((points, 1)))
-    norm = filter(ones) + _TINY
-    if valid is not None:
-        norm = jnp.where(valid[:, None], norm, 1)
-    if normalization == "symmetric":
-        return Kernel(filter, norm**-0.5, norm**-0.5)
-    return Kernel(filter, **{normalization: 1 / norm})
 
 
 def spatial_features(height: int, width: int, sigma: ArrayLike) -> Float[Array, "n 2"]:
@@ -136,6 +91,38 @@ class KernelSettings(NamedTuple):
     method: Method
 
 
+SIGMAS = ("spatial_sigma", "bilateral_sigma_xy", "bilateral_sigma_rgb")
+
+
+def check_number(name: str, value: Any, positive: bool = False) -> Any:
+    """Return a bandwidth (positive) or a weight as a float, or a traced one as it is.
+
+    Raises:
+        ValueError: if it is not finite, or not positive.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        kind = "bandwidth is finite and above 0" if positive else "weight is finite"
+        raise ValueError(f"{name}={value!r}: a {kind}")
+    return number
+
+
+def check_iterations(name: str, value: Any) -> int:
+    """Return a number of iterations as an int.
+
+    Raises:
+        ValueError: unless it is a whole number ≥ 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name}={value!r}: iterations are a whole number, 0 or more")
+    return int(value)
+
+
 def image_kernels(
     image: Num[Array | np.ndarray, "h w c"], settings: KernelSettings
 ) -> ImageKernels:
@@ -149,19 +136,19 @@ def image_kernels(
         settings: bandwidths, normalization and method.
     """
     if is_traced(image):
-        return _kernels(None, image, None, settings)
+        return _kernels(image, settings)
     height, width, _ = image.shape
     padding = [(0, -n % SIDE) for n in (height, width)]
     # A concrete image has concrete kernels, also while a function around it is traced.
     with jax.ensure_compile_time_eval():
         padded = jnp.asarray(np.pad(np.asarray(image), [*padding, (0, 0)]))
         valid = jnp.asarray(np.pad(np.ones((height, width), bool), padding).ravel())
-        kernels = _kernels(None, padded, valid, settings)
+        kernels = _kernels(padded, settings, valid)
     return dataclasses.replace(kernels, size=(height, width))
 
 
 def with_kernels(
-    image: Num[Array | np.ndarray, "h w c"],
+    image: Num[Array | np.ndarray, "h w c"] | ImageKernels,
     settings: KernelSettings,
     use: Callable[[ImageKernels], T],
 ) -> T:
@@ -171,16 +158,30 @@ def with_kernels(
     (`with_lattice`).
 
     Args:
-        image: as for `image_kernels`.
+        image: as for `image_kernels`, or its result.
         settings: as for `image_kernels`.
         use: may be traced several times.
     """
+    if isinstance(image, ImageKernels):
+        return use(image)
     if settings.method == "exact" or not is_traced(image):
         return use(image_kernels(image, settings))
-    features = _features(image, settings)
+    sigmas = settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb
     return with_lattice(
-        features, None, lambda lattice: use(_kernels(lattice, image, None, settings))
+        bilateral_features(image, *sigmas),
+        None,
+        lambda lattice: use(_kernels(image, settings, bilateral=lattice)),
     )
+
+
+def over_batch(refine: Callable, values: Any, images: Any) -> Array:
+    """Return `refine(values, image)` of each image of a batch, one by one.
+
+    Only traced images are mapped: the kernels of others need less memory and time.
+    """
+    if is_traced(images) and not isinstance(images, Sequence):
+        return jax.lax.map(lambda pair: refine(*pair), (values, images))
+    return jnp.stack([refine(*pair) for pair in zip(values, images, strict=True)])
 
 
 def is_traced(*trees: Any) -> bool:
@@ -188,45 +189,62 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
 
 
-def pad_to_kernels(
-    values: Float[Array | np.ndarray, "h w k"], kernels: ImageKernels, fill: float
-) -> Float[Array, "h2 w2 k"]:
-    """Pad values of an image's pixels as its kernels are; at least float32."""
-    pairs = zip(kernels.size, kernels.padded, strict=True)
-    widths = [*((0, side - n) for n, side in pairs), (0, 0)]
-    pad = jnp.pad if isinstance(values, jax.Array) else np.pad
-    dtype = jnp.promote_types(values.dtype, jnp.float32)
-    return jnp.asarray(pad(values, widths, constant_values=fill), dtype)
-
-
-@functools.cache
-def compiled(function: Callable, *static: str) -> Callable:
-    """Return the function compiled, once for all callers."""
-    return jit(function, static_argnames=static)
-
-
-def _features(image, settings: KernelSettings):
-    sigmas = settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb
-    return bilateral_features(image, *sigmas)
-
-
-def _kernels(bilateral, image, valid, settings: KernelSettings) -> ImageKernels:
+def _kernels(
+    image: Any, settings: KernelSettings, valid: Any = None, bilateral: Any = None
+) -> ImageKernels:
     """Return the kernels of a (padded) image; its bilateral filter may be given."""
     height, width, _ = image.shape
     sigma, method = settings.spatial_sigma, settings.method
     if bilateral is None:
-        bilateral = build_filter(_features(image, settings), valid, method)
+        sigmas = settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb
+        features = bilateral_features(image, *sigmas)
+        bilateral = build_filter(features, valid, method)
     if method == "lattice":
         spatial = build_filter(spatial_features(height, width, sigma), valid, method)
     else:
         whole = method == "exact" or is_traced(sigma)
         radius = None if whole else cut_radius(float(sigma))
         spatial = GridFilter(jnp.asarray(sigma, float), valid, height, width, radius)
-    size = height, width
     spatial, bilateral = (
         normalize(filter, settings.normalization, height * width, valid)
         for filter in (spatial, bilateral)
     )
-    return ImageKernels(
-        spatial=spatial, bilateral=bilateral, valid=valid, size=size, padded=size
-    )
+    size = height, width
+    return ImageKernels(spatial, bilateral, valid, size=size, padded=size)
+
+
+def on_pixels(
+    function: Callable,
+    values: Float[Array | np.ndarray, "h w k"],
+    kernels: ImageKernels,
+    fill: float,
+    energies: Any,
+    steps: int,
+) -> Any:
+    """Call a function on values of an image's pixels, padded as its kernels are.
+
+    It is compiled, once for all callers, unless a trace is under way.
+
+    Args:
+        function: of the padded values, in float32 at least, the pair of kernels, the
+            energies, which pixels are valid, and the number of steps.
+        values: of the image's pixels.
+        kernels: the image's.
+        fill: value of the padding.
+        energies: one per kernel, see `Pairwise`.
+        steps: compiled in.
+    """
+    sides = zip(kernels.size, kernels.padded, strict=True)
+    widths = [*((0, padded - n) for n, padded in sides), (0, 0)]
+    pad = jnp.pad if isinstance(values, jax.Array) else np.pad
+    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    whole = jnp.asarray(pad(values, widths, constant_values=fill), dtype)
+    if not is_traced(whole, kernels, energies):
+        function = _compiled(function)
+    pair = kernels.spatial, kernels.bilateral
+    return function(whole, pair, energies, kernels.valid, steps=steps)
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    return jit(function, static_argnames="steps")

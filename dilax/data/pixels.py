@@ -14,6 +14,7 @@ import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 _CONVERT = "convert it to uint8 or uint16"
+_BAND = 256  # rows
 _PER_LEVEL = 257  # 65535 / 255: 16-bit values per 8-bit value
 
 
@@ -295,6 +296,47 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     return np.rint(image * np.float32(1 / _PER_LEVEL)).astype(np.uint8)
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """Return an open image as a viewer shows it: (h, w, 3) uint8, turned by its EXIF.
+
+    Transparent pixels are blended with white, and 16-bit grey is scaled by 1 / 257. It
+    is converted in bands, because Pillow copies what it converts.
+
+    Raises:
+        ValueError: if the image has other numbers than 8 or 16 bits.
+
+    Example:
+        >>> upright_rgb(Image.new("L", (4, 3), 9)).shape
+        (3, 4, 3)
+    """
+    image.load()
+    # Pillow itself turns TIFF.
+    orientation = 1 if image.format == "TIFF" else orientation_of(image)
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for y in range(0, height, _BAND):
+        below = min(y + _BAND, height)
+        band = image.crop((0, y, width, below))
+        if band.mode.startswith("I"):
+            pixels[y:below] = of_16_bits(np.asarray(band))[..., None]
+            continue
+        if band.mode == "F":
+            raise ValueError("mode F has neither 8 nor 16 bits per channel")
+        if band.has_transparency_data:
+            white = Image.new("RGBA", band.size, "white")
+            band = Image.alpha_composite(white, band.convert("RGBA"))
+        pixels[y:below] = np.asarray(band.convert("RGB"))
+    return np.ascontiguousarray(turned(pixels, orientation))
+
+
+def of_16_bits(values: np.ndarray) -> np.ndarray:
+    """Return numbers of 16 bits, of any type, as uint8."""
+    low, high = values.min(), values.max()
+    if low < 0 or high > 0xFFFF:
+        raise ValueError(f"values from {low} to {high} are not 16 bits")
+    return as_uint8(values)
 
 
 def as_numbers(name: str, value: Any) -> np.ndarray:

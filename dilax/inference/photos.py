@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -23,10 +23,11 @@ from PIL import Image, ImageDraw, ImageFont
 from dilax.data import DatasetSpec, read_pixels
 from dilax.data.pixels import (
     as_numbers,
-    as_uint8,
+    is_tiff,
+    of_16_bits,
     open_image,
-    orientation_of,
-    turned,
+    read_size,
+    upright_rgb,
 )
 from dilax.runtime.files import whole_or_not_at_all
 
@@ -60,29 +61,19 @@ def count_pixels(file: Path | bytes, name: str, max_pixels: int = MAX_PIXELS) ->
         ValueError: naming the file, if it is not an image or is larger.
     """
     with _named(name):
-        width, height = _size(file)
+        try:
+            with open_image(file) as image:
+                width, height = image.size
+        except Exception:  # Pillow lacks some kinds of TIFF
+            if isinstance(file, bytes) or not is_tiff(file):
+                raise
+            height, width = read_size(file)[0]
     if width * height > max_pixels:
         raise ValueError(
             f"{name}: has {width}x{height} pixels, more than --max_pixels={max_pixels};"
             " raise the limit if that is correct"
         )
     return width * height
-
-
-def _size(file: Path | bytes) -> tuple[int, int]:
-    try:
-        with open_image(file) as image:
-            return image.size
-    except Exception:
-        if not _is_tiff(file):
-            raise
-        with _tiff(file) as tiff:
-            page = tiff.pages.first
-            return page.imagewidth, page.imagelength
-
-
-def _is_tiff(file: Path | bytes) -> TypeGuard[Path]:
-    return isinstance(file, Path) and file.suffix.lower() in (".tif", ".tiff")
 
 
 def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
@@ -114,15 +105,13 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
             )
         return read_pixels(file, channels)
     with _named(name):
-        if _is_tiff(file) and _is_deep_colour(file):
+        if isinstance(file, Path) and _is_deep_colour(file):
             pixels = read_pixels(file)
             if pixels.shape[2] < 3:
                 raise ValueError(f"RGB with {pixels.shape[2]} channels")
-            return _of_16_bits(pixels[..., :3])
+            return of_16_bits(pixels[..., :3])
         with open_image(file) as image:
-            image.load()
-            orientation = 1 if image.format == "TIFF" else orientation_of(image)
-            return np.ascontiguousarray(turned(_pixels(image), orientation))
+            return upright_rgb(image)
 
 
 def as_image(image: Any, channels: int) -> np.ndarray:
@@ -144,63 +133,29 @@ def as_image(image: Any, channels: int) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_photo(Path(image).expanduser(), str(image), channels)
     if isinstance(image, Image.Image) and channels == 3:
-        return turned(_pixels(image), orientation_of(image))
+        return upright_rgb(image)
     array = as_numbers("an image", image)
     if array.ndim == 2:
         array = array[..., None]
-    if channels == 3 and array.ndim == 3 and array.dtype == np.uint8:
-        if array.shape[2] == 1:
-            array = array.repeat(3, 2)
-        elif array.shape[2] == 4 and array.size:
-            array = _pixels(Image.fromarray(np.ascontiguousarray(array)))
-    elif channels == 3 and array.ndim == 3 and array.shape[2] == 1:
-        array = array.repeat(3, 2)
-    return array
-
-
-def _tiff(file: Path) -> Any:
-    import tifffile  # imported here, because it takes long
-
-    return tifffile.TiffFile(file)
+    if channels != 3 or array.ndim != 3:
+        return array
+    if array.shape[2] == 4 and array.dtype == np.uint8 and array.size:
+        return upright_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return array.repeat(3, 2) if array.shape[2] == 1 else array
 
 
 def _is_deep_colour(file: Path) -> bool:
-    """Whether a TIFF has 16-bit colours, which Pillow misreads in planes."""
+    """Whether a file is a TIFF with 16-bit colours, which Pillow misreads in planes."""
+    if not is_tiff(file):
+        return False
+    import tifffile  # imported here, because it takes long
+
     try:
-        with _tiff(file) as tiff:
-            page = tiff.pages.first
+        with tifffile.TiffFile(file) as tiff:
+            page: Any = tiff.pages.first
             return page.photometric == _RGB and page.bitspersample == 16
     except Exception:
         return False
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """Return (h, w, 3) uint8, converted in bands, because Pillow copies the image."""
-    width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    for y in range(0, height, _ROWS):
-        below = min(y + _ROWS, height)
-        pixels[y:below] = _rgb(image.crop((0, y, width, below)))
-    return pixels
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):
-        return _of_16_bits(np.asarray(image))[..., None]
-    if image.mode == "F":
-        raise ValueError("mode F has neither 8 nor 16 bits per channel")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
-
-
-def _of_16_bits(values: np.ndarray) -> np.ndarray:
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(
-            f"values from {values.min()} to {values.max()} are not 16 bits"
-        )
-    return as_uint8(values)
 
 
 @contextlib.contextmanager
