@@ -87,7 +87,7 @@ def _containers(content):
         (b"P7\n.", "PERSID"),
         (b"K\x07Q.", "storage"),
         (b"\x80\xff.", "empty"),
-        (b"t.", "arguments|index"),
+        (b"t.", "empty"),
         (b"\x82\x01.", "EXT1"),
     ],
 )

@@ -187,8 +187,9 @@ class DenseCRF:
         )
 
 
-def _marginals(probabilities, *arguments, steps):
-    return jax.nn.softmax(refined(_logits(probabilities), *arguments, steps))
+def _marginals(probabilities, kernels, weights, valid, steps):
+    logits = refined(_logits(probabilities), kernels, weights, valid, steps)
+    return jax.nn.softmax(logits)
 
 
 def _energies(probabilities, kernels, weights, valid, steps):

@@ -39,8 +39,7 @@ from dilax.ops import upsample_bilinear
 from dilax.runtime import jit
 
 CRF = Callable[[np.ndarray, np.ndarray], Any] | CRFRNN
-Params = dict[str, Any]
-Refine = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
+Mode = Literal["tiles", "whole", "blend"]
 
 
 def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
@@ -59,28 +58,6 @@ def log_probabilities(logits: jax.Array, stride: int) -> jax.Array:
 
 def _logarithms(probabilities: jax.typing.ArrayLike) -> jax.Array:
     return jnp.log(jnp.maximum(probabilities, MIN_PROBABILITY))
-
-
-def refinement(crf: CRF) -> Refine:
-    """Return `f(params, probabilities (h, w, k), image (h, w, c))` → marginals.
-
-    Args:
-        crf: see `Predictor`.
-    """
-
-    def refine(
-        params: Params, probabilities: np.ndarray, image: np.ndarray
-    ) -> np.ndarray:
-        if not isinstance(crf, CRFRNN):
-            return np.asarray(crf(probabilities, as_uint8(image)), np.float32)
-        inputs = _logarithms(probabilities)[None], as_uint8(image)[None]
-        logits: Any = crf.apply({"params": params["crf"]}, *inputs)
-        return np.asarray(jax.nn.softmax(logits[0]))
-
-    return refine
-
-
-Mode = Literal["tiles", "whole", "blend"]
 
 
 class Predictor:
@@ -155,7 +132,13 @@ class Predictor:
         rows: int = 1,
         resize: bool = True,
     ):
-        _check_arguments(mode, scales)
+        if mode not in get_args(Mode):
+            modes = ", ".join(get_args(Mode))
+            raise ValueError(f"mode={mode!r}: must be one of {modes}")
+        if not scales or min(scales) <= 0:
+            raise ValueError(
+                f"scales={tuple(scales)}: must be one or more positive numbers"
+            )
         self.model, self.spec = model, spec
         self._mesh = row_mesh(rows) if rows != 1 else None
         self.params = self._placed(params)
@@ -166,8 +149,8 @@ class Predictor:
         # Blending uses the cells before the network's own upsampling, which are 64
         # times fewer; these are logits.
         self._logits = mode == "blend" and model.upsample
-        cells = model.clone(upsample=False) if self._logits else model
-        self._stride = cells.output_stride
+        self._network = model.clone(upsample=False) if self._logits else model
+        self._stride = self._network.output_stride
         self._plan((1, 1))
         self._run_tiles = jit(self._tile_cells)
         self._run_maps = jit(self._tile_maps)
@@ -175,7 +158,7 @@ class Predictor:
             jit(functools.partial(read, logits=self._logits))
             for read in (read_labels, read_probabilities)
         )
-        self._refine = refinement(crf) if crf else None
+        self._crf = crf
 
     def with_params(self, params: Any) -> "Predictor":
         """Return the same predictor, already compiled, with other parameters."""
@@ -195,47 +178,53 @@ class Predictor:
             images: an image of any kind, see `as_image`; an array (n, h, w, c); or a
                 sequence of images of one size.
         """
-        return self._at_once(images, self.stream)
+        return self._at_once(images, probabilities=False)
 
     def probabilities(self, images: Any) -> Float[np.ndarray, "*n h w k"]:
         """Return class probabilities of every pixel, float32, e.g. for a dense CRF."""
+        return self._at_once(images, probabilities=True)
 
-        def stream(images: Iterable[Any]) -> Iterator[np.ndarray]:
-            every = self._images(images)
-            return self._whole_probabilities(every, self._bands(every, True))
+    def stream(self, images: Iterable[Any]) -> Iterator[np.ndarray]:
+        """Yield the label maps of several images, whose tiles share batches."""
+        return self._whole(self._images(images), probabilities=False)
 
-        return self._at_once(images, stream)
-
-    def _at_once(self, images: Any, stream: Any) -> np.ndarray:
-        """Return what `stream` yields for one image, or stacked for several."""
+    def _at_once(self, images: Any, probabilities: bool) -> np.ndarray:
+        """Return the maps of one image, or those of several, stacked."""
         if isinstance(images, list | tuple) and images:
             nested = isinstance(images[0], list | tuple)  # numbers of one image
             several = not nested
         else:
             several = getattr(images, "ndim", 0) == 4
         if not several:
-            return next(stream([images]))
+            return next(self._whole(self._images([images]), probabilities))
         every = self._images(images)
         if len({image.shape for image in every}) != 1:
             raise ValueError(
                 "images: in one call, all must have the same size; `stream` takes any"
             )
-        return np.stack(list(stream(every)))
+        return np.stack(list(self._whole(every, probabilities)))
 
     def _images(self, images: Iterable[Any]) -> list[np.ndarray]:
         return [as_image(image, len(self.spec.mean)) for image in images]
 
-    def stream(self, images: Iterable[Any]) -> Iterator[np.ndarray]:
-        """Yield the label maps of several images, whose tiles share batches."""
-        images = self._images(images)
-        every = self._bands(images, probabilities=False)
+    def _whole(
+        self, images: Sequence[np.ndarray], probabilities: bool
+    ) -> Iterator[np.ndarray]:
+        every = self._bands(images, probabilities)
         for image, bands in zip(images, every, strict=True):
-            yield _assembled(bands, image.shape[:2], np.int32)
+            yield self._assembled(bands, image, probabilities)
 
-    def _whole_probabilities(self, images: Sequence[np.ndarray], every: Any):
-        for image, bands in zip(images, every, strict=True):
-            shape = (*image.shape[:2], self.model.num_classes)
-            yield _assembled(bands, shape, np.float32)
+    def _assembled(
+        self, bands: Iterator[np.ndarray], image: np.ndarray, probabilities: bool
+    ) -> np.ndarray:
+        """Return the bands of an image as one array, without a second copy of it."""
+        k = (self.model.num_classes,) if probabilities else ()
+        dtype = np.float32 if probabilities else np.int32
+        whole, y = np.empty((*image.shape[:2], *k), dtype), 0
+        for band in bands:
+            whole[y : y + len(band)] = band
+            y += len(band)
+        return whole
 
     def bands(self, image: Any, probabilities: bool = False) -> Iterator[np.ndarray]:
         """Yield the label map from top to bottom in bands of rows (≤ 256, w) uint8.
@@ -307,20 +296,26 @@ class Predictor:
         self, images: Sequence[np.ndarray], probabilities: bool
     ) -> Iterator[Iterator[np.ndarray]]:
         """Yield bands of pixels of each image; exhaust them before the next image."""
-        if self._refine is not None:
-            return self._refined(images, probabilities)
-        read = self._read_probabilities if probabilities else self._read_labels
-        return self._network_bands(images, read)
-
-    def _refined(self, images: Sequence[np.ndarray], probabilities: bool):
-        assert self._refine is not None
+        if self._crf is None:
+            read = self._read_probabilities if probabilities else self._read_labels
+            yield from self._network_bands(images, read)
+            return
         every = self._network_bands(images, self._read_probabilities)
-        whole = self._whole_probabilities(images, every)
-        for image, before in zip(images, whole, strict=True):
-            marginals = self._refine(self.params, before, image)
+        for image, bands in zip(images, every, strict=True):
+            marginals = self._refined(self._assembled(bands, image, True), image)
             if not probabilities:
                 marginals = marginals.argmax(-1).astype(np.uint8)
             yield (marginals[y : y + BLOCK] for y in range(0, len(image), BLOCK))
+
+    def _refined(self, probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Return the CRF's marginals (h, w, k)."""
+        crf, rgb = self._crf, as_uint8(image)
+        if not isinstance(crf, CRFRNN):
+            assert crf is not None
+            return np.asarray(crf(probabilities, rgb), np.float32)
+        inputs = _logarithms(probabilities)[None], rgb[None]
+        logits: Any = crf.apply({"params": self.params["crf"]}, *inputs)
+        return np.asarray(jax.nn.softmax(logits[0]))
 
     def _network_bands(
         self, images: Sequence[np.ndarray], read: Any
@@ -347,33 +342,14 @@ class Predictor:
         return cell_bands(images, views, plan, run, self.batch_size)
 
     def _tile_cells(self, params, tiles):
-        x = subtract_mean(tiles, self.spec.mean)
-        if self._logits:
-            return self._apply(self.model.clone(upsample=False), params, x)
-        return jax.nn.softmax(self._apply(self.model, params, x))
+        cells = self._apply(self._network, params, tiles)
+        return cells if self._logits else jax.nn.softmax(cells)
 
     def _tile_maps(self, params, tiles):
-        x = subtract_mean(tiles, self.spec.mean)
-        return self._apply(self.model, params, x, "maps")
+        return self._apply(self.model, params, tiles, "maps")
 
-    def _apply(self, model: DilatedNet, params, x, method: str = "__call__") -> Any:
+    def _apply(self, model, params, tiles, method: str = "__call__") -> Any:
+        x = subtract_mean(tiles, self.spec.mean)
         if self._mesh is None:
             return model.apply({"params": params}, x, method=method)
         return apply_over_rows(model, params, x, self._mesh, method)
-
-
-def _check_arguments(mode: str, scales: Sequence[float]) -> None:
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode={mode!r}: must be one of {', '.join(get_args(Mode))}")
-    if not scales or min(scales) <= 0:
-        raise ValueError(
-            f"scales={tuple(scales)}: must be one or more positive numbers"
-        )
-
-
-def _assembled(bands: Iterator[np.ndarray], shape: tuple, dtype: Any) -> np.ndarray:
-    whole, y = np.empty(shape, dtype), 0
-    for band in bands:
-        whole[y : y + len(band)] = band
-        y += len(band)
-    return whole

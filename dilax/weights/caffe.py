@@ -97,22 +97,18 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 def varints(value: Value) -> Iterator[int]:
     """Yield a repeated field's signed numbers, packed or one by one."""
-    packed, at = value, 0
-    while isinstance(packed, int) or at < len(packed):
-        number, at = (packed, 0) if isinstance(packed, int) else _varint(packed, at)
-        yield number - (1 << 64) if number >> 63 else number
-        if isinstance(packed, int):
-            return
+    if isinstance(value, int):
+        yield value - (value >> 63 << 64)
+        return
+    at = 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        yield number - (number >> 63 << 64)
 
 
-class _Form(NamedTuple):
-    """Field numbers of a layer's name and blobs."""
-
-    name: int
-    blobs: int
-
-
-_FORMS = {100: _Form(1, 7), 2: _Form(4, 6)}
+# The fields of a network that hold layers, and of a layer's name and blobs there.
+_LAYERS, _V1_LAYERS = 100, 2
+_NAME_AND_BLOBS = {_LAYERS: (1, 7), _V1_LAYERS: (4, 6)}
 _MAX_BLOBS, _MAX_NAME = 20_000, 1000
 _V0_LAYER = 1  # within a V1 layer: the form before that
 _LEGACY = (1, 2, 3, 4)  # num, channels, height, width
@@ -143,19 +139,19 @@ def read_caffe(path: Path) -> Weights:
 
 def _blobs(net: memoryview) -> Iterator[tuple[str, int, memoryview]]:
     """Yield the layer's name, index and message of each blob."""
-    for number, value in fields(net):
-        if number not in _FORMS or isinstance(value, int):
+    for number, layer in fields(net):
+        if number not in _NAME_AND_BLOBS or isinstance(layer, int):
             continue
-        name, form = "", _FORMS[number]
-        for inner, content in fields(value):
-            if number == 2 and inner == _V0_LAYER:
+        name, (name_field, blobs_field) = "", _NAME_AND_BLOBS[number]
+        for inner, content in fields(layer):
+            if number == _V1_LAYERS and inner == _V0_LAYER:
                 raise ValueError(
                     "has Caffe's first form; Caffe's upgrade_net_proto_binary makes it "
                     "readable"
                 )
-            if inner == form.name:
+            if inner == name_field:
                 name = bytes(_message(content)[:_MAX_NAME]).decode()
-        blobs = (v for n, v in fields(value) if n == form.blobs)
+        blobs = (v for n, v in fields(layer) if n == blobs_field)
         for i, blob in enumerate(blobs):
             yield name, i, _message(blob)
 

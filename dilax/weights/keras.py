@@ -58,17 +58,18 @@ def read_keras(path: Path) -> Weights:
     else:
         flat = _flattened(path)
     at = 8 + int.from_bytes(flat[:8], "little")
-    arrays = {}
+    arrays, layers = {}, {}
     for name, layer, shape, dtype, problem in json.loads(bytes(flat[8:at])):
         kind = np.dtype(dtype)
         size = 0 if problem else math.prod(shape) * kind.itemsize
         values, at = flat[at : at + size], at + size
         read = functools.partial(_values, name, values, kind, tuple(shape), problem)
         if not name.startswith("optimizer"):
-            arrays[name] = layer, Stored(tuple(shape), "hwio", read)
-    ours = _our_names({n: (layer, s.shape) for n, (layer, s) in arrays.items()})
+            arrays[name] = Stored(tuple(shape), "hwio", read)
+            layers[name] = layer
+    ours = _our_names(arrays, layers)
     tensors: dict[str, Stored] = {}
-    for name, (_, stored) in arrays.items():
+    for name, stored in arrays.items():
         if (own := ours.get(name, name)) in tensors:
             raise ValueError(f"two arrays belong to {own}; one of them is {name}")
         tensors[own] = stored
@@ -85,7 +86,9 @@ def _values(
     return from_buffer(values, dtype, shape)
 
 
-def _our_names(arrays: Mapping[str, tuple[str, Shape]]) -> dict[str, str]:
+def _our_names(
+    arrays: Mapping[str, Stored], layers: Mapping[str, str]
+) -> dict[str, str]:
     """Name the arrays that are VGG-16's by their layers.
 
     A layer is recognized by its own name, which Keras 3 stores as an attribute, or by
@@ -95,34 +98,33 @@ def _our_names(arrays: Mapping[str, tuple[str, Shape]]) -> dict[str, str]:
     the order of one or the other are those of VGG-16, that order is used.
 
     Args:
-        arrays: path in the file → (the layer's own name or nothing, shape).
+        arrays: by their paths in the file.
+        layers: path → the layer's own name, or nothing.
     """
-    parts = {}  # folder → paths of the kernel and of the bias
+    parts = {}  # (folder, "kernel" or "bias") → path
     names = {}
-    for path, (layer, _) in arrays.items():
+    for path in arrays:
         folder, _, last = path.rpartition("/")
         part = re.fullmatch(r"(?:.*_)?(W|kernel|b|bias)(?:_\d+)?(?::0)?|([01])", last)
         if not part:
             continue
         kind = "bias" if part[1] in ("b", "bias") or part[2] == "1" else "kernel"
         parts[folder, kind] = path
-        known = [_NAMES[p] for p in (*folder.split("/"), layer) if p in _NAMES]
+        known = [_NAMES[p] for p in (*folder.split("/"), layers[path]) if p in _NAMES]
         if known:
             names[path] = f"{known[-1]}/{kind}"
     if names:
         return names
-    kernels = {f: arrays[p] for (f, kind), p in parts.items() if kind == "kernel"}
-    by_own_name = sorted(kernels, key=lambda folder: _counted(kernels[folder][0]))
-    by_path = sorted(kernels, key=_counted)
+    kernels = [(f, path) for (f, kind), path in parts.items() if kind == "kernel"]
+    by_own_name = sorted(kernels, key=lambda item: _counted(layers[item[1]]))
+    by_path = sorted(kernels, key=lambda item: _counted(item[0]))
     for order in (by_own_name, by_path):
-        shapes = [(folder, kernels[folder][1]) for folder in order]
-        folders = _vgg_layers(shapes)
-        if folders:
+        found = _vgg_layers([(folder, arrays[path].shape) for folder, path in order])
+        if found:
             return {
-                parts[folder, kind]: f"{name}/{kind}"
-                for name, folder in folders.items()
-                for kind in ("kernel", "bias")
-                if (folder, kind) in parts
+                path: f"{found[folder]}/{kind}"
+                for (folder, kind), path in parts.items()
+                if folder in found
             }
     return {}
 
@@ -134,8 +136,7 @@ def _counted(name: str) -> list[tuple[str, int]]:
 
 
 def _vgg_layers(kernels: Sequence[tuple[str, Shape]]) -> dict[str, str]:
-    """Return our name → folder of kernels in VGG-16's order; {} if they are not
-    VGG-16's.
+    """Return folder → our name of kernels in VGG-16's order; {} if they are others.
 
     Each convolution takes as many maps as the previous one returns, and those of a
     block return equally many. The dense layers take the last one's 7 × 7 maps.
@@ -148,21 +149,22 @@ def _vgg_layers(kernels: Sequence[tuple[str, Shape]]) -> dict[str, str]:
         c_in, c_out = shape[2:]
         if before not in (0, c_in) or widths.setdefault(name[:5], c_out) != c_out:
             return {}
-        found[name], before = folder, c_out
+        found[folder], before = name, c_out
     if len(found) == len(CONVOLUTIONS):
         size = 49 * before
         dense = (item for item in kernels if len(item[1]) == 2)
         for name, (folder, shape) in zip(DENSE, dense, strict=False):
             if shape[0] != size:
                 break
-            found[name], size = folder, shape[1]
+            found[folder], size = name, shape[1]
     return found
 
 
 def _flattened(path: Path) -> memoryview:
     """Run `_flatten` on a file, in a process that a broken file may end."""
     size = path.stat().st_size  # raises an error if there is no file
-    program = f"{inspect.getsource(_flatten)}\n_flatten()"
+    parts = [inspect.getsource(part) for part in (_limit, _problem, _flatten)]
+    program = "\n".join(["import json, math, sys", *parts, "_flatten()"])
     command = [sys.executable, "-P", "-c", program, str(path.resolve()), str(size)]
     alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as out:
@@ -175,28 +177,9 @@ def _flattened(path: Path) -> memoryview:
         return memoryview(mapped(out))
 
 
-def _flatten() -> None:
-    """Write out the arrays of an HDF5 file; it runs as a separate program.
-
-    The output consists of the length of a JSON text in eight bytes, little-endian; the
-    text, `[[name, layer, shape, dtype, problem], …]`, where a problem says why the
-    values are not read; and the concatenated values of the arrays without a problem.
-    """
-    import contextlib
-    import json
-    import math
-    import sys
-
-    import h5py
-    import numpy as np
-
-    path, size = sys.argv[1], int(sys.argv[2])
-
-    def limit() -> None:
-        """Limit memory to the current use plus twice the file, and time, if possible.
-
-        It is called after the imports, because their memory counts.
-        """
+def _limit(size: int) -> None:
+    """Limit memory to the current use plus twice the file's size, and time."""
+    try:
         import resource
 
         seconds = 60 + size // 20_000_000
@@ -206,44 +189,58 @@ def _flatten() -> None:
             now = int(file.read().split()[0]) * resource.getpagesize()
         most = now + 2 * size + (100 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    except (ImportError, OSError, ValueError):
+        pass  # not on every system
 
-    def problem(item: h5py.Dataset) -> str:
-        if item.dtype.kind != "f" or item.dtype.hasobject:
-            return f"holds {item.dtype}, not floating-point numbers"
-        if item.is_virtual or item.external:
-            return "its values are in another file"
-        values = math.prod(item.shape) * item.dtype.itemsize
-        chunk = math.prod(item.chunks or item.shape) * item.dtype.itemsize
-        stored = item.id.get_storage_size()
-        if chunk > values:
-            return f"{values} bytes are in chunks of {chunk}"
-        if not stored or (item.chunks is None and stored != values):
-            return f"{stored} of its {values} bytes are in the file"
-        return ""
 
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        limit()
+def _problem(item) -> str:
+    """Say why the values of a data set are not read."""
+    if item.dtype.kind != "f" or item.dtype.hasobject:
+        return f"holds {item.dtype}, not floating-point numbers"
+    if item.is_virtual or item.external:
+        return "its values are in another file"
+    values = math.prod(item.shape) * item.dtype.itemsize
+    chunk = math.prod(item.chunks or item.shape) * item.dtype.itemsize
+    stored = item.id.get_storage_size()
+    if chunk > values:
+        return f"{values} bytes are in chunks of {chunk}"
+    if not stored or (item.chunks is None and stored != values):
+        return f"{stored} of its {values} bytes are in the file"
+    return ""
+
+
+def _flatten() -> None:
+    """Write out the arrays of an HDF5 file.
+
+    The output consists of the length of a JSON text in eight bytes, little-endian; the
+    text, `[[name, layer, shape, dtype, problem], …]`; and the concatenated values of
+    the arrays without a problem.
+    """
+    import h5py
+    import numpy as np
+
+    path, size = sys.argv[1], int(sys.argv[2])
+    _limit(size)  # after the imports, because their memory counts
+    about: list[tuple] = []
+    sound = []
+
+    def visit(name: str, item: object) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        own = item.parent.attrs.get("name", "")
+        own = own if isinstance(own, str) else ""
+        if len(about) == 20_000 or len(name) + len(own) > 1000:
+            raise ValueError("holds more or longer names than weights have")
+        shape, problem = [int(n) for n in item.shape or ()], _problem(item)
+        about.append((name, own, shape, item.dtype.str, problem))
+        if not problem:
+            sound.append(item)
+
     try:
-        found: list[tuple] = []
-
-        def visit(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset):
-                own = item.parent.attrs.get("name", "")
-                own = own if isinstance(own, str) else ""
-                if len(found) == 20_000 or len(name) + len(own) > 1000:
-                    raise ValueError("holds more or longer names than weights have")
-                found.append((name, own, item, problem(item)))
-
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-            sound = [item for *_, item, wrong in found if not wrong]
-            values = sum(item.size * item.dtype.itemsize for item in sound)
-            if values > 4 * size + (64 << 20):
+            if sum(item.nbytes for item in sound) > 4 * size + (64 << 20):
                 raise ValueError("holds more values than a file of its size should")
-            about = [
-                (name, own, [int(n) for n in item.shape or ()], item.dtype.str, wrong)
-                for name, own, item, wrong in found
-            ]
             text = json.dumps(about).encode()
             sys.stdout.buffer.write(len(text).to_bytes(8, "little") + text)
             for item in sound:

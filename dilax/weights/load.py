@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from dilax.models import DilatedNet, init_params, param_shapes
 from dilax.models.layers import norm_name
-from dilax.weights.files import read_weights
+from dilax.weights.formats import read_weights
 from dilax.weights.resolve import (
     FIXED,
     Resolved,

@@ -16,6 +16,7 @@ import functools
 import io
 import math
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +29,8 @@ from dilax.weights.stored import (
     MAX_AXES,
     Stored,
     Weights,
+    axes_of,
     from_buffer,
-    has_own_name,
     mapped,
     stored_entries,
 )
@@ -113,20 +114,23 @@ def unpickle(
             case "GLOBAL":
                 stack.append(Name(*str(argument).split(" ", 1)))
             case "STACK_GLOBAL":
-                stack[-2:] = [_named(*stack[-2:])]
+                module, name = stack[-2:]
+                if not isinstance(module, str) or not isinstance(name, str):
+                    raise ValueError("would import something without a name")
+                stack[-2:] = [Name(module, name)]
             case "TUPLE" | "FROZENSET":
                 stack.append(tuple(_since_mark(stack)))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(code.name[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             case "APPEND":
-                _extend(stack[-2], [stack.pop()])
+                stack[-2].append(stack.pop())
             case "APPENDS" | "ADDITEMS":
                 items = _since_mark(stack)
-                _extend(stack[-1], items)
+                stack[-1].extend(items)
             case "SETITEM":
-                items = [stack.pop(-2), stack.pop()]
-                _set_items(stack[-1], items)
+                value, key = stack.pop(), stack.pop()
+                _set_items(stack[-1], [key, value])
             case "SETITEMS":
                 items = _since_mark(stack)
                 _set_items(stack[-1], items)
@@ -164,42 +168,26 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    at = len(stack) - 1
-    while stack[at] is not _MARK:
-        at -= 1
-        if at < 0:
-            raise ValueError("an instruction lacks its arguments")
-    items = stack[at + 1 :]
-    del stack[at:]
-    return items
+    items = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]
 
 
-def _extend(target: Any, items: list[Any]) -> None:
-    if not isinstance(target, list):
-        raise ValueError("appends to something that is not a list")
-    target.extend(items)
-
-
-def _set_items(target: Any, items: list[Any]) -> None:
+def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
     """Set entries of a dictionary; keys that cannot name a parameter are left out."""
-    if not isinstance(target, dict):
-        raise ValueError("sets an entry of something that is not a dictionary")
     pairs = zip(items[::2], items[1::2], strict=True)
     target.update((k, v) for k, v in pairs if type(k) in (str, int))
-
-
-def _named(module: Any, name: Any) -> Name:
-    if not isinstance(name, str) or not isinstance(module, str):
-        raise ValueError("would import something without a name")
-    return Name(module, name)
 
 
 def _called(name: Any, arguments: Any) -> Any:
     if not isinstance(name, Name):
         raise ValueError("would call something that is not a function")
-    if name not in _CALLS:
-        raise ValueError(f"would call {name}, which dilax does not run. {_REMEDY}")
-    return _CALLS[name](*arguments)
+    if name in _CALLS:
+        return _CALLS[name](*arguments)
+    if _INERT.fullmatch(f"{name.module}.{name.name}"):
+        return None
+    raise ValueError(f"would call {name}, which dilax does not run. {_REMEDY}")
 
 
 def _rebuilt(storage, offset, size, stride, *_: Any) -> Tensor:
@@ -223,8 +211,8 @@ def _rebuilt_from_type(function, kind, arguments, *_: Any) -> Tensor:
     return _called(function, arguments)
 
 
-# The functions that checkpoints call, and their replacements; None if no tensor is in
-# it.
+# The functions that checkpoints call, and their replacements. No tensor is in the
+# results of the inert ones, which become None.
 _CALLS: dict[Name, Callable[..., Any]] = {
     Name("collections", "OrderedDict"): _ordered,
     Name("collections", "defaultdict"): lambda *_: {},
@@ -235,26 +223,15 @@ _CALLS: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     Name("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
     Name("torch._tensor", "_rebuild_from_type_v2"): _rebuilt_from_type,
-    **{
-        Name(module, name): lambda *_: None
-        for modules, names in (
-            ("torch", "device"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray numpy._core.multiarray", "scalar _reconstruct"),
-            ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
-            ("builtins __builtin__", "set frozenset complex bytes slice range"),
-            ("collections", "Counter"),
-            ("_codecs", "encode"),
-            ("pathlib pathlib._local", "Path PosixPath WindowsPath"),
-            ("pathlib pathlib._local", "PurePath PurePosixPath PureWindowsPath"),
-            ("datetime", "datetime date time timedelta timezone"),
-            ("uuid", "UUID"),
-        )
-        for module in modules.split()
-        for name in names.split()
-    },
 }
-
+_INERT = re.compile(
+    r"""torch\.device|collections\.Counter|_codecs\.encode|uuid\.UUID
+    |numpy\.dtype|numpy\._?core\.(multiarray|numeric)\.(scalar|_reconstruct|_frombuffer)
+    |(builtins|__builtin__)\.(set|frozenset|complex|bytes|slice|range)
+    |pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path
+    |datetime\.(datetime|date|time|timedelta|timezone)""",
+    re.VERBOSE,
+)
 
 _STORAGES = {
     "HalfStorage": np.dtype("<f2"),
@@ -293,7 +270,7 @@ def read_torch(path: Path) -> Weights:
     tensors = {
         name: Stored(
             tensor.size,
-            "hwio" if has_own_name(name) else "oihw",
+            axes_of(name),
             functools.partial(_read, name, tensor, contents),
         )
         for name, tensor in _tensors(described, "", set())
@@ -341,10 +318,9 @@ def _read(
 
 def _storage(description: Any) -> _Storage:
     match description:
-        case ("storage", Name() as kind, str(key), str(), int(count)):
-            pass
-        case ("storage", Name() as kind, str(key), str(), int(count), None):
-            pass
+        case ("storage", Name() as kind, str(key), str(), int(count), *rest):
+            if any(rest):  # a view of another storage, in very old files
+                raise ValueError("the description is not one of a storage")
         case _:
             raise ValueError("the description is not one of a storage")
     if kind.module != "torch" or kind.name not in _STORAGES:

@@ -9,7 +9,7 @@ one search finds both: for the prefix below which most of the wanted parameters 
 import collections
 import fnmatch
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dilax.weights.stored import TORCHVISION, Inputs, Shape, Weights
@@ -166,11 +166,22 @@ def resolve_weights(weights: Weights, shapes: Shapes, key: str = "") -> Resolved
     short = collections.Counter(name.partition("/")[2] for name in shapes)
     wanted = {own: name for name in shapes if short[own := name.partition("/")[2]] == 1}
     wanted |= {name: name for name in shapes}
-    networks: dict[str, dict[str, list[str]]] = {}
+    networks: dict[str, dict[str, list[str]]] = {}  # prefix → parameter → arrays
+    torchvisions = set()  # prefixes of torchvision's names
     for source in weights.tensors:
-        for prefix, ours, _ in _readings(source):
+        for prefix, ours, known in _readings(source):
             if (name := wanted.get(ours)) and _below(prefix, key):
                 networks.setdefault(prefix, {}).setdefault(name, []).append(source)
+                if known:
+                    torchvisions.add(prefix)
+    if key and not networks:
+        keys = dict.fromkeys(n.partition(".")[0] for n in weights.tensors if "." in n)
+        raise ValueError(
+            f"{weights.path}: init_key={key!r} holds no parameter of the network; the "
+            f"file has {listed(keys) or 'one network, without keys'}"
+        )
+    if not networks:
+        return Resolved({}, tuple(weights.tensors), weights.inputs)
 
     def score(prefix: str) -> tuple[bool, int, int]:
         found = networks[prefix]
@@ -179,11 +190,6 @@ def resolve_weights(weights: Weights, shapes: Shapes, key: str = "") -> Resolved
         moments = not key and re.search(r"(^|\.)optim", prefix)
         return not moments, sum(fits), len(found)
 
-    if not networks:
-        if key:
-            raise ValueError(_unknown_key(weights, key))
-        return Resolved({}, tuple(weights.tensors), weights.inputs)
-
     best = max(map(score, networks))
     # Of the prefixes that lead to the same arrays, the shortest comes first.
     fitting: dict[tuple, str] = {}
@@ -191,54 +197,15 @@ def resolve_weights(weights: Weights, shapes: Shapes, key: str = "") -> Resolved
         if score(prefix) == best:
             fitting.setdefault(tuple(map(tuple, found.values())), prefix)
     prefix, *rivals = fitting.values()
-    network = networks[prefix]
-    for name, same in network.items():
+    sources = {n: networks[prefix][n] for n in shapes if n in networks[prefix]}
+    for name, same in sources.items():
         if len(same) > 1:
             raise ValueError(
                 f"{weights.path}: two arrays are called {name}: {listed(same)}"
             )
-    sources = {name: network[name][0] for name in shapes if name in network}
-    taken = set(sources.values())
+    taken = {same[0] for same in sources.values()}
     others = tuple(n for n in weights.tensors if _below(n, prefix) and n not in taken)
-    _check_norms(weights, taken, others)
-    known = any(known for s in taken for p, _, known in _readings(s) if p == prefix)
-    note = f"the parameters are those below {prefix!r}" if prefix else ""
-    if rivals:
-        note = (
-            f"the file holds {len(rivals) + 1} networks that fit, and the parameters "
-            f"are those of the first, {prefix!r}. --config.init_key=NAME (in Python, "
-            f"key=NAME) takes another: {listed(rivals)}"
-        )
-    return Resolved(
-        sources, others, weights.inputs or (TORCHVISION if known else None), note
-    )
-
-
-def _readings(source: str) -> list[tuple[str, str, bool]]:
-    """Split a name in a file: (prefix, our name of the rest, whether torchvision's)."""
-    head, slash, tail = source.partition("/")
-    parts = head.split(".")
-    parts[-1] += slash + tail
-    found = []
-    for i, part in enumerate(parts):
-        if part in _WRAPPERS:
-            continue  # belongs to the prefix
-        rest = ".".join(part for part in parts[i:] if part not in _WRAPPERS)
-        ours = rest if slash else from_torch(rest)
-        layer = rest.rpartition(".")[0]
-        known = layer in _TORCH or (
-            layer.startswith("layer") and bool(_RESNET.fullmatch(layer))
-        )
-        found.append((".".join(parts[:i]), ours, known))
-    return found
-
-
-def _below(name: str, prefix: str) -> bool:
-    return not prefix or name == prefix or name.startswith(f"{prefix}.")
-
-
-def _check_norms(weights: Weights, taken: set[str], others: Collection[str]) -> None:
-    """Refuse vgg16_bn, whose convolutions are useless without its normalization."""
+    # Refuse vgg16_bn, whose convolutions are useless without its normalization.
     parents = {layer_of(layer_of(name)) for name in taken}
     norms = [n for n in others if n.endswith(".running_mean")]
     if any(layer_of(layer_of(name)) in parents for name in norms):
@@ -246,11 +213,31 @@ def _check_norms(weights: Weights, taken: set[str], others: Collection[str]) -> 
             f"{weights.path}: has batch normalization ({norms[0]}) where the network "
             "has none"
         )
+    note = f"the parameters are those below {prefix!r}" if prefix else ""
+    if rivals:
+        note = (
+            f"the file holds {len(rivals) + 1} networks that fit, and the parameters "
+            f"are those of the first, {prefix!r}. --config.init_key=NAME (in Python, "
+            f"key=NAME) takes another: {listed(rivals)}"
+        )
+    inputs = weights.inputs or (TORCHVISION if prefix in torchvisions else None)
+    return Resolved({n: same[0] for n, same in sources.items()}, others, inputs, note)
 
 
-def _unknown_key(weights: Weights, key: str) -> str:
-    keys = dict.fromkeys(n.partition(".")[0] for n in weights.tensors if "." in n)
-    return (
-        f"{weights.path}: init_key={key!r} holds no parameter of the network; the file "
-        f"has {listed(keys) or 'one network, without keys'}"
-    )
+def _readings(source: str) -> Iterator[tuple[str, str, bool]]:
+    """Split a name in a file: (prefix, our name of the rest, whether torchvision's)."""
+    head, slash, tail = source.partition("/")
+    parts = head.split(".")
+    parts[-1] += slash + tail
+    for i, part in enumerate(parts):
+        if part in _WRAPPERS:
+            continue  # belongs to the prefix
+        rest = ".".join(part for part in parts[i:] if part not in _WRAPPERS)
+        layer = layer_of(rest)
+        resnet = layer.startswith("layer") and _RESNET.fullmatch(layer)
+        known = not slash and bool(layer in _TORCH or resnet)
+        yield ".".join(parts[:i]), rest if slash else from_torch(rest), known
+
+
+def _below(name: str, prefix: str) -> bool:
+    return not prefix or name == prefix or name.startswith(f"{prefix}.")

@@ -21,7 +21,6 @@ import io
 import math
 import mmap
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +113,10 @@ def adapted(
 
 
 Shape = tuple[int, ...]
+Axes = Literal["hwio", "oihw"]
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
 MAX_AXES = 8
 _MAX_LISTING = 2 << 20  # bytes of a zip's list of entries, plus 5 % of the file
-_BROKEN = (
-    *(ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
-    *(OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
-    *(SafetensorError, OSError, SyntaxError, tokenize.TokenError),
-)
 
 
 class Stored(NamedTuple):
@@ -136,7 +130,7 @@ class Stored(NamedTuple):
     """
 
     shape: Shape
-    axes: Literal["hwio", "oihw"]
+    axes: Axes
     read: Callable[[], np.ndarray]
 
     def fits(self, shape: Shape) -> bool:
@@ -195,15 +189,17 @@ class Weights:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn any error of a broken file into one `ValueError` that names it."""
+    """Turn any error of a broken file into one `ValueError` that names it.
+
+    zipfile, h5py, safetensors and the readers here raise errors of all kinds then.
+    """
     try:
         yield
-    except _BROKEN as error:
+    except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
         detail = reason or str(error) or type(error).__name__
-        raise ValueError(
-            f"{path}: cannot be read as {kind} weights: {detail}"
-        ) from error
+        message = f"{path}: cannot be read as {kind} weights: {detail}"
+        raise ValueError(message) from error
 
 
 def mapped(file: Any) -> mmap.mmap:
@@ -261,12 +257,14 @@ def stored_entries(path: Path) -> dict[str, Callable[[], memoryview]]:
     return {entry.filename: functools.partial(view, entry) for entry in entries}
 
 
-def has_own_name(name: str) -> bool:
-    """Whether an array is named as dilax names them: kernels are HWIO, not OIHW.
+def axes_of(name: str) -> Axes:
+    """Return the order of a kernel's axes from its name: dilax's, or PyTorch's.
 
-    `front_end/conv1_1/kernel` is; `features.0.weight` is PyTorch's.
+    Example:
+        >>> axes_of("front_end/conv1_1/kernel"), axes_of("features.0.weight")
+        ('hwio', 'oihw')
     """
-    return "/" in name or "." not in name
+    return "hwio" if "/" in name or "." not in name else "oihw"
 
 
 def check_size(shape: Shape, dtype: np.dtype, size: int) -> None:
