@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageDraw, ImageFont
 
 from dilax.data import DatasetSpec, read_pixels
 from dilax.data.pixels import (
     as_numbers,
     is_tiff,
+    naming,
     of_16_bits,
     open_image,
-    read_size,
+    read_header,
     upright_rgb,
 )
 from dilax.runtime.files import whole_or_not_at_all
@@ -60,14 +62,14 @@ def count_pixels(file: Path | bytes, name: str, max_pixels: int = MAX_PIXELS) ->
     Raises:
         ValueError: naming the file, if it is not an image or is larger.
     """
-    with _named(name):
+    with naming(name):
         try:
             with open_image(file) as image:
                 width, height = image.size
         except Exception:  # Pillow lacks some kinds of TIFF
             if isinstance(file, bytes) or not is_tiff(file):
                 raise
-            height, width = read_size(file)[0]
+            height, width = read_header(file, mask=True).size
     if width * height > max_pixels:
         raise ValueError(
             f"{name}: has {width}x{height} pixels, more than --max_pixels={max_pixels};"
@@ -104,7 +106,7 @@ def read_photo(file: Path | bytes, name: str, channels: int = 3) -> np.ndarray:
                 f"{name}: images with {channels} channels can only be read from files"
             )
         return read_pixels(file, channels)
-    with _named(name):
+    with naming(name):
         if isinstance(file, Path) and _is_deep_colour(file):
             pixels = read_pixels(file)
             if pixels.shape[2] < 3:
@@ -148,25 +150,12 @@ def _is_deep_colour(file: Path) -> bool:
     """Whether a file is a TIFF with 16-bit colours, which Pillow misreads in planes."""
     if not is_tiff(file):
         return False
-    import tifffile  # imported here, because it takes long
-
     try:
         with tifffile.TiffFile(file) as tiff:
             page: Any = tiff.pages.first
             return page.photometric == _RGB and page.bitspersample == 16
     except Exception:
         return False
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Name the file in errors of any kind that Pillow and tifffile raise."""
-    try:
-        yield
-    except Exception as error:
-        reason = f"{error.strerror or error}" if isinstance(error, OSError) else error
-        message = f"{name}: cannot be read as an image ({reason})"
-        raise ValueError(message) from error
 
 
 def palette_image(labels: np.ndarray, spec: DatasetSpec) -> Image.Image:
