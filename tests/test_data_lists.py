@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dilax.data.class_lists import read_classes
 from dilax.data.folder import read_folder
+from dilax.data.lists import read_classes
 
 NAMES = [("bg", None, None), ("road", None, None), ("big house", None, None)]
 IDS = [(name, None, i) for i, (name, _, _) in enumerate(NAMES)]

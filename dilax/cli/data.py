@@ -7,10 +7,12 @@ dilax data clean masks --to clean_masks
 """
 
 import argparse
+import functools
 import signal
 from collections.abc import Callable
 from logging import Formatter
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import flags, logging
@@ -26,12 +28,13 @@ from dilax.data.prepared import (
     NAMES,
     builder_class,
     default_data_dir,
+    find_variant,
     prepare,
     prepared_dir,
 )
 from dilax.data.source import Chosen, evenly_spread, open_source
 from dilax.data.spec import DATASETS, RGB, DatasetSpec
-from dilax.data.survey import Statistics, survey_folder
+from dilax.data.survey import class_statistics, survey_folder
 from dilax.inference import save_image
 from dilax.report import contact_sheet
 from dilax.runtime.files import print_any_name, printable
@@ -65,68 +68,69 @@ def _parser() -> argparse.ArgumentParser:
         "dilax data", description=__doc__, formatter_class=form
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, function: Callable, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=function)
-        command.add_argument(
-            "--data_dir",
-            type=Path,
-            default=default_data_dir(),
-            help="folder of all prepared data sets [%(default)s]",
-        )
-        return command
-
-    add("list", _list, "list data sets: what is prepared, and where to get the others")
-    text = "prepare a data set from its publisher's files"
-    command = add("prepare", _prepare, text).add_argument
-    command("name", choices=NAMES)
-    command("--variant", default="", help="see dilax data list [the first]")
-    command(
-        "--from",
-        dest="source",
-        type=Path,
-        help="folder with the archives as downloaded or unpacked, or one archive; "
-        "without it, files that need no account are downloaded",
-    )
-    text = "prepare the images that exist, even if others are missing"
-    command("--partial", action="store_true", help=text)
-    text = "accept archives whose checksum differs from the published one"
-    command("--unverified", action="store_true", help=text)
-    text = "replace a data set that is already prepared"
-    command("--overwrite", action="store_true", help=text)
-    text = "write masks without the values that come from JPEG or smooth edges"
-    clean = commands.add_parser("clean", help=text, description=text)
-    clean.set_defaults(command=_clean)
-    clean.add_argument("masks", type=Path, help="folder of masks")
-    text = "folder to write PNG files of the same names to"
-    clean.add_argument("--to", type=Path, required=True, help=text)
+    home = argparse.ArgumentParser(add_help=False)
+    text = "folder of all prepared data sets [%(default)s]"
+    home.add_argument("--data_dir", type=Path, default=default_data_dir(), help=text)
+    _command(commands, _list, home)
+    flag = _command(commands, _prepare, home)
+    flag("name", choices=NAMES)
+    flag("--variant", help="see dilax data list [the first]")
     text = (
-        "the values to keep, such as 0,255 or #000000,#ff0000 [the main values of the "
-        "masks, which are printed]"
+        "folder with the archives as downloaded or unpacked, or one archive; "
+        "without it, files that need no account are downloaded"
     )
-    clean.add_argument("--values", default="", help=text)
-    text = "draw images with their labels; count classes and the mean pixel"
-    command = add("show", _show, text).add_argument
-    command("name", choices=(*NAMES, "scenes", "folder"))
-    command("--variant", default="", help="see dilax data list [the first]")
-    command("--split", default="train", help="[%(default)s]")
+    flag("--from", dest="source", type=Path, default=None, help=text)
+    for name, text in (
+        ("partial", "prepare the images that exist, even if others are missing"),
+        ("unverified", "accept archives whose checksum differs from the published one"),
+        ("overwrite", "replace a data set that is already prepared"),
+    ):
+        flag(f"--{name}", action="store_true", default=False, help=text)
+    flag = _command(commands, _clean)
+    flag("masks", type=Path, help="folder of masks")
+    text = "folder to write PNG files of the same names to"
+    flag("--to", type=Path, required=True, help=text)
+    text = "the values to keep, such as 0,255 or #000000,#ff0000 [the main values of "
+    flag("--values", help=f"{text}the masks, which are printed]")
+    flag = _command(commands, _show, home)
+    flag("name", choices=(*NAMES, "scenes", "folder"))
+    flag("--variant", help="see dilax data list [the first]")
+    flag("--split", default="train", help="[%(default)s]")
     text = "number of images to draw, evenly spread [%(default)s]"
-    command("--images", type=int, default=12, help=text)
+    flag("--images", type=int, default=12, help=text)
     text = "number of images to count, evenly spread [all of the split]"
-    command("--limit", type=int, help=text)
-    command("--output", type=Path, help="picture to write [NAME_SPLIT.png here]")
-    text = "of NAME folder: the folder of masks, or a pattern of their names [found]"
-    command("--labels", default="", help=text)
-    text = "of NAME folder: names of the classes, or a file [those of the masks]"
-    command("--classes", default="", help=text)
-    for name in ("masks", "threshold", "void", "orientation"):
-        text = f"of NAME folder: as --config.data.{name}"
-        command(f"--{name}", default="", help=text)
+    flag("--limit", type=int, default=None, help=text)
+    text = "picture to write [NAME_SPLIT.png here]"
+    flag("--output", type=Path, default=None, help=text)
+    for name, text in (
+        ("labels", "the folder of masks, or a pattern of their names [found]"),
+        ("classes", "names of the classes, or a file [those of the masks]"),
+        ("masks", "as --config.data.masks"),
+        ("threshold", "as --config.data.threshold"),
+        ("void", "as --config.data.void"),
+        ("orientation", "as --config.data.orientation"),
+    ):
+        flag(f"--{name}", help=f"of NAME folder: {text}")
     return parser
 
 
+def _command(
+    commands: Any, function: Callable, *parents: argparse.ArgumentParser
+) -> Callable:
+    """Add a command that is called and described like its function.
+
+    Returns:
+        The command's `add_argument`, with "" as default.
+    """
+    name, text = function.__name__[1:], (function.__doc__ or "").rstrip(".")
+    text = text[0].lower() + text[1:]
+    command = commands.add_parser(name, help=text, description=text, parents=parents)
+    command.set_defaults(command=function)
+    return functools.partial(command.add_argument, default="")
+
+
 def _list(values: argparse.Namespace) -> None:
+    """List data sets: what is prepared, and where to get the others."""
     print(f"prepared in {values.data_dir} (--data_dir)\n")
     for name in NAMES:
         builder = builder_class(name)
@@ -157,6 +161,7 @@ def _state(variant: Variant, folder: Path) -> str:
 
 
 def _prepare(values: argparse.Namespace) -> None:
+    """Prepare a data set from its publisher's files."""
     folder = prepare(
         values.name,
         values.source,
@@ -166,11 +171,11 @@ def _prepare(values: argparse.Namespace) -> None:
         verify=not values.unverified,
         overwrite=values.overwrite,
     )
-    variants = {v.name: v for v in builder_class(values.name).BUILDER_CONFIGS}
-    print(f"{_state(variants[folder.parent.name], folder)}: {folder}")
+    print(f"{_state(find_variant(values.name, folder.parent.name), folder)}: {folder}")
 
 
 def _clean(values: argparse.Namespace) -> None:
+    """Write masks without the values that come from JPEG or smooth edges."""
     files = sorted(values.masks.iterdir()) if values.masks.is_dir() else []
     paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
@@ -197,6 +202,7 @@ def _value(text: str) -> RGB:
 
 
 def _show(values: argparse.Namespace) -> None:
+    """Draw images with their labels; count classes and the mean pixel."""
     name, split = values.name, values.split
     spec = _spec(values)
     source = open_source(
@@ -209,13 +215,13 @@ def _show(values: argparse.Namespace) -> None:
     )
     count = len(source)
     chosen = evenly_spread(count, values.limit or count)
-    statistics = Statistics(spec)
-    counted = in_order(Chosen(source, chosen), 1)
-    for [sample] in tqdm(counted, "count", len(chosen), unit="image"):
-        statistics.add(sample)
+    read = in_order(Chosen(source, chosen), 1)
+    shown = tqdm(read, "count", len(chosen), unit="image")
+    rows, mean = class_statistics((sample for [sample] in shown), spec)
     print(f"\n{count} images of {spec.name}, {split}; {len(chosen)} counted\n")
-    print(tabulate(statistics.rows(), statistics.HEADERS, floatfmt=".3f"))
-    print(f"\nmean pixel (B, G, R): {statistics.mean()}; in use: {spec.mean}")
+    headers = "class", "% of labelled pixels", "% of images"
+    print(tabulate(rows, headers, floatfmt=".3f"))
+    print(f"\nmean pixel (B, G, R): {mean}; in use: {spec.mean}")
     path = values.output or Path(f"{name}_{split}.png")
     samples = [source[i] for i in evenly_spread(count, values.images)]
     save_image(contact_sheet(samples, spec), path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dilax.data.class_lists import MAX_CLASSES, ClassLine, ClassList
+from dilax.data.lists import MAX_CLASSES, ClassLine, ClassList
 from dilax.data.masks import CLEAN, VOID_IDS, MaskReading, MaskValues
 from dilax.data.spec import RGB, DatasetSpec, colour_map
 

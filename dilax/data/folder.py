@@ -12,7 +12,7 @@ import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,14 @@ class Folder(NamedTuple):
     splits: dict[str, list[Pair]]
     notes: list[str]
 
+
+# What an error says of the folders with pictures of each kind.
+_PLACES = {
+    "": "there are pictures",
+    "mask": "found masks",
+    "instances": "masks of instances",
+    "preview": "previews of masks",
+}
 
 # The content of a folder, and when its folders and lists were modified.
 _known: dict[tuple[Path, str, str], tuple[Folder, dict[Path, int]]] = {}
@@ -124,7 +132,7 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
     pairing = Pairing(*(NamedFiles(role, top) for role in roles))
     lists = find_lists(root, files)
     found = _split(root, pairing, lists)
-    masks = pairing.masks.words
+    photos, masks = pairing.images.words, pairing.masks.words
     example = next((pair for pair in found["train"] if pair.label in masks), None)
     if not example:
         image, mask = found["train"][0].image, next(iter(masks))
@@ -134,15 +142,16 @@ def _paired(root: Path, images: str, labels: str, seen: dict[Path, int]) -> Fold
         )
     shown = [os.path.relpath(path, root) for path in (example.image, example.label)]
     notes = ["{} has the mask {}".format(*shown)]
-    if left := len(pairing.images.words) - sum(map(len, found.values())):
+    if left := len(photos) - sum(map(len, found.values())):
         notes.append(f"images in no split: {left}")
-    if others := _left_out(files):
+    if others := _of_kinds(UNREAD_SUFFIXES, files):
         kinds = sorted({path.suffix.lower() for path in others})
         notes.append(
             f"not read: {len(others)} files of the kinds {', '.join(kinds)}, such as "
             f"{others[0]}; if they are images, convert them"
         )
-    if not lists and (unused := pairing.unused()):
+    unused = [mask for mask in masks if mask not in pairing.image_of]
+    if unused and not lists:
         notes.append(f"masks without an image: {len(unused)}, such as {unused[0]}")
     if "val" not in found:
         found["train"], found["val"] = _hold_out(found["train"], top)
@@ -159,11 +168,12 @@ def _images_and_masks(
     root: Path, files: Sequence[Path], images: str, labels: str, seen: dict[Path, int]
 ) -> tuple[list[Path], list[Path]]:
     """Return the files that the flags choose, or that the names suggest."""
+    every = _of_kinds(IMAGE_SUFFIXES, files)
 
     def chosen(flag: str) -> list[Path]:
         folder = Path(os.path.normpath(root / flag))
         if folder.is_dir():
-            found = _pictures(_walk(folder, seen))
+            found = _of_kinds(IMAGE_SUFFIXES, _walk(folder, seen))
         else:
             pattern = literal_parts(flag, root)
             found = [path for path in every if path.relative_to(root).match(pattern)]
@@ -171,14 +181,13 @@ def _images_and_masks(
             raise ValueError(f"{folder}: no such folder or files; {HINT}")
         return found
 
-    every = _pictures(files)
     masks = chosen(labels) if labels else []
     photos = _without(chosen(images), masks) if images else []
     free = _without(every, photos)
     kinds = {path: folder_kind(path.relative_to(root).parts[:-1]) for path in every}
     if not masks:
         # PNGs next to files of another format with the same name are masks, too.
-        pngs = [path for path in free if path.suffix.lower() == ".png"]
+        pngs = _of_kinds([".png"], free)
         others = {path.with_suffix("") for path in _without(free, pngs)}
         masks = (
             [path for path in free if kinds[path] == "mask"]
@@ -193,40 +202,25 @@ def _images_and_masks(
         ]
     if photos and masks:
         return photos, masks
-    raise ValueError(
-        _nothing_found(root, files, kinds, "masks" if photos else "images")
-    )
-
-
-def _nothing_found(
-    root: Path, files: Sequence[Path], kinds: Mapping[Path, str], missing: str
-) -> str:
-    """Raise an error that says where there are pictures, and what to do."""
-    what = {
-        "": "there are pictures",
-        "mask": "found masks",
-        "instances": "masks of instances",
-        "preview": "previews of masks",
-    }
-    places: dict[str, list[str]] = {}
-    for kind, words in what.items():
-        folders = {
-            str(p.parent.relative_to(root)) for p, k in kinds.items() if k == kind
-        }
-        if folders:
-            places[words] = sorted(folders)[:10]
-    found = ", ".join(f"{words} in {folders}" for words, folders in places.items())
-    remedy = HINT
-    if missing == "images":
+    places = [
+        f"{words} in {sorted(folders)[:10]}"
+        for kind, words in _PLACES.items()
+        if (
+            folders := {
+                str(p.parent.relative_to(root)) for p in every if kinds[p] == kind
+            }
+        )
+    ]
+    found = ", ".join(places) or "there are pictures in []"
+    missing, remedy = "masks" if photos else "images", HINT
+    if not photos:
         remedy += "; images may be in another folder, --images=FOLDER"
-    elif polygons := [p for p in files if p.suffix.lower() in (".json", ".xml")]:
+    elif polygons := _of_kinds((".json", ".xml"), files):
         remedy += (
             f". Annotations such as {polygons[0]} are not masks: export masks from the "
             "program that drew them"
         )
-    return (
-        f"{root}: no {missing} found; {found or 'there are pictures in []'}; {remedy}"
-    )
+    raise ValueError(f"{root}: no {missing} found; {found}; {remedy}")
 
 
 def literal_parts(pattern: str, root: Path) -> str:
@@ -248,13 +242,8 @@ def literal_parts(pattern: str, root: Path) -> str:
     return os.path.join(*parts)
 
 
-def _pictures(paths: Sequence[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _left_out(files: Sequence[Path]) -> list[Path]:
-    """Return files that may be images, but of kinds that are not read."""
-    return [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
+def _of_kinds(suffixes: Sequence[str], paths: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in suffixes]
 
 
 def _without(paths: list[Path], others: list[Path]) -> list[Path]:

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tifffile
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
 from dilax.data.pixels import (
     UnsuitableError,
@@ -338,6 +337,8 @@ def cleaned(mask: np.ndarray, colours: Sequence[RGB]) -> np.ndarray:
     Pixels near one of the colours take it; other pixels take the colour of the nearest
     such pixel, so that an edge between two classes does not become a third class.
     """
+    from scipy.ndimage import distance_transform_edt  # only `dilax data clean` needs it
+
     table = np.array(colours, np.uint8)
     difference = np.abs(mask[:, :, None].astype(np.int16) - table).max(-1)
     ids = difference.argmin(-1)

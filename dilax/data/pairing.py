@@ -167,14 +167,13 @@ class NamedFiles:
         best = max(ranks.values(), default=None)
         return [path for path, rank in ranks.items() if rank == best]
 
-    def look_up(self, text: str, split: str, line: str, source: Path) -> Path | None:
+    def look_up(self, text: str, split: str, where: str) -> Path | None:
         """Find a file by its text in a list: a stem, a name, or a path on any machine.
 
         Args:
             text: the name.
             split: split of the list, which counts unless the text names a split.
-            line: the line that contains the name, for messages.
-            source: the list, for messages.
+            where: the list and the line, for messages.
 
         Raises:
             ValueError: if several files match.
@@ -187,7 +186,7 @@ class NamedFiles:
         found = [p for p in found if p.name == path.name] or found
         if len(found) > 1:
             raise ValueError(
-                f"{source}: {line!r} could be {found[0]} or {found[1]}; add the folder"
+                f"{where} could be {found[0]} or {found[1]}; add the folder"
             )
         return found[0] if found else None
 
@@ -198,11 +197,14 @@ class Pairing:
     Args:
         images: all images.
         masks: all masks.
+
+    Attributes:
+        image_of: the image of each mask that has been paired.
     """
 
     def __init__(self, images: NamedFiles, masks: NamedFiles):
         self.images, self.masks = images, masks
-        self._taken: dict[Path, Path] = {}
+        self.image_of: dict[Path, Path] = {}
         self._folders: dict[Words, Path] = {}
 
     def pair(self, image: Path) -> Pair:
@@ -225,16 +227,12 @@ class Pairing:
                 near = self.masks.nearest(self.masks.words, words, split)
                 self._folders[words] = near[0].parent if near else image.parent
             found = [self._folders[words] / f"{image.stem}_mask.png"]
-        other = self._taken.setdefault(found[0], image)
+        other = self.image_of.setdefault(found[0], image)
         if other != image:
             raise ValueError(
                 f"{found[0]}: could be the mask of both {other} and {image}; {HINT}"
             )
         return Pair(image.stem, image, found[0])
-
-    def unused(self) -> list[Path]:
-        """Return the masks that belong to no image."""
-        return [mask for mask in self.masks.words if mask not in self._taken]
 
     def from_line(self, line: str, split: str, source: Path) -> Pair | None:
         """Return the pair of a list's line, or None if there is no such file.
@@ -247,13 +245,14 @@ class Pairing:
         Raises:
             ValueError: naming the list and the line, if several files match.
         """
+        where = f"{source}: {line!r}"
         if two := _TWO_FILES.fullmatch(line):
-            image = self.images.look_up(two[1], split, line, source)
-            mask = self.masks.look_up(two[2], split, line, source)
+            image = self.images.look_up(two[1], split, where)
+            mask = self.masks.look_up(two[2], split, where)
             return Pair(image.stem, image, mask) if image and mask else None
         # Names may contain spaces, and more text may follow them, as in VOC's lists.
         ends = [match.start() for match in re.finditer(r"[\s,;]+", line)]
         for end in [len(line), *reversed(ends)]:
-            if image := self.images.look_up(line[:end], split, line, source):
+            if image := self.images.look_up(line[:end], split, where):
                 return self.pair(image)
         return None

@@ -37,6 +37,10 @@ class Header(NamedTuple):
     bits: int
     orientation: int = 1
 
+    def shown(self, upright: bool) -> tuple[int, int]:
+        """(height, width) of the image, upright or as stored."""
+        return self.size if upright or self.orientation < 5 else self.size[::-1]
+
 
 @contextlib.contextmanager
 def naming(path: Path | str) -> Iterator[None]:

@@ -117,38 +117,32 @@ class ImageLabelFiles(Sequence):
     ):
         self._spec, self._skip = spec, skip_unreadable
         self._logged: set[Pair] = set()
-        checked = check_pairs(pairs, skip_unreadable, len(spec.mean), spec.as_stored)
-        self._pairs = [*checked.upright]
-        self._upright = checked.upright
-        for problem in checked.problems:
+        self._files, problems, _ = check_pairs(
+            pairs, skip_unreadable, len(spec.mean), spec.as_stored
+        )
+        for problem in problems:
             logging.warning("Skipped: %s", problem)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        pair, channels, spec = self._pairs[index], len(self._spec.mean), self._spec
-        turn_image, turn_mask = self._upright[pair]
+        files, spec = self._files[index], self._spec
+        pair, channels = files.pair, len(spec.mean)
         kind: MaskKind = "colours" if spec.colour_masks else "ids"
+        kind = "alpha" if spec.alpha_masks else kind
         try:
-            image = read_pixels(pair.image, channels, turn_image)
-            mask = read_mask(
-                pair.label,
-                "alpha" if spec.alpha_masks else kind,
-                spec.threshold,
-                turn_mask,
-            )
+            image = read_pixels(pair.image, channels, files.upright[0])
+            mask = read_mask(pair.label, kind, spec.threshold, files.upright[1])
         except ValueError as error:
             if not self._skip:
                 raise ValueError(f"{error}; {_SKIP}") from error
             if pair not in self._logged:
                 self._logged.add(pair)
                 logging.warning("Skipped: %s", error)
-            header = read_header(pair.image)
-            size = shown_size(header.size, header.orientation, turn_image)
-            bits = np.uint16 if header.bits == 16 else np.uint8
-            image = np.zeros((*size, channels), bits)
-            label = np.full(size, spec.ignore_label, np.uint8)
+            bits = np.uint16 if files.image.bits == 16 else np.uint8
+            image = np.zeros((*files.size, channels), bits)
+            label = np.full(files.size, spec.ignore_label, np.uint8)
             return {"image": image, "label": label, "id": pair.id}
         try:
             label = spec.train_ids(mask, str(pair.label))
@@ -157,20 +151,25 @@ class ImageLabelFiles(Sequence):
         return {"image": image, "label": label, "id": pair.id}
 
 
-class Checked(NamedTuple):
-    """Pairs whose headers are correct.
+class CheckedPair(NamedTuple):
+    """An image and a mask whose headers are correct.
 
     Attributes:
-        upright: for each pair, whether to turn its image and its mask upright.
-        headers: of the images.
-        problems: what is wrong with the other pairs.
-        notes: what was decided about the orientation.
+        pair: the files.
+        image: header of the image.
+        mask: header of the mask.
+        upright: whether to turn the image, and whether to turn the mask.
     """
 
-    upright: dict[Pair, tuple[bool, bool]]
-    headers: dict[Pair, Header]
-    problems: list[str]
-    notes: list[str]
+    pair: Pair
+    image: Header
+    mask: Header
+    upright: tuple[bool, bool]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as the image is read."""
+        return self.image.shown(self.upright[0])
 
 
 def check_pairs(
@@ -178,7 +177,7 @@ def check_pairs(
     skip_unreadable: bool = False,
     channels: int | None = None,
     as_stored: bool | None = None,
-) -> Checked:
+) -> tuple[list[CheckedPair], list[str], list[str]]:
     """Check the headers of files, and whether images and masks need to be turned.
 
     Images and masks are read upright, as viewers show them, if their sizes then agree;
@@ -191,58 +190,58 @@ def check_pairs(
         as_stored: prefer images and masks as stored; None raises an error if some fit
             only as stored and others fit both ways.
 
+    Returns:
+        The correct pairs, what is wrong with the others, and notes on the orientation.
+
     Raises:
         ValueError: naming up to ten files, if a header is wrong and they are not
             skipped, or if nothing is left.
     """
-    found = Checked({}, {}, [], [])
-    masks_too = 0
+    checked: list[CheckedPair] = []
+    problems: list[str] = []
     for pair in pairs:
         try:
-            header, tag, turn = _turning(pair, channels, bool(as_stored))
+            checked.append(_check(pair, channels, bool(as_stored)))
         except ValueError as error:
-            found.problems.append(str(error))
-        else:
-            found.upright[pair], found.headers[pair] = turn, header
-            masks_too += tag > 1 and turn[1]
-    wrong = found.problems
-    if not found.upright or (wrong and not skip_unreadable):
-        more = f"\n… and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        first = "\n".join(wrong[:10])
+            problems.append(str(error))
+    if not checked or (problems and not skip_unreadable):
+        more = f"\n… and {len(problems) - 10} more" if len(problems) > 10 else ""
+        first = "\n".join(problems[:10])
         raise ValueError(
-            f"{len(wrong)} of {len(pairs)} images are unusable:\n{first}{more}\n{_SKIP}"
+            f"{len(problems)} of {len(pairs)} images are unusable:\n"
+            f"{first}{more}\n{_SKIP}"
         )
-    tagged = {pair: h for pair, h in found.headers.items() if h.orientation > 1}
-    turned = [pair for pair in tagged if found.upright[pair][0]]
-    stored = [pair for pair in tagged if not found.upright[pair][0]]
-    for pair in turned if stored and as_stored is None else ():
-        header = tagged[pair]
-        if header.orientation < 5 or header.size[0] == header.size[1]:
+    tagged = [files for files in checked if files.image.orientation > 1]
+    turned = [files for files in tagged if files.upright[0]]
+    stored = [files for files in tagged if not files.upright[0]]
+    masks = sum(files.mask.orientation > 1 and files.upright[1] for files in checked)
+    for files in turned if stored and as_stored is None else ():
+        height, width = files.image.size
+        if files.image.orientation < 5 or height == width:
             raise ValueError(
-                f"{pair.image}: has an EXIF orientation, and its mask fits it turned "
-                f"upright and as stored; that of {stored[0].image} only as stored. "
-                "--config.data.orientation=stored reads all that fit so as stored, "
-                "=upright only those that must be"
+                f"{files.pair.image}: has an EXIF orientation, and its mask fits it "
+                f"turned upright and as stored; that of {stored[0].pair.image} only as "
+                "stored. --config.data.orientation=stored reads all that fit so as "
+                "stored, =upright only those that must be"
             )
+    notes = []
     if turned:
-        found.notes.append(
+        notes.append(
             f"turned upright by their EXIF orientation: {len(turned)} images, such as "
-            f"{turned[0].image}"
+            f"{turned[0].pair.image}"
         )
-    if masks_too:
-        found.notes.append(f"masks turned by an orientation of their own: {masks_too}")
+    if masks:
+        notes.append(f"masks turned by an orientation of their own: {masks}")
     if stored:
-        found.notes.append(
+        notes.append(
             f"not turned by their EXIF orientation: {len(stored)} images, such as "
-            f"{stored[0].image}, because their masks fit the pixels as stored"
+            f"{stored[0].pair.image}, because their masks fit the pixels as stored"
         )
-    return found
+    return checked, problems, notes
 
 
-def _turning(
-    pair: Pair, channels: int | None, as_stored: bool
-) -> tuple[Header, int, tuple[bool, bool]]:
-    """Return the image's header, the mask's orientation, and whether to turn the two.
+def _check(pair: Pair, channels: int | None, as_stored: bool) -> CheckedPair:
+    """Check one pair.
 
     Raises:
         ValueError: naming the file, if it is wrong.
@@ -253,38 +252,18 @@ def _turning(
         raise ValueError(
             f"{pair.image}: has no mask; expected one such as {pair.label}"
         )
-    header, mask = read_header(pair.image), read_header(pair.label, mask=True)
-    if channels and not convertible(header.channels, channels):
-        found = f"has {header.channels} channels, not {channels}"
+    image, mask = read_header(pair.image), read_header(pair.label, mask=True)
+    if channels and not convertible(image.channels, channels):
+        found = f"has {image.channels} channels, not {channels}"
         raise ValueError(f"{pair.image}: {found}")
     ways = [(True, True), (True, False), (False, True), (False, False)]
     for turn in reversed(ways) if as_stored else ways:
-        image_size = shown_size(header.size, header.orientation, turn[0])
-        if image_size == shown_size(mask.size, mask.orientation, turn[1]):
-            return header, mask.orientation, turn
-    raise ValueError(
-        "{}: is {}x{}, its mask {}x{}{}".format(
-            pair.image,
-            *header.size[::-1],
-            *mask.size[::-1],
-            "; no EXIF orientation tells which is turned"
-            if header.size == mask.size[::-1]
-            else "",
-        )
-    )
-
-
-def shown_size(
-    size: tuple[int, int], orientation: int, upright: bool
-) -> tuple[int, int]:
-    """Return the (height, width) of an image, upright or as stored.
-
-    Args:
-        size: the size of the upright image.
-        orientation: orientation in the file, 1 to 8.
-        upright: whether the image is read upright.
-    """
-    return size if upright or orientation < 5 else size[::-1]
+        if image.shown(turn[0]) == mask.shown(turn[1]):
+            return CheckedPair(pair, image, mask, turn)
+    sizes = "is {1}x{0}, its mask {3}x{2}".format(*image.size, *mask.size)
+    if image.size == mask.size[::-1]:
+        sizes += "; no EXIF orientation tells which is turned"
+    raise ValueError(f"{pair.image}: {sizes}")
 
 
 class Joined(Sequence):

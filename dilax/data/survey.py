@@ -5,7 +5,7 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -13,18 +13,13 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from dilax.data.class_lists import SUFFIXES, read_classes
-from dilax.data.classes import describe_classes
+from dilax.data.classes import Masks, describe_classes
 from dilax.data.folder import read_folder
-from dilax.data.masks import MaskReading, MaskValues, mask_values
+from dilax.data.lists import CLASS_SUFFIXES, read_classes
+from dilax.data.masks import MaskReading, mask_values
 from dilax.data.pairing import SPLITS, Pair, split_of_list
-from dilax.data.pixels import (
-    Header,
-    channel_sums,
-    convertible,
-    read_pixels,
-)
-from dilax.data.source import Checked, check_pairs, shown_size
+from dilax.data.pixels import channel_sums, convertible, read_pixels
+from dilax.data.source import check_pairs
 from dilax.data.spec import DatasetSpec
 
 T = TypeVar("T")
@@ -97,23 +92,13 @@ def survey_folder(
     files = [file for group in groups for p in group for file in (p.image, p.label)]
     stamps = tuple(f.stat().st_mtime_ns if f.exists() else 0 for f in files)
     as_stored = orientation == "stored" if orientation else None
-    reading = reading._replace(threshold=float(reading.threshold))
-    read = _read(groups, stamps, skip_unreadable, as_stored, reading.threshold)
-    checked, mean, masks, sizes = read
-    spec, more = describe_classes(root.name, mean, masks, given, reading)
-    (height, width), count = sizes.most_common(1)[0]
-    share = "all" if len(sizes) == 1 else f"{count} of {sizes.total()}"
-    bits = next(iter(checked.headers.values())).bits
-    about = [
-        f"channels: {len(mean)} of {bits} bits; {share} are "
-        f"{width}x{height}; mean pixel, channels reversed: {', '.join(map(str, mean))}",
-        *checked.notes,
-    ]
-    if left_out := checked.problems:
-        about.append(f"{len(left_out)} are left out, such as {left_out[0]}")
+    mean, masks, sizes, about = _measured(
+        groups, stamps, skip_unreadable, as_stored, reading.threshold
+    )
     if not given and (lists := _possible_lists(root)):
         shown = ", ".join(os.path.relpath(path, root) for path in lists[:5])
-        about.append(f"{shown} may name the classes: --classes=FILE reads one")
+        about = [*about, f"{shown} may name the classes: --classes=FILE reads one"]
+    spec, more = describe_classes(root.name, mean, masks, given, reading)
     spec = dataclasses.replace(spec, as_stored=bool(as_stored))
     return Survey(spec, [*notes, *about, *more], dict(sizes))
 
@@ -128,30 +113,39 @@ def _possible_lists(root: Path) -> list[Path]:
     return [
         path
         for path in files
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in CLASS_SUFFIXES
         and re.search("class|label|names|categories|^data$|^meta$", path.stem.lower())
         and not split_of_list(path.stem)
     ]
 
 
 @functools.lru_cache(maxsize=1)
-def _read(
+def _measured(
     groups: tuple[tuple[Pair, ...], ...],
     stamps: tuple[int, ...],
     skip: bool,
     as_stored: bool | None,
     threshold: float,
-) -> tuple[
-    Checked, tuple[float, ...], list[tuple[Path, MaskValues]], Counter[tuple[int, int]]
-]:
-    """Return the checked pairs, mean pixel and sizes of training images, and all masks.
+) -> tuple[tuple[float, ...], Masks, Counter[tuple[int, int]], list[str]]:
+    """Return the mean pixel, all masks, the sizes of training images, and notes.
 
     `stamps`, when the files were modified, only tells changed files apart in the cache.
     """
     train, val, test = groups
-    checked = check_pairs([*train, *val], skip, None, as_stored)
-    channels = _common_channels(checked.headers)
-    own = [pair for pair in train if pair in checked.headers]
+    checked, problems, notes = check_pairs([*train, *val], skip, None, as_stored)
+    headers = [files.image for files in checked]
+    counts = Counter(header.channels for header in headers)
+    channels = 3 if 3 in counts else counts.most_common(1)[0][0]
+    bits = Counter(header.bits for header in headers).most_common(1)[0][0]
+    for files in checked:
+        if files.image.bits != bits or not convertible(files.image.channels, channels):
+            raise ValueError(
+                f"{files.pair.image}: has {files.image.channels} x {files.image.bits} "
+                f"bits per pixel, others {channels} x {bits}; save all images in one "
+                "format"
+            )
+    known = {*train}
+    own = [files for files in checked if files.pair in known]
     if not own:
         raise ValueError(f"{train[0].image}: no readable training images are left")
 
@@ -160,54 +154,43 @@ def _read(
         pixels = read_pixels(path, channels)
         return np.append(channel_sums(pixels), pixels.size / channels)
 
-    some = [pair.image for pair in own][:: -(-len(own) // _MEASURED)]
+    some = [files.pair.image for files in own][:: -(-len(own) // _MEASURED)]
     *sums, pixels = np.sum([t for _, t in _each("mean pixel", total, some, skip)], 0)
     mean = tuple(round(float(value / pixels), 4) for value in reversed(sums))
-    labelled = [*checked.headers, *(pair for pair in test if pair.label.exists())]
+    labels = [files.pair.label for files in checked]
+    labels += [pair.label for pair in test if pair.label.exists()]
     count = functools.partial(mask_values, threshold=threshold)
-    masks = _each("classes", count, [pair.label for pair in labelled], skip)
-    headers = ((checked.headers[pair], checked.upright[pair][0]) for pair in own)
-    sizes = Counter(shown_size(h.size, h.orientation, turn) for h, turn in headers)
-    return checked, mean, masks, sizes
-
-
-def _common_channels(headers: dict[Pair, Header]) -> int:
-    """Return the number of channels with which all images can be read."""
-    counts = Counter(header.channels for header in headers.values())
-    channels = 3 if 3 in counts else counts.most_common(1)[0][0]
-    bits = Counter(header.bits for header in headers.values()).most_common(1)[0][0]
-    for pair, header in headers.items():
-        if header.bits != bits or not convertible(header.channels, channels):
-            raise ValueError(
-                f"{pair.image}: has {header.channels} x {header.bits} bits per pixel, "
-                f"others {channels} x {bits}; save all images in one format"
-            )
-    return channels
+    masks = _each("classes", count, labels, skip)
+    sizes = Counter(files.size for files in own)
+    (height, width), most = sizes.most_common(1)[0]
+    share = "all" if len(sizes) == 1 else f"{most} of {sizes.total()}"
+    shown = ", ".join(map(str, mean))
+    notes = [
+        f"channels: {len(mean)} of {bits} bits; {share} are {width}x{height}; mean "
+        f"pixel, channels reversed: {shown}",
+        *notes,
+    ]
+    if problems:
+        notes.append(f"{len(problems)} are left out, such as {problems[0]}")
+    return mean, masks, sizes, notes
 
 
 def _each(
     title: str, read: Callable[[Path], T], paths: list[Path], skip: bool
 ) -> list[tuple[Path, T]]:
-    """Yield (file, its content), without unreadable files if `skip`."""
-
-    def attempt(path: Path) -> T | ValueError:
-        try:
-            return read(path)
-        except ValueError as error:
-            return error
-
+    """Return (file, its content), without unreadable files if `skip`."""
     found, problems = [], []
     pool = ThreadPoolExecutor(4)
     try:
-        results = pool.map(attempt, paths)
-        shown = tqdm(results, title, len(paths), unit="image", delay=1)
-        for path, result in zip(paths, shown, strict=True):
-            if not isinstance(result, ValueError):
-                found.append((path, result))
-            elif skip:
-                problems.append(result)
-            else:
-                raise result
+        futures = [pool.submit(read, path) for path in paths]
+        shown = tqdm(futures, title, unit="image", delay=1)
+        for path, future in zip(paths, shown, strict=True):
+            try:
+                found.append((path, future.result()))
+            except ValueError as error:
+                if not skip:
+                    raise
+                problems.append(error)
     finally:
         pool.shutdown(cancel_futures=True)
     if problems and not found:
@@ -215,46 +198,36 @@ def _each(
     return found
 
 
-class Statistics:
-    """Class frequencies and the mean pixel of samples that are added one by one.
+def class_statistics(
+    samples: Iterable[dict], spec: DatasetSpec
+) -> tuple[list[tuple[str, float, float]], tuple[float, ...]]:
+    """Count the classes and the mean pixel of samples.
 
     Args:
+        samples: `{image, label}` samples.
         spec: the classes and the ignore label.
+
+    Returns:
+        (class, % of labelled pixels, % of images with it), ignored pixels last, whose
+        share is of all pixels; and the mean pixel on the 0..255 scale, channels
+        reversed: (B, G, R).
     """
-
-    HEADERS = ("class", "% of labelled pixels", "% of images")
-
-    def __init__(self, spec: DatasetSpec):
-        self._spec = spec
-        self._pixels, self._images = np.zeros((2, 256), np.int64)
-        self._sums, self._samples = np.zeros(1), 0
-
-    def add(self, sample: dict) -> None:
-        """Count a sample `{image, label}`."""
-        counts = np.bincount(sample["label"].ravel(), minlength=256)
-        self._pixels += counts
-        self._images += counts > 0
-        self._sums = self._sums + channel_sums(sample["image"])
-        self._samples += 1
-
-    def rows(self) -> list[tuple[str, float, float]]:
-        """(class, % of labelled pixels, % of images with it), ignored pixels last.
-
-        The share of ignored pixels is of all pixels.
-        """
-        k, ignore = self._spec.num_classes, self._spec.ignore_label
-        labelled, total = self._pixels[:k].sum(), self._pixels.sum()
-        names = [*enumerate(self._spec.classes), (ignore, "(ignored)")]
-        return [
-            (
-                name,
-                100 * int(self._pixels[i]) / max(1, total if i == ignore else labelled),
-                100 * int(self._images[i]) / max(1, self._samples),
-            )
-            for i, name in names
-        ]
-
-    def mean(self) -> tuple[float, ...]:
-        """The mean pixel on the 0..255 scale, channels reversed: (B, G, R)."""
-        mean = self._sums / max(1, self._pixels.sum())
-        return tuple(round(float(v), 4) for v in mean[::-1])
+    pixels, images = np.zeros((2, 256), np.int64)
+    sums, count = np.zeros(1), 0
+    for sample in samples:
+        count += 1
+        found = np.bincount(sample["label"].ravel(), minlength=256)
+        pixels, images = pixels + found, images + (found > 0)
+        sums = sums + channel_sums(sample["image"])
+    total, labelled = pixels.sum(), pixels[: spec.num_classes].sum()
+    parts = [(name, i, labelled) for i, name in enumerate(spec.classes)]
+    parts.append(("(ignored)", spec.ignore_label, total))
+    rows = [
+        (
+            name,
+            100 * int(pixels[i]) / max(1, whole),
+            100 * int(images[i]) / max(1, count),
+        )
+        for name, i, whole in parts
+    ]
+    return rows, tuple(round(float(v / max(1, total)), 4) for v in sums[::-1])
