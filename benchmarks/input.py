@@ -93,7 +93,6 @@ def main(argv: list[str]) -> None:
     ways = {
         f"{plain.threads} threads": (source, plain),
         "1 thread": (source, dataclasses.replace(plain, threads=1)),
-        "1 process": (source, dataclasses.replace(plain, processes=1)),
         "cached on the host": (cache_on_host(source), plain),
     }
     rows = []

@@ -131,18 +131,6 @@ def _first(batches, count=6):
     return list(itertools.islice(batches, count))
 
 
-@pytest.mark.slow
-def test_a_batch_is_the_same_from_worker_processes():
-    example = ImageExample(
-        CropGeometry((26, 34), 5, 4), Augmentation(scales=(0.7, 1.4), colour=0.1)
-    )
-    one, two = (
-        _first(training_batches(_source((21, 30)), example, 4, 0, 1, reading), 5)
-        for reading in (Reading(2), Reading(2, processes=2))
-    )
-    _equal(one, two)
-
-
 @pytest.mark.parametrize(
     "size, stride, edge_crops",
     [

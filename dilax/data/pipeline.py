@@ -11,12 +11,11 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
 from dilax.data.transforms import CropGeometry, ImageExample, reflected, rescale
@@ -34,8 +33,7 @@ class Reading:
     """How training images are read. This affects the speed, never the batches.
 
     Attributes:
-        threads: number of threads that decode and augment, in each process.
-        processes: number of worker processes; 0 reads in the training process.
+        threads: number of threads that decode and augment.
         cache: `""` decodes an image each time; `"host"` keeps all decoded images in
             main memory, `"device"` in the memory of the accelerator, which also crops
             and mirrors them (images must have one size, and no other augmentation).
@@ -46,7 +44,6 @@ class Reading:
     """
 
     threads: int = 4
-    processes: int = 0
     cache: Literal["", "host", "device"] = ""
 
 
@@ -69,7 +66,7 @@ def training_batches(
         batch_size: examples per batch, over all shards.
         seed: determines order and augmentation.
         start: the index of the first batch; batch n is the same for every start.
-        reading: threads and processes.
+        reading: the number of threads.
         shard: (index, count): the part of each batch to read, for training on several
             hosts. All parts, concatenated, are the batch of a single host.
 
@@ -96,49 +93,29 @@ def training_batches(
             f"batch_size={batch_size}: must be a multiple of the number of processes, "
             f"{count}"
         )
+
+    def contiguous(sample: dict, rng: np.random.Generator) -> Batch:
+        """Return an example without views: copies are made here, in parallel."""
+        arrays = example(sample, rng).items()
+        return {name: np.ascontiguousarray(array) for name, array in arrays}
+
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    draw = functools.partial(_contiguous, example)  # worker processes pickle it
-    examples = examples.random_map(draw)[start * batch_size :]
-    own, threads = batch_size // count, reading.threads
-    if count > 1:
-        part = _Part(examples, batch_size, index * own, own)
-        examples = grain.MapDataset.source(part)
-    if not reading.processes:
-        ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
-        batches = examples.to_iter_dataset(ahead).batch(own, drop_remainder=True)
-        # Batches are assembled in a separate thread, not in the training thread.
-        return iter(
-            grain.experimental.ThreadPrefetchIterDataset(
-                batches, prefetch_buffer_size=_BATCHES_AHEAD
-            )
+    examples = examples.random_map(contiguous)[start * batch_size :]
+    own = batch_size // count
+
+    def of_shard(i: int) -> Batch:
+        batch, place = divmod(i, own)
+        return examples[batch * batch_size + index * own + place]
+
+    part = grain.MapDataset.range(len(examples) // count).map(of_shard)
+    ahead = grain.ReadOptions(reading.threads, 4 * reading.threads)
+    batches = part.to_iter_dataset(ahead).batch(own, drop_remainder=True)
+    # Batches are assembled in a separate thread, not in the training thread.
+    return iter(
+        grain.experimental.ThreadPrefetchIterDataset(
+            batches, prefetch_buffer_size=_BATCHES_AHEAD
         )
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # worker processes read absl's flags
-    ahead = grain.ReadOptions(threads, prefetch_buffer_size=threads)
-    workers = grain.MultiprocessingOptions(reading.processes)
-    batches = examples.batch(own, drop_remainder=True).to_iter_dataset(ahead)
-    return iter(batches.mp_prefetch(workers))
-
-
-def _contiguous(example: Example, sample: dict, rng: np.random.Generator) -> Batch:
-    """Return an example without views: copies are made here, in parallel."""
-    arrays = example(sample, rng).items()
-    return {name: np.ascontiguousarray(array) for name, array in arrays}
-
-
-class _Part(Sequence):
-    """`own` examples of every batch, from `first` on, of an endless sequence."""
-
-    def __init__(self, examples: Any, batch_size: int, first: int, own: int):
-        self._examples, self._batch_size = examples, batch_size
-        self._first, self._own = first, own
-
-    def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * self._own
-
-    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        batch, place = divmod(index, self._own)
-        return self._examples[batch * self._batch_size + self._first + place]
+    )
 
 
 def in_order(

@@ -25,7 +25,7 @@ _RENAMED = {
     "surroundings": "full_tile_maps",
 }
 # Fields that are gone, with the only value that can still be read.
-_REMOVED = {"balance": "", "context_border": "zero", "norm": False}
+_REMOVED = {"balance": "", "context_border": "zero", "norm": False, "processes": 0}
 _REPORTED: set[Path] = set()  # files whose old names were reported
 
 

@@ -6,6 +6,7 @@ as `../x` and links in archives are harmless. Only gzipped tars are decompressed
 
 import bisect
 import contextlib
+import functools
 import gzip
 import hashlib
 import os
@@ -13,7 +14,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +79,9 @@ def check_archive(file: Path, archive: Archive) -> None:
         )
 
 
+Files = dict[str, tuple[int, Callable[[], bytes]]]  # name → size, and how to read it
+
+
 class Tree:
     """A read-only view of a folder and of the known archives in it; threads may share.
 
@@ -101,31 +105,28 @@ class Tree:
         verify: bool = True,
     ):
         self.path, self._scratch = path, scratch
+        self._archives: list[str] = []
         known = {archive.name: archive for archive in archives}
-        self._stores: list[tuple[str, _Store]] = []
         if path.is_dir():
-            files = _Folder(path)
-            self._stores.append(("", files))
-            found = [path / n for n in files.names if Path(n).name in known]
+            self._files = _in_folder(path)
+            found = [path / name for name in self._files if Path(name).name in known]
         elif path.is_file():
-            found = [path]
+            self._files, found = {}, [path]
         else:
             raise ValueError(f"{path}: no such file or folder")
         for file in found:
             if verify and file.name in known:
                 check_archive(file, known[file.name])
-            self._stores.append((file.name, self._open(file, str(file))))
-        self._index = {
-            name: store for _, store in reversed(self._stores) for name in store.names
-        }
-        self._sorted = sorted(self._index)
+            self._add(file, str(file))
+            self._archives.append(file.name)
+        self._sorted = sorted(self._files)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._index
+        return name in self._files
 
     def __str__(self) -> str:
-        inside = [name for name, _ in self._stores if name]
-        return f"{self.path}" + (f" (with {', '.join(inside)})" if inside else "")
+        inside = ", ".join(self._archives)
+        return f"{self.path} (with {inside})" if inside else f"{self.path}"
 
     def read(self, name: str, largest: int = _LARGEST) -> bytes:
         """Read a file.
@@ -137,7 +138,7 @@ class Tree:
         Raises:
             ValueError: naming the file, if it is missing, damaged, or larger.
         """
-        if name not in self._index:
+        if name not in self._files:
             raise ValueError(f"{self}: {name} is missing")
         if self.size(name) > largest:
             raise ValueError(
@@ -145,7 +146,7 @@ class Tree:
                 "the data set"
             )
         try:
-            return self._index[name].read(name)
+            return self._files[name][1]()
         except _DAMAGED as error:
             raise ValueError(f"{self}: {name} is damaged ({error})") from error
 
@@ -163,7 +164,7 @@ class Tree:
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return self._index[name].size(name)
+        return self._files[name][0]
 
     def stems(self, folder: str, suffix: str) -> list[str]:
         """List the files below a folder, `"a/b/"`, that end in `suffix`: the rest."""
@@ -194,114 +195,103 @@ class Tree:
         """
         target = self._scratch_file(Path(name).name)
         target.write_bytes(self.read(name, 1 << 30))
-        store = self._open(target, f"{self}: {name}")
-        self._stores.append((Path(name).name, store))
-        self._index = dict.fromkeys(store.names, store) | self._index
-        self._sorted = sorted(self._index)
+        self._add(target, f"{self}: {name}")
+        self._archives.append(Path(name).name)
+        self._sorted = sorted(self._files)
 
     def _scratch_file(self, name: str) -> Path:
         """Return a path in the scratch folder that no other archive uses."""
-        return self._scratch / f"{len(self._stores)}-{name}"
+        return self._scratch / f"{len(self._archives)}-{name}"
 
-    def _open(self, file: Path, name: str) -> "_Store":
+    def _add(self, file: Path, name: str) -> None:
+        """Add the files of an archive that are not in the tree yet."""
+        plain = file
         try:
             with file.open("rb") as stream:
                 start = stream.read(2)
-            if start == b"PK":
-                return _Zip(file)
             if start == b"\x1f\x8b":
-                target = self._scratch_file(f"{file.name}.tar")
-                with gzip.open(file) as packed, target.open("wb") as plain:
+                plain = self._scratch_file(f"{file.name}.tar")
+                with gzip.open(file) as packed, plain.open("wb") as target:
                     while block := packed.read(_BLOCK):
-                        plain.write(block)
-                        if plain.tell() > _RATIO * file.stat().st_size + _LARGEST:
+                        target.write(block)
+                        if target.tell() > _RATIO * file.stat().st_size + _LARGEST:
                             raise EOFError("it unpacks to far more than it should")
-                file = target
-            return _Tar(file)
+            files = _in_zip(file) if start == b"PK" else _in_tar(plain)
         except _DAMAGED as error:
             raise ValueError(
                 f"{name}: is not a complete zip or tar archive ({error}); "
                 "download it again"
             ) from error
+        self._files = files | self._files
 
 
-class _Folder:
-    """The files in a folder, at any depth; links are followed, but not in circles."""
+def _in_folder(root: Path) -> Files:
+    """Return the files in a folder, at any depth.
 
-    def __init__(self, root: Path):
-        self._root = root
-        start = len(os.path.join(root, ""))
-        self.names = [file[start:] for file in self._walk(str(root))]
+    Links are followed, but not in circles.
+    """
+    files: Files = {}
 
-    def _walk(self, folder: str, parents: tuple[str, ...] = ()) -> Iterator[str]:
+    def walk(folder: str, parents: tuple[str, ...] = ()) -> None:
         here = os.path.realpath(folder)
         if here in parents:
             return
         with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.is_dir():
-                    yield from self._walk(entry.path, (*parents, here))
+                    walk(entry.path, (*parents, here))
                 elif entry.is_file():
-                    yield entry.path
+                    name = os.path.relpath(entry.path, root)
+                    files[name] = entry.stat().st_size, Path(entry.path).read_bytes
 
-    def size(self, name: str) -> int:
-        return (self._root / name).stat().st_size
-
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+    walk(str(root))
+    return files
 
 
-class _Zip:
-    """The members of a zip archive."""
+def _in_zip(file: Path) -> Files:
+    archive = zipfile.ZipFile(file)
+    lock = threading.Lock()  # ZipFile counts its open members without one
 
-    def __init__(self, file: Path):
-        self._file = zipfile.ZipFile(file)
-        for entry in self._file.infolist():
-            if entry.file_size > _RATIO * entry.compress_size + _LARGEST:
-                raise zipfile.BadZipFile(f"{entry.filename} unpacks to far too much")
-        self._lock = threading.Lock()  # ZipFile counts its open members without one
-        self.names = [name for name in self._file.namelist() if not name.endswith("/")]
-
-    def size(self, name: str) -> int:
-        return self._file.getinfo(name).file_size
-
-    def read(self, name: str) -> bytes:
-        with self._lock:
-            member = self._file.open(name)
+    def read(entry: zipfile.ZipInfo) -> bytes:
+        with lock:
+            member = archive.open(entry)
         try:
             return member.read()
         finally:
-            with self._lock:
+            with lock:
                 member.close()
 
+    for entry in archive.infolist():
+        if entry.file_size > _RATIO * entry.compress_size + _LARGEST:
+            raise zipfile.BadZipFile(f"{entry.filename} unpacks to far too much")
+    return {
+        entry.filename: (entry.file_size, functools.partial(read, entry))
+        for entry in archive.infolist()
+        if not entry.is_dir()
+    }
 
-class _Tar:
-    """The files of a tar archive that is not compressed."""
 
-    def __init__(self, file: Path):
-        with tarfile.open(file, "r:") as tar:
-            self._spans = {
-                member.name.removeprefix("./"): (member.offset_data, member.size)
-                for member in tar
-                if member.isfile()
-            }
-            end = tar.offset
-        self.names = list(self._spans)
-        self._file = file.open("rb")
-        # tarfile mistakes damage or truncation between two members for the end.
-        block = os.pread(self._file.fileno(), tarfile.BLOCKSIZE, end)
-        if block != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"it breaks off at byte {end}")
+def _in_tar(file: Path) -> Files:
+    """Return the files in a tar archive that is not compressed."""
+    stream = file.open("rb")
 
-    def size(self, name: str) -> int:
-        return self._spans[name][1]
-
-    def read(self, name: str) -> bytes:
-        offset, size = self._spans[name]
-        content = os.pread(self._file.fileno(), size, offset)
+    def read(offset: int, size: int) -> bytes:
+        content = os.pread(stream.fileno(), size, offset)
         if len(content) < size:
             raise EOFError("the archive ends within it")
         return content
 
-
-_Store = _Folder | _Zip | _Tar
+    with tarfile.open(file, "r:") as tar:
+        files: Files = {
+            member.name.removeprefix("./"): (
+                member.size,
+                functools.partial(read, member.offset_data, member.size),
+            )
+            for member in tar
+            if member.isfile()
+        }
+        end = tar.offset
+    # tarfile mistakes damage or truncation between two members for the end.
+    if os.pread(stream.fileno(), tarfile.BLOCKSIZE, end) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it breaks off at byte {end}")
+    return files
