@@ -10,7 +10,7 @@ from PIL import Image
 from dilax.data import DATASETS
 from dilax.data.builders.archives import Tree
 from dilax.data.builders.urban import Camvid
-from dilax.data.prepared import open_prepared, prepare
+from dilax.data.prepared import open_prepared, prepare, prepared_spec
 
 SPEC = DATASETS["camvid"]
 # The train ids of the public ids 0 (Sky) … 10 (Bicyclist), and 11, void.
@@ -148,6 +148,11 @@ def test_what_a_list_names_and_is_not_there_is_named(few, tmp_path, missing):
     assert str(error.value).count(".png is missing") == 1
     prepare("camvid", source, tmp_path, partial=True)
     assert list(by_id(opened(tmp_path, "val"))) == ["0016E5_07961"]
+
+
+def test_each_copy_has_its_own_size():
+    assert prepared_spec("camvid", "public").image_size == (360, 480)
+    assert prepared_spec("camvid", "original") == SPEC
 
 
 def test_the_published_counts_are_expected():
