@@ -85,7 +85,7 @@ def _containers(content):
         (b"K\x01", "exhausted|STOP"),
         (b"", "exhausted|STOP"),
         (b"P7\n.", "PERSID"),
-        (b"K\x07Q.", "storage"),
+        (b"K\x07Q.", "BINPERSID"),
         (b"\x80\xff.", "empty"),
         (b"t.", "empty"),
         (b"\x82\x01.", "EXT1"),

@@ -147,72 +147,56 @@ def in_batches(
 BLOCK = 256  # pixels per side of the blocks that are computed together
 
 
-class Placing(NamedTuple):
-    """The positions of an image's pixels among the cells of one view of it.
+class Cells:
+    """The cells of one view of an image, and the positions of its pixels among them.
 
-    Attributes:
-        rows: (h,) position of each row, in cells.
-        columns: (w,) position of each column.
-        span: number of cells along an axis that a block of pixels may need.
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-    span: int
-
-
-def place(
-    size: tuple[int, ...],
-    scale: float,
-    stride: int,
-    centred: bool = False,
-    mirrored: bool = False,
-) -> Placing:
-    """Return the positions of an image's pixels among the cells of its resized version.
+    Only the rows of cells that a block of pixels needs are in memory.
 
     Args:
+        bands: the cells, each (rows, columns, k), from top to bottom.
         size: (height, width) of the image.
-        scale: as for `scaled_size`.
-        stride: the network's pixels from one cell to the next.
+        view: how the network saw the image.
+        stride: pixels of the view from one cell to the next.
         centred: whether cell i is at the centre of its pixels, not at the first of
             them.
-        mirrored: whether the network saw the mirrored image.
-
-    Example:
-        >>> place((4, 4), 1.0, 2).rows.tolist()
-        [0.0, 0.5, 1.0, 1.5]
-    """
-    axes = []
-    for n, m in zip(size[:2], scaled_size(size, scale), strict=True):
-        pixels = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
-        cells = (pixels + 0.5) / stride - 0.5 if centred else pixels / stride
-        axes.append(np.maximum(cells, 0))
-    rows, columns = axes
-    span = int((BLOCK * scale + 1) / stride) + 3
-    return Placing(rows, columns[::-1] if mirrored else columns, span)
-
-
-class CellRows:
-    """A window over rows of cells that arrive in bands; it moves down only.
-
-    Args:
-        bands: each (rows, columns, k), from top to bottom.
     """
 
-    def __init__(self, bands: Iterator[np.ndarray]):
-        self._bands = bands
-        self._held, self._first = next(bands), 0
+    def __init__(
+        self,
+        bands: Iterator[np.ndarray],
+        size: tuple[int, ...],
+        view: View,
+        stride: int,
+        centred: bool,
+    ):
+        self._bands, self._held, self._first = bands, next(bands), 0
+        # Cells along an axis that a block of pixels may need: of one shape for all.
+        self._span = int((BLOCK * view.scale + 1) / stride) + 3
+        axes = []
+        for n, m in zip(size[:2], scaled_size(size, view.scale), strict=True):
+            pixels = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
+            cells = (pixels + 0.5) / stride - 0.5 if centred else pixels / stride
+            axes.append(np.maximum(cells, 0))
+        self._rows, columns = axes
+        self._columns = columns[::-1] if view.mirrored else columns
 
-    def window(self, start: int, count: int) -> np.ndarray:
-        """Return `count` rows from `start`, repeating the last; drop earlier rows."""
-        self._held = self._held[start - self._first :]
-        self._first = start
-        while len(self._held) < count:
-            band = next(self._bands, None)
-            if band is None:
+    def blocks(self, y: int) -> list[tuple]:
+        """Return the cells of each block of pixels from row y, and how to read them.
+
+        See `read_probabilities`. The rows above are dropped.
+        """
+        start, rows = _taps(self._rows[y : y + BLOCK])
+        self._held, self._first = self._held[start - self._first :], start
+        while len(self._held) < self._span:
+            if (band := next(self._bands, None)) is None:
                 break
             self._held = np.concatenate([self._held, band])
-        return _part(self._held, 0, count, axis=0)
+        band = _part(self._held, 0, self._span, axis=0)
+        blocks = []
+        for x in range(0, len(self._columns), BLOCK):
+            start, columns = _taps(self._columns[x : x + BLOCK])
+            blocks.append((_part(band, start, self._span, axis=1), rows, columns))
+        return blocks
 
     def finish(self) -> None:
         """Consume the bands that no pixel needed."""
@@ -250,33 +234,23 @@ def _interpolate(cells, rows, columns):
 
 
 def pixel_bands(
-    views: Sequence[tuple[CellRows, Placing]], read: Any
+    size: tuple[int, ...], views: Sequence[Cells], read: Any
 ) -> Iterator[np.ndarray]:
     """Yield bands of an image's pixels, BLOCK rows each except the last.
 
     Args:
-        views: cells and placing of each view of the image.
+        size: (height, width) of the image.
+        views: the cells of each view of the image.
         read: `read_probabilities` or `read_labels`, compiled.
     """
-    height, width = (len(axis) for axis in views[0][1][:2])
+    height, width = size[:2]
     for y in range(0, height, BLOCK):
-        held = []
-        for cells, placing in views:
-            start, rows = _taps(placing.rows[y : y + BLOCK])
-            held.append((cells.window(start, placing.span), rows))
-        blocks = [
-            read([_view(*h, v[1], x) for h, v in zip(held, views, strict=True)])
-            for x in range(0, width, BLOCK)
-        ]
-        band = np.concatenate([np.asarray(block) for block in blocks], 1)
+        blocks = zip(*(cells.blocks(y) for cells in views), strict=True)
+        started = [read(list(of_views)) for of_views in blocks]
+        band = np.concatenate([np.asarray(block) for block in started], 1)
         yield band[: height - y, :width]
-    for cells, _ in views:
+    for cells in views:
         cells.finish()
-
-
-def _view(cells: np.ndarray, rows: tuple, placing: Placing, x: int) -> tuple:
-    start, columns = _taps(placing.columns[x : x + BLOCK])
-    return _part(cells, start, placing.span, axis=1), rows, columns
 
 
 def _taps(places: np.ndarray) -> tuple[int, tuple[np.ndarray, np.ndarray]]:

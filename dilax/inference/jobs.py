@@ -221,13 +221,30 @@ def predict_photos(
     jobs = own_share(plan_jobs(find_photos(source, output), output, outputs))
     check_writable(output)
     missing = [j for j in jobs if overwrite or not all(map(is_whole, j.files.values()))]
-    skipped = len(jobs) - len(missing)
-    memory = Memory()
-    tasks = _tasks(missing, predictor.spec, memory, max_pixels)
+    skipped, spec, memory = len(jobs) - len(missing), predictor.spec, Memory()
+
+    def tasks() -> Iterator[Task]:
+        for photo, files in missing:
+            pixels = 0
+            try:
+                for file in files.values():
+                    if len(os.fsencode(file.name)) > _LONGEST_NAME:
+                        raise ValueError(
+                            f"{photo}: its name is too long for {file.name}"
+                        )
+                pixels = count_pixels(photo.file, str(photo), max_pixels)
+                memory.enter(pixels)
+                image = read_photo(photo.file, str(photo), len(spec.mean))
+            except ValueError as error:
+                yield Task(error, pixels)
+                continue
+            write = functools.partial(save_pictures, image, files, spec)
+            yield Task(image, pixels, write, files.get("probabilities"))
+
     with any_size(), progress(len(jobs), skipped) as bar:
-        outcome = run_tasks(predictor, tasks, memory, bar)
+        outcome = run_tasks(predictor, tasks(), memory, bar)
     files = {_key(f) for job in jobs for f in (*job.files.values(), job.photo.file)}
-    write_legend(predictor.spec, output, outputs, files)
+    write_legend(spec, output, outputs, files)
     return outcome._replace(skipped=skipped)
 
 
@@ -250,25 +267,6 @@ def write_legend(
         if _key(path) in files:
             path = output / "legend_of_classes.png"
         save_image(legend(spec), path)
-
-
-def _tasks(
-    jobs: list[Job], spec: DatasetSpec, memory: Memory, max_pixels: int
-) -> Iterator[Task]:
-    for photo, files in jobs:
-        pixels = 0
-        try:
-            for file in files.values():
-                if len(os.fsencode(file.name)) > _LONGEST_NAME:
-                    raise ValueError(f"{photo}: its name is too long for {file.name}")
-            pixels = count_pixels(photo.file, str(photo), max_pixels)
-            memory.enter(pixels)
-            image = read_photo(photo.file, str(photo), len(spec.mean))
-        except ValueError as error:
-            yield Task(error, pixels)
-            continue
-        write = functools.partial(save_pictures, image, files, spec)
-        yield Task(image, pixels, write, files.get("probabilities"))
 
 
 def save_pictures(

@@ -23,12 +23,11 @@ from dilax.data import DatasetSpec, scaled_size, subtract_mean
 from dilax.data.pixels import as_uint8
 from dilax.inference.cells import (
     BLOCK,
-    CellRows,
+    Cells,
     View,
     cell_bands,
     check_image,
     pixel_bands,
-    place,
     read_labels,
     read_probabilities,
 )
@@ -324,14 +323,13 @@ class Predictor:
         factors = [self.reduction(image.shape) for image in images]
         views = [[v._replace(scale=v.scale * f) for f in factors] for v in self.views]
         seen = [self._cell_bands(images, each, run, plan) for each in views]
-        views_of_images = zip(*views, strict=True)
-        for image, own, *cells in zip(images, views_of_images, *seen, strict=True):
-            placings = [
-                place(image.shape, v.scale, self._stride, self._logits, v.mirrored)
-                for v in own
+        of_images = zip(*views, strict=True)
+        for image, own, *every in zip(images, of_images, *seen, strict=True):
+            cells = [
+                Cells(bands, image.shape, view, self._stride, centred=self._logits)
+                for view, bands in zip(own, every, strict=True)
             ]
-            rows = map(CellRows, cells)
-            yield pixel_bands(list(zip(rows, placings, strict=True)), read)
+            yield pixel_bands(image.shape, cells, read)
 
     def _cell_bands(
         self, images: Sequence[np.ndarray], views: Sequence[View], network, plan

@@ -68,18 +68,17 @@ class Tensor(NamedTuple):
 _MARK = object()  # where the arguments of a later instruction begin
 
 
-def _refused(description: Any) -> Any:
-    raise ValueError("an unexpected storage")
-
-
 def unpickle(
-    file: Any, storage: Callable[[Any], Any] = _refused, steps: int = _MAX_STEPS
+    file: Any,
+    storage: Callable[[Any], Any] | None = None,
+    steps: int = _MAX_STEPS,
 ) -> Any:
     """Read the next pickle of a file as containers, numbers, text, and `Tensor`s.
 
     Args:
         file: a file with `read` and `readline`; its position is then after the pickle.
-        storage: turns the pickle's description of a storage into a storage.
+        storage: turns the pickle's description of a storage into a storage; without
+            it, there must be none.
         steps: maximum number of steps.
 
     Raises:
@@ -99,13 +98,11 @@ def unpickle(
                 return stack.pop()
             case "PROTO" | "FRAME":
                 pass
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":  # the last has no argument
+                memo[len(memo) if argument is None else argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
-            case "BINPERSID":
+            case "BINPERSID" if storage:
                 stack.append(storage(stack.pop()))
             case name if name in _ARGUMENTS:
                 stack.append(argument)
@@ -143,9 +140,7 @@ def unpickle(
             case "NEWOBJ" if isinstance(stack[-2], Name):
                 raise ValueError(f"would make an object of {stack[-2]}. {_REMEDY}")
             case name:
-                raise ValueError(
-                    f"the instruction {name} is not for weights. {_REMEDY}"
-                )
+                raise ValueError(f"{name} is no instruction for weights. {_REMEDY}")
     raise ValueError("the pickle has no end")
 
 
