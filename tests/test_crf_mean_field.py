@@ -10,6 +10,7 @@ import pytest
 from crf_scenes import draw_image, gaussian_sums
 
 from dilax import CRFRNN, DenseCRF
+from dilax.crf import kernels
 from dilax.crf.filters import ExactFilter, normalize
 from dilax.crf.mean_field import Pairwise, energies, energy, mean_field
 from dilax.runtime import jit
@@ -164,6 +165,13 @@ def test_certain_marginals_have_no_entropy_and_no_nan():
 
 
 # CRF-RNN.
+
+
+@pytest.fixture(autouse=True)
+def small_padding(monkeypatch):
+    """Exact sums take the square of the padded pixels."""
+    monkeypatch.setattr(kernels, "SIDE", 8)
+
 
 SIZES = dict(spatial_sigma=1.5, bilateral_sigma_xy=4.0, bilateral_sigma_rgb=20.0)
 NAMES = ["spatial_weights", "bilateral_weights", "compatibility"]
