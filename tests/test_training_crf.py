@@ -22,6 +22,7 @@ from dilax.training import (
     build_spec,
     estimate,
     open_evaluation,
+    pack,
 )
 from dilax.training.checkpoint import stage_params
 from dilax.training.config import build_model
@@ -210,6 +211,18 @@ def test_a_checkpoint_is_the_network_alone(whole):
     np.testing.assert_array_equal(
         Predictor(model, params, spec).probabilities(image), own
     )
+
+
+@pytest.mark.parametrize("stage", ["given", "rnn"])
+def test_a_packed_stage_has_its_crf(whole, tmp_path, stage):
+    folder = pack(whole[0], tmp_path / "packed", stage)
+    assert list(dilax.load_checkpoint(folder).params) == ["front_end"]
+    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3)).astype(np.uint8)
+    own, packed = (
+        dilax.load_predictor(path, stage).probabilities(image)
+        for path in (whole[0], folder)
+    )
+    np.testing.assert_array_equal(packed, own)
 
 
 def test_cut_off_in_its_crf_stage_a_run_ends_where_it_would_have(whole, data, tmp_path):

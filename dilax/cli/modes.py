@@ -277,13 +277,13 @@ def _export(values: Any) -> None:
     """
     _check_alone("export")
     path = output_of(values, "network.zip")
-    if path.suffix:
-        write = export_onnx if path.suffix == ".onnx" else export_model
-        loaded = load_checkpoint(values.workdir, values.stage, values.checkpoint)
-        print(f"the network, and how to run it: {write(*loaded, path)}")
-    else:
+    if not path.suffix:
         pack(values.workdir, path, values.stage, values.checkpoint)
         print(f"the network, which can be loaded like a run: {path}")
+        return
+    write = export_onnx if path.suffix == ".onnx" else export_model
+    loaded = load_checkpoint(values.workdir, values.stage, values.checkpoint)
+    print(f"the network, and how to run it: {write(*loaded, path)}")
     config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
     stage = config.stage(values.stage)
     if stage.crf:

@@ -25,7 +25,6 @@ from absl import logging
 from tqdm import tqdm
 
 from dilax.data import DatasetSpec
-from dilax.models import param_shapes
 from dilax.runtime.files import write_text
 from dilax.runtime.processes import Interrupts, is_writer, wait_for_all
 from dilax.training.config import Config, StageConfig, build_model
@@ -250,7 +249,7 @@ def stage_params(
     stage = config.stage(name)
     model = build_model(config, stage, spec.num_classes)
     if (packed := workdir / PACKED).is_file():
-        shapes = param_shapes(model, len(spec.mean))
+        shapes = stage_shapes(model, stage, spec)
         return assign_weights(read_weights(packed), model, shapes, mean=spec.mean)[0]
     frozen: Params = {}
     if stage.start and stage.trains != "all":

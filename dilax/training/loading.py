@@ -1,8 +1,8 @@
 """Loading trained networks: from a run, from a packed folder, and the included ones.
 
-A packed folder contains one network: `config.json`, `spec.json`, and
-`weights.safetensors`. It can be used in place of a run's folder, for prediction or as
-initial weights.
+A packed folder contains one network: `config.json`, `spec.json`, `weights.safetensors`,
+and the parameters of its dense CRF, if it has one. It can be used in place of a run's
+folder, for prediction or as initial weights.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from dilax.runtime.files import shipped, write_text
 from dilax.training.checkpoint import PACKED, Choice, stage_params, unfinished_step
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.serialization import from_json, to_json
-from dilax.training.stage_crf import Params, build_rnn, found_dense
+from dilax.training.stage_crf import Params, build_rnn, dense_file, found_dense
 from dilax.weights import save_weights
 
 NETWORKS = shipped("pretrained")  # their licences are not the package's
@@ -149,7 +149,7 @@ def pack(
     """Write a trained network as a small folder that loads like a run.
 
     It contains the network's parameters (the moving averages, if the stage keeps any)
-    in float32, without the optimizer's state and without the stage's CRF.
+    in float32, without the optimizer's state, and its CRF, if the stage has one.
 
     Args:
         workdir: the folder of the run.
@@ -174,13 +174,14 @@ def pack(
     if (folder / "config.json").exists():
         raise ValueError(f"{folder}: contains a network; give another folder")
     config, chosen, trained = _load(root, stage, checkpoint)
-    network = {name: p for name, p in trained.params.items() if name != "crf"}
-    alone = dataclasses.replace(
-        chosen, trains="all", inputs="images", start="", crf=None
-    )
+    alone = dataclasses.replace(chosen, trains="all", inputs="images", start="")
     data = dataclasses.replace(config.data, data_dir="")
     config = dataclasses.replace(config, stages=(alone,), data=data, init="", reinit=())
-    save_weights(network, folder / PACKED, mean=trained.spec.mean)
+    if chosen.crf_kind == "dense":
+        found_dense(root, chosen)  # raises an error if it has not been searched
+        text = dense_file(root, chosen).read_text("utf-8")
+        write_text(dense_file(folder, chosen), text)
+    save_weights(trained.params, folder / PACKED, mean=trained.spec.mean)
     write_text(folder / "spec.json", to_json(trained.spec))
     write_text(folder / "config.json", to_json(config))
     return folder

@@ -113,7 +113,7 @@ def find_dense(stage: StageConfig, predictor: Predictor, val, workdir: Path) -> 
         val: the evaluation images.
         workdir: the run's folder.
     """
-    config, path = stage.crf, _dense_file(workdir, stage)
+    config, path = stage.crf, dense_file(workdir, stage)
     assert config is not None
     if not path.exists() and is_writer():
         if config.search:
@@ -139,7 +139,7 @@ def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
     Raises:
         ValueError: naming the file, if it is missing.
     """
-    path = _dense_file(workdir, stage)
+    path = dense_file(workdir, stage)
     if not path.is_file():
         raise ValueError(f"{path}: no dense CRF of stage {stage.name!r}; train first")
     config = from_json(CRFConfig, path)
@@ -153,5 +153,6 @@ def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
     )
 
 
-def _dense_file(workdir: Path, stage: StageConfig) -> Path:
+def dense_file(workdir: Path, stage: StageConfig) -> Path:
+    """Return where the parameters of a stage's dense CRF are stored."""
     return Path(workdir) / "crf" / f"{stage.name}.json"
