@@ -202,16 +202,14 @@ def _images_and_masks(
         ]
     if photos and masks:
         return photos, masks
-    places = [
-        f"{words} in {sorted(folders)[:10]}"
+    folders: dict[str, set[str]] = defaultdict(set)
+    for path, kind in kinds.items():
+        folders[kind].add(str(path.parent.relative_to(root)))
+    found = ", ".join(
+        f"{words} in {sorted(folders[kind])[:10]}"
         for kind, words in _PLACES.items()
-        if (
-            folders := {
-                str(p.parent.relative_to(root)) for p in every if kinds[p] == kind
-            }
-        )
-    ]
-    found = ", ".join(places) or "there are pictures in []"
+        if kind in folders
+    )
     missing, remedy = "masks" if photos else "images", HINT
     if not photos:
         remedy += "; images may be in another folder, --images=FOLDER"
@@ -220,7 +218,9 @@ def _images_and_masks(
             f". Annotations such as {polygons[0]} are not masks: export masks from the "
             "program that drew them"
         )
-    raise ValueError(f"{root}: no {missing} found; {found}; {remedy}")
+    raise ValueError(
+        f"{root}: no {missing} found; {found or 'there are pictures in []'}; {remedy}"
+    )
 
 
 def literal_parts(pattern: str, root: Path) -> str:

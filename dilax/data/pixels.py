@@ -136,33 +136,26 @@ def read_header(path: Path, mask: bool = False) -> Header:
         ValueError: naming the file, if it is not an image of 8 or 16 bits per channel.
     """
     channels = bits = 0
+    size: tuple[int, ...]
     with naming(path):
         if is_tiff(path):
             with tifffile.TiffFile(path) as tiff:
                 page: Any = tiff.pages.first
-                height, width, orientation = (
-                    page.imagelength,
-                    page.imagewidth,
-                    tag_of(page),
-                )
+                size, orientation = (page.imagelength, page.imagewidth), tag_of(page)
                 if not mask:
                     series = tiff.series[0]
                     axis = _channel_axis(series)
-                    height, width = (n for i, n in enumerate(series.shape) if i != axis)
+                    size = tuple(n for i, n in enumerate(series.shape) if i != axis)
                     channels = 1 if axis is None else series.shape[axis]
                     bits = 8 * series.dtype.itemsize
         else:
             with open_image(path) as file:
-                height, width, orientation = (
-                    file.height,
-                    file.width,
-                    orientation_of(file),
-                )
+                size, orientation = (file.height, file.width), orientation_of(file)
                 if not mask:
                     kinds = {"L": (1, 8), "I;16": (1, 16), "RGB": (3, 8)}
                     channels, bits = kinds[_mode(file)]
-    size = (width, height) if orientation >= 5 else (height, width)
-    return Header(size, channels, bits, orientation)
+    height, width = size[::-1] if orientation >= 5 else size
+    return Header((height, width), channels, bits, orientation)
 
 
 def tag_of(page: Any) -> int:
@@ -208,16 +201,16 @@ def read_pixels(
                     if (pixels.shape, pixels.dtype) != (series.shape, series.dtype):
                         message = f"{error}: pip install imagecodecs"
                         raise UnsuitableError(message) from error
-            pixels = (
-                pixels[..., None] if axis is None else np.moveaxis(pixels, axis, -1)
-            )
+            if axis is not None:
+                pixels = np.moveaxis(pixels, axis, -1)
         else:
             with open_image(path) as file:
                 mode, orientation = _mode(file), orientation_of(file)
-                pixels = np.asarray(file if mode == "I;16" else file.convert(mode))
-            pixels = np.atleast_3d(pixels).astype(
-                np.uint16 if mode == "I;16" else np.uint8
-            )
+                if mode == "I;16":
+                    pixels = np.asarray(file).astype(np.uint16)  # from any byte order
+                else:
+                    pixels = np.asarray(file.convert(mode))
+        pixels = np.atleast_3d(pixels)
         if upright and orientation > 1:
             pixels = np.ascontiguousarray(turned(pixels, orientation))
     found = pixels.shape[2]
