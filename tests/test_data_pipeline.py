@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from dilax.data import (
-    Augmentation,
-    CropGeometry,
-    ImageExample,
     Reading,
     in_order,
     training_batches,
 )
-from dilax.data.pipeline import batches_on_device, cache_on_host
+from dilax.data.pipeline import cache_on_host
 
 
 def _numbered(sample, rng):
@@ -123,54 +120,10 @@ def _source(size, count=5):
     )
 
 
-def _example(**changes):
-    return ImageExample(CropGeometry((16, 24), 0, 8), Augmentation(**changes))
-
-
-def _first(batches, count=6):
-    return list(itertools.islice(batches, count))
-
-
-@pytest.mark.parametrize(
-    "size, stride, edge_crops",
-    [
-        ((17, 60), 1, False),
-        ((40, 50), 4, True),
-        ((1, 30), 4, False),
-    ],
-)
-def test_crops_made_on_the_device_are_those_of_the_host(size, stride, edge_crops):
-    geometry = CropGeometry((26, 34), 5, stride, 255, edge_crops)
-    example = ImageExample(geometry, Augmentation())
-    host = _first(training_batches(_source(size), example, 3, seed=1))
-    _equal(host, _first(batches_on_device(_source(size), example, 3, seed=1)))
-    assert len({b["image"].tobytes() for b in host}) > 1
-
-
-def test_crops_on_the_device_agree_for_another_scale_start_and_host():
-    example = ImageExample(CropGeometry((16, 24), 0, 8), Augmentation(), scale=0.5)
-    options = dict(batch_size=4, seed=7, start=3, shard=(1, 2))
-    host = training_batches(_source((40, 50)), example, **options)
-    device = batches_on_device(_source((40, 50)), example, **options)
-    _equal(_first(host), _first(device))
-
-
 def test_cached_images_are_the_source_and_are_read_once(unchecked):
     source = _source((16, 24))
     assert [s["id"] for s in cache_on_host(source)] == list("01234")
     assert len(source) <= source.reads <= len(source) + 1  # the first, for its size
-    source = _source((16, 24))
-    _first(batches_on_device(source, _example(), 2, 0), 9)
-    assert len(source) <= source.reads <= len(source) + 2
-
-
-def test_on_the_device_images_have_one_size_and_are_only_mirrored():
-    for changes in ({"colour": 0.1}, {"scales": (0.5, 1.0)}):
-        with pytest.raises(ValueError, match=r"cache=device: .*scales=\(1,1\)"):
-            batches_on_device(_source((16, 24)), _example(**changes), 2, 0)
-    source = Counted([*_source((16, 24)), *_source((16, 25), 1)])
-    with pytest.raises(ValueError, match=r"differ in size \(0 is \(16, 25, 3\)"):
-        batches_on_device(source, _example(), 2, 0)
 
 
 def test_images_that_do_not_fit_are_refused_before_they_are_read(

@@ -265,7 +265,6 @@ class ImageExample:
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> Example:
         """`{"image": crop, "label"}`; see `CropGeometry.cut`."""
-        # The device's cache makes the same draws in the same order, without pixels.
         factor = self.scale * rng.uniform(*self.augmentation.scales)
         image, label = rescale(sample["image"], sample["label"], factor)
         if self.augmentation.colour:

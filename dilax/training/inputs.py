@@ -30,7 +30,7 @@ from dilax.data import (
     scaled_size,
     training_batches,
 )
-from dilax.data.pipeline import batches_on_device, cache_on_host
+from dilax.data.pipeline import cache_on_host
 from dilax.data.transforms import MapExample
 from dilax.evaluation import Scores, add_to_confusion, empty_confusion, evaluate
 from dilax.inference import Predictor
@@ -112,10 +112,6 @@ def stage_batches(
         stride, edges = label_stride(model, stage), stage.edge_crops
         geometry = CropGeometry(stage.crop, model.margin, stride, ignore, edges)
         example = ImageExample(geometry, augmentation, run.spec.scale)
-        if reading.cache == "device":
-            return batches_on_device(
-                source, example, stage.batch_size, seed, start, shard
-            )
     else:
         strides = model.map_stride, model.output_stride
         height, width = (side // model.map_stride for side in stage.crop)
