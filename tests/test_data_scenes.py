@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dilax.data.scenes import SPLITS, Scenes, draw_layout, paint
+from dilax.data.scenes import SPLITS, Layout, Scenes, paint
 from dilax.data.scenes_painting import (
     CLASSES,
     CONTEXT_CLASSES,
@@ -115,7 +115,7 @@ def _paint(kinds, seed=11, size=128):
     layout = next(
         drawn
         for i in itertools.count(seed)
-        if len((drawn := draw_layout(np.random.default_rng(i))).borders) == 2
+        if len((drawn := Layout(np.random.default_rng(i))).borders) == 2
     )
     above, below = np.random.default_rng(1), np.random.default_rng(2)
     return layout, *paint(layout, kinds, above, below, size)

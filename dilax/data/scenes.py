@@ -9,10 +9,10 @@ are drawn before the kinds of ground, from separate random streams. Sky, ground,
 balloons in front can be classified from nearby pixels.
 
 This module decides where objects are, in units of which a scene is 256 wide and high;
-`dilax.data.scenes_painting` paints them and labels the towers. In 256-pixel scenes
-about 57 percent of all tower pixels are more than 75 pixels away from any ground: out
-of reach of a front end (26 to 30 pixels wide) and of an undilated module on top of it
-(15 cells of 8 pixels wide), but within reach of the Basic module (67 cells).
+`dilax.data.scenes_objects` paints and labels them. In 256-pixel scenes about 57 percent
+of all tower pixels are more than 75 pixels away from any ground: out of reach of a
+front end (26 to 30 pixels wide) and of an undilated module on top of it (15 cells of 8
+pixels wide), but within reach of the Basic module (67 cells).
 """
 
 from __future__ import annotations
@@ -22,35 +22,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dilax.data.scenes_objects import Balloon, Tower
 from dilax.data.scenes_painting import (
     EXTENT,
+    TEXTURES,
     TOWER_ON,
-    Balloon,
     Canvas,
-    Layout,
     Light,
-    Tower,
-    colours,
-    paint_balloon,
-    paint_ground,
-    paint_sky,
-    paint_tower,
+    ellipse,
+    noise,
 )
 
 SPLITS = {"train": 400, "val": 100}
 
 _SPLIT_KEYS = {"train": 1, "val": 2}
-
-# Five times of day, morning to night; a scene mixes two neighbours.
-_ZENITH = colours("68a0de 3e86d6 5c7aba 3e3676 121842")
-_HORIZON = colours("ffe2c4 c4e4f6 ffc480 f48a70 48548e")
-_SUN = colours("ffecbe fffae2 ffd882 ffa06a e8ecfa")
-_LIGHT = colours("fff2e6 ffffff ffdeb8 cca8b2 808ab2") / 255
-_DARKNESS = np.array((0.1, 0.0, 0.25, 0.75, 1.0), np.float32)
-
-_WALLS = colours("ccc6bc bcbec4 d6c4ac b0b8b4 c8b8b8")
-_ROOFS = colours("96544e 546a78 70627c 5c7468")
-_SILKS = colours("e43a34 fab41e faf2dc 2864c8 ec5496 6e3caa 18a096")
 
 
 class Scenes(Sequence):
@@ -111,13 +96,60 @@ class Scenes(Sequence):
                 np.random.Generator(np.random.PCG64(stream))
                 for stream in np.random.SeedSequence(key).spawn(4)
             )
-            layout = draw_layout(placing)
+            layout = Layout(placing)
             grounds = naming.permutation(list(TOWER_ON))[: len(layout.borders) + 1]
             image, label = paint(layout, grounds.tolist(), above, below, self.size)
             image.flags.writeable = label.flags.writeable = False
             name = f"{self.split}_{i:05d}"
             self._rendered[i] = {"image": image, "label": label, "id": name}
         return dict(self._rendered[i])
+
+
+class Layout:
+    """The position of everything, drawn at random, without the kinds of ground.
+
+    Attributes:
+        light: time of day and weather.
+        horizon: y at which the ground starts.
+        borders: x between neighbouring sections of ground.
+        towers: at least 8 units away from the borders.
+        balloons: in front of them.
+    """
+
+    def __init__(self, rng: np.random.Generator):
+        self.light, self.horizon = Light(rng), rng.uniform(229, 235)
+        count = int(rng.integers(2, 5))
+        moved = rng.uniform(-0.06, 0.06, count - 1)
+        inner = EXTENT / count * (np.arange(1, count) + moved)
+        edges = [0.0, *inner, EXTENT]
+        empty = int(rng.integers(2 * count))  # the place that is left empty, if any
+        self.towers = [
+            Tower(rng, edges[i] + 8, edges[i + 1] - 8, self.horizon)
+            for i in range(count)
+            if i != empty
+        ]
+        sections = int(rng.integers(1, min(count, len(TOWER_ON)) + 1))
+        self.borders = sorted(rng.permutation(inner)[: sections - 1])
+        self.balloons = [Balloon(rng) for _ in range(rng.integers(1, 4))]
+
+    def paint_ground(self, canvas: Canvas, kinds: Sequence[str], rng) -> None:
+        """Paints the sections of ground, and the shadows of the towers on them."""
+        area, x, y = canvas.window(0.0, EXTENT, self.horizon - 4, EXTENT)
+        shape = y.shape[0], x.shape[1]
+        depth = np.clip((y - self.horizon) / (EXTENT - self.horizon), 0, 1)
+        ripple = noise(rng, (1, x.shape[1]), (1, 60)) * 4 - 2
+        lefts, rights = (-EXTENT, *self.borders), (*self.borders, 2 * EXTENT)
+        for left, right, kind in zip(lefts, rights, kinds, strict=True):
+            above = self.horizon + (ripple if kind == "grass" else 0) - y
+            colour = TEXTURES[kind](x, depth, shape, self.light, rng)
+            inside = (left <= x) & (x < right)
+            canvas.paint(area, np.where(inside, above, EXTENT), colour)
+            canvas.mark(area, np.maximum(above, np.maximum(left - x, x - right)), kind)
+        for tower in self.towers:
+            middle, foot = tower.x, tower.base
+            area, x, y = canvas.window(middle - 40, middle + 40, foot - 4, foot + 10)
+            shadow = -ellipse(x - middle, y - foot, tower.foot + 7, 6.0)
+            canvas.rgb[:, *area] *= 1 - 0.55 * np.clip(shadow / 5, 0, 1)
 
 
 def paint(
@@ -140,74 +172,12 @@ def paint(
         Image (size, size, 3), uint8, and label (size, size), uint8.
     """
     canvas, light = Canvas(size), layout.light
-    paint_sky(canvas, light, layout.horizon, above)
-    paint_ground(canvas, layout, grounds, below)
+    light.paint_sky(canvas, layout.horizon, above)
+    layout.paint_ground(canvas, grounds, below)
     for tower in layout.towers:
         ground = grounds[int(np.searchsorted(layout.borders, tower.x))]
-        paint_tower(canvas, tower, TOWER_ON[ground], light, above)
+        tower.paint(canvas, TOWER_ON[ground], light, above)
     for balloon in layout.balloons:
-        paint_balloon(canvas, balloon, light)
+        balloon.paint(canvas, light)
     image = np.clip(canvas.rgb + 0.5, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(image.transpose(1, 2, 0)), canvas.label
-
-
-def draw_layout(rng: np.random.Generator) -> Layout:
-    """Draws light, towers and balloons; towers keep 8 units away from borders."""
-    light, horizon = _draw_light(rng), rng.uniform(229, 235)
-    count = int(rng.integers(2, 5))
-    inner = EXTENT / count * (np.arange(1, count) + rng.uniform(-0.06, 0.06, count - 1))
-    edges = [0.0, *inner, EXTENT]
-    empty = int(rng.integers(2 * count))  # the place that is left empty, if any
-    towers = tuple(
-        _draw_tower(rng, edges[i] + 8, edges[i + 1] - 8, horizon)
-        for i in range(count)
-        if i != empty
-    )
-    sections = int(rng.integers(1, min(count, len(TOWER_ON)) + 1))
-    borders = np.sort(rng.permutation(inner)[: sections - 1])
-    balloons = tuple(_draw_balloon(rng) for _ in range(rng.integers(1, 4)))
-    return Layout(light, horizon, tuple(borders), towers, balloons)
-
-
-def _draw_light(rng: np.random.Generator) -> Light:
-    """Draws a time of day, and the position of the sun."""
-    hour = 3.8 * rng.random() ** 1.4  # more of the day than of the night
-    i, f = int(hour), np.float32(hour % 1)
-    zenith, horizon, sun, tint, darkness = (
-        (1 - f) * table[i] + f * table[i + 1]
-        for table in (_ZENITH, _HORIZON, _SUN, _LIGHT, _DARKNESS)
-    )
-    place = (rng.uniform(10, 246), rng.uniform(20, 150))
-    clouds = rng.uniform(0.1, 0.6)
-    return Light(zenith, horizon, sun, tint, float(darkness), place, clouds)
-
-
-def _draw_tower(rng: np.random.Generator, left: float, right: float, y: float) -> Tower:
-    """Draws a tower between left and right, on ground that starts at y."""
-    foot = min(rng.uniform(15, 21), (right - left) / 2)
-    return Tower(
-        x=rng.uniform(left + foot, right - foot),
-        base=y + rng.uniform(4, 9),
-        top=rng.uniform(8, 44),
-        foot=foot,
-        head=foot * rng.uniform(0.8, 1.0),
-        roof=int(rng.integers(3)),
-        wall=_WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.92, 1.08),
-        trim=_ROOFS[rng.integers(len(_ROOFS))],
-        bands=bool(rng.random() < 0.35),
-        storey=rng.uniform(12, 16),
-        panes=rng.random((20, 5), np.float32),
-    )
-
-
-def _draw_balloon(rng: np.random.Generator) -> Balloon:
-    """Draws a balloon whose basket hangs well above the ground."""
-    radius = rng.uniform(13, 24)
-    count = int(rng.integers(1, 4))  # of colours; plain balloons have a face
-    return Balloon(
-        x=rng.uniform(5, EXTENT - 5),
-        y=rng.uniform(radius, 175 - radius),
-        radius=radius,
-        silks=_SILKS[rng.permutation(len(_SILKS))[:count]],
-        face=count == 1,
-    )
