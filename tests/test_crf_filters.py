@@ -14,13 +14,18 @@ from dilax.crf import (
     GridFilter,
     build_lattice,
     gaussian_filter,
+    lattice,
+    lattice_points,
     with_lattice,
 )
 from dilax.crf.filters import cut_radius, normalize
 from dilax.crf.kernels import spatial_features
-from dilax.crf.lattice import bucket, fingerprints, simplices
-from dilax.crf.lattice_points import find_keys, number_keys
 from dilax.runtime import jit
+
+# Compiled, because one by one their many small steps take longer to compile.
+simplices, fingerprints = jax.jit(lattice.simplices), jax.jit(lattice.fingerprints)
+find_keys = jax.jit(lattice_points.find_keys)
+number_keys = jax.jit(lattice_points.number_keys)
 
 # The exact filter: a double loop, finite differences, and memory.
 
@@ -298,7 +303,7 @@ def test_a_traced_lattice_has_room_for_few_points_and_for_many(spread):
 
 
 def test_buckets_are_few_and_never_too_small():
-    sizes = [bucket(n) for n in range(1, 1000)]
+    sizes = [lattice.bucket(n) for n in range(1, 1000)]
     assert all(size >= n for n, size in enumerate(sizes, 1))
     assert all(size <= 1.5 * n for n, size in enumerate(sizes, 1))
     assert len(set(sizes)) == 20

@@ -186,21 +186,16 @@ def figure_table(
 ) -> str:
     """Return a table of texts: names under `head`, figures under `titles`."""
     titles = [*titles]
+    names = [printable(name) for name, *_ in rows]
     if style == "github":  # class names may contain any characters
-        plain = [[_markdown(name), *figures] for name, *figures in rows]
-    else:
-        plain = [[printable(name), *figures] for name, *figures in rows]
+        names = [n.replace("<", "&lt;").replace("|", "\\|") for n in names]
     return tabulate(
-        plain,
+        [[name, *row[1:]] for name, row in zip(names, rows, strict=True)],
         headers=[head, *titles],
         tablefmt=style,
         colalign=("left", *("right" for _ in titles)),
         disable_numparse=True,
     )
-
-
-def _markdown(name: str) -> str:
-    return printable(name).replace("<", "&lt;").replace("|", "\\|")
 
 
 def _titles(stages: Mapping[str, Mapping]) -> list[str]:

@@ -288,15 +288,11 @@ def save_bands(bands: Iterator[np.ndarray], size: tuple[int, int], path: Path) -
     with whole_or_not_at_all(path) as partial, partial.open("wb") as file:
         file.write(_SIGNATURE + _chunk(b"IHDR", header))
         for band in bands:
-            file.write(_chunk(b"IDAT", packer.compress(_filtered(band))))
+            rows = np.full((len(band), 1 + 3 * size[1]), _SUB, np.uint8)
+            left = np.zeros_like(band[:, :1])
+            rows[:, 1:] = np.diff(band, axis=1, prepend=left).reshape(len(band), -1)
+            file.write(_chunk(b"IDAT", packer.compress(rows.tobytes())))
         file.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))
-
-
-def _filtered(band: np.ndarray) -> bytes:
-    rows = np.full((len(band), 1 + 3 * band.shape[1]), _SUB, np.uint8)
-    differences = np.diff(band, axis=1, prepend=np.zeros_like(band[:, :1]))
-    rows[:, 1:] = differences.reshape(len(band), -1)
-    return rows.tobytes()
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
