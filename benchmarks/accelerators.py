@@ -36,11 +36,11 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from tabulate import tabulate
 
+from benchmarks.programs import Program, read_program
 from dilax.crf import DenseCRF
 from dilax.data import subtract_mean
 from dilax.models import apply_over_rows, param_shapes, row_mesh
 from dilax.profiling import network_cost
-from dilax.profiling.compiled import Program, read_program
 from dilax.profiling.roofline import device_memory, device_peak
 from dilax.runtime import jit
 from dilax.training import MeshConfig, build_spec

@@ -8,8 +8,8 @@ import pytest
 from absl import app
 
 from benchmarks import accelerators
+from benchmarks.programs import read_program
 from dilax.ops import dilated_conv
-from dilax.profiling.compiled import read_program
 from dilax.runtime import jit
 
 FOUR = {"v5e:2x2": "libtpu", "cuda:4": "jax_cuda12_plugin"}

@@ -1,4 +1,4 @@
-"""Where time and memory go: the cost of layers, their times, the roofline, programs."""
+"""Where time and memory go: the cost of layers, their times, the roofline."""
 
 from dilax.profiling.cost import (
     LayerCall,

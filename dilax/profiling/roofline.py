@@ -6,7 +6,7 @@ Work of F operations and B bytes takes at least max(F / peak rate, B / bandwidth
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,13 @@ def device_memory(device: str = "") -> int:
     kind = device or here.device_kind
     known = (row.memory for row in _STATED if kind.startswith(row.device))
     return int(next(known, 0) * 1e9)
+
+
+def memory_bytes(compiled: jax.stages.Compiled) -> int:
+    """Return the bytes that a program needs on each device, including arguments."""
+    account: Any = compiled.memory_analysis()
+    held = account.argument_size_in_bytes + account.output_size_in_bytes
+    return held + account.temp_size_in_bytes - account.alias_size_in_bytes
 
 
 @functools.cache

@@ -16,14 +16,13 @@ import jax.numpy as jnp
 
 from dilax.data import DatasetSpec
 from dilax.profiling import NetworkCost, network_cost
-from dilax.profiling.compiled import memory_bytes
 from dilax.profiling.layer_costs import (
     layer_figures,
     layer_json,
     layer_table,
     time_layers,
 )
-from dilax.profiling.roofline import device_memory, device_peak
+from dilax.profiling.roofline import device_memory, device_peak, memory_bytes
 from dilax.runtime.files import write_text
 from dilax.training.config import Config, StageConfig, build_model
 from dilax.training.sharding import Placement

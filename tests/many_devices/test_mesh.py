@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.programs import read_program
 from dilax.data import DatasetSpec
 from dilax.models import BASIC, FrontEnd, Layer, init_params
 from dilax.ops.lowerings import convolve
-from dilax.profiling.compiled import read_program
 from dilax.training import (
     Config,
     DataConfig,

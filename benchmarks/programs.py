@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dilax.profiling.roofline import memory_bytes
+
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")  # f32[2,3]
 _CUDNN = re.compile(r'target="__cudnn\$conv(?:BiasActivation)?(\w+)"')
 _CONTRACTED = re.compile(r"lhs_contracting_dim\w*\W+([\d,\"]+)")
@@ -58,13 +60,6 @@ class Program(NamedTuple):
     def received(self, kind: str = "") -> int:
         """Return the bytes of the collectives of a kind, or of all."""
         return sum(c.bytes for c in self.collectives if kind in ("", c.kind))
-
-
-def memory_bytes(compiled: jax.stages.Compiled) -> int:
-    """Return the bytes that a program needs on each device, including arguments."""
-    account: Any = compiled.memory_analysis()
-    held = account.argument_size_in_bytes + account.output_size_in_bytes
-    return held + account.temp_size_in_bytes - account.alias_size_in_bytes
 
 
 def read_program(compiled: jax.stages.Compiled) -> Program:
