@@ -8,8 +8,8 @@ from networks import TINY
 from dilax.models import DilatedNet, FrontEnd, dilation8_camvid
 from dilax.profiling import network_cost
 from dilax.profiling.layer_costs import (
-    LayerTime,
-    PassTimes,
+    PASSES,
+    PassTime,
     layer_figures,
     layer_json,
     layer_table,
@@ -19,12 +19,19 @@ from dilax.profiling.roofline import Peak
 NET = DilatedNet(FrontEnd(3, TINY))
 COST = network_cost(NET, (1, 30, 30, 3))
 PEAK = Peak("a chip", flops=1e9, bandwidth=1e18)
+
+
+def _times(*seconds, ratios=(None, None, None)):
+    each = zip(PASSES, seconds, ratios, strict=True)
+    return {name: PassTime(s, ratio) for name, s, ratio in each if s is not None}
+
+
 TIMES = [
-    LayerTime(PassTimes(0.004, None, 0.002)),
-    LayerTime(PassTimes(0.0, 0.001, None)),
-    LayerTime(PassTimes(0.001, 0.002, 0.005), PassTimes(1.0, 1.25, 0.5)),
-    LayerTime(PassTimes(0.001, 0.001, 0.001)),
-    LayerTime(PassTimes(0.001, 0.001, 0.0)),
+    _times(0.004, None, 0.002),
+    _times(0.0, 0.001, None),
+    _times(0.001, 0.002, 0.005, ratios=(1.0, 1.25, 0.5)),
+    _times(0.001, 0.001, 0.001),
+    _times(0.001, 0.001, 0.0),
 ]
 
 

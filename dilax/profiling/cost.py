@@ -204,9 +204,8 @@ class LayerCost:
     Attributes:
         call: the layer, with its shapes.
         parameters: number of parameters.
-        forward: work of the forward pass.
-        input_gradient: work of the input's gradient, if an earlier layer is trained.
-        kernel_gradient: work of the parameters' gradients, if the layer is trained.
+        passes: the work of the passes that run: `"forward"`; `"input_gradient"` if an
+            earlier layer is trained; `"kernel_gradient"` if the layer itself is.
         kept: bytes of its input that the gradients need later. The masks of dropout and
             ReLU are small in comparison.
 
@@ -218,20 +217,13 @@ class LayerCost:
 
     call: LayerCall
     parameters: int
-    forward: Work
-    input_gradient: Work = NONE
-    kernel_gradient: Work = NONE
+    passes: dict[str, Work]
     kept: int = 0
-
-    @property
-    def passes(self) -> tuple[Work, Work, Work]:
-        """Forward, input's and kernel's gradient; `NONE` if one does not run."""
-        return self.forward, self.input_gradient, self.kernel_gradient
 
     @property
     def total(self) -> Work:
         """All passes together."""
-        return sum(self.passes, NONE)
+        return sum(self.passes.values(), NONE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +251,7 @@ class NetworkCost:
     @property
     def forward(self) -> Work:
         """The work of a prediction."""
-        return sum((layer.forward for layer in self.layers), NONE)
+        return sum((layer.passes["forward"] for layer in self.layers), NONE)
 
     @property
     def total(self) -> Work:
@@ -303,16 +295,14 @@ def network_cost(
         flops = 2 * _multiply_adds(call) if conv else 0
         # The input's gradient of a linear layer does not read the input.
         linear = conv or call.name == "upsampling"
-        layers.append(
-            LayerCost(
-                call,
-                sum(leaf.size for leaf in leaves),
-                Work(flops, moved),
-                Work(flops, moved if linear else moved + x) if flows else NONE,
-                Work(flops, moved) if trains else NONE,
-                x if trains or (flows and not linear) else 0,
-            )
-        )
+        passes = {"forward": Work(flops, moved)}
+        if flows:
+            passes["input_gradient"] = Work(flops, moved if linear else moved + x)
+        if trains:
+            passes["kernel_gradient"] = Work(flops, moved)
+        parameters = sum(leaf.size for leaf in leaves)
+        kept = x if trains or (flows and not linear) else 0
+        layers.append(LayerCost(call, parameters, passes, kept))
         flows = flows or trains
     return NetworkCost(tuple(layers))
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from tabulate import tabulate
 
-from dilax.profiling.cost import NONE, LayerCall, LayerCost, NetworkCost, undilated_twin
+from dilax.profiling.cost import LayerCall, LayerCost, NetworkCost, undilated_twin
 from dilax.profiling.roofline import Peak
 from dilax.runtime import jit
 
@@ -26,52 +26,37 @@ _SAMPLE = 0.002
 _MAX_RUNS = 200
 
 
-def _forward(call: LayerCall, params, x, cotangent):
-    return call(params, x)
-
-
-def _input_gradient(call: LayerCall, params, x, cotangent):
-    return jax.vjp(lambda x: call(params, x), x)[1](cotangent)
-
-
-def _kernel_gradient(call: LayerCall, params, x, cotangent):
-    return jax.vjp(lambda params: call(params, x), params)[1](cotangent)
-
-
 PASSES: dict[str, Callable] = {
-    "forward": _forward,
-    "input_gradient": _input_gradient,
-    "kernel_gradient": _kernel_gradient,
+    "forward": lambda call, params, x, g: call(params, x),
+    # The compiler drops the gradient that is not asked for.
+    "input_gradient": lambda call, params, x, g: jax.vjp(call, params, x)[1](g)[1],
+    "kernel_gradient": lambda call, params, x, g: jax.vjp(call, params, x)[1](g)[0],
 }
-"""What each pass computes, from (call, params, input, the output's cotangent)."""
+"""What each pass computes, from (call, params, input, gradient of the output)."""
 
 
-class PassTimes(NamedTuple):
-    """Seconds of a layer's passes, or ratios of them; None where one does not run."""
-
-    forward: float | None
-    input_gradient: float | None
-    kernel_gradient: float | None
-
-
-class LayerTime(NamedTuple):
-    """The time of one layer.
+class PassTime(NamedTuple):
+    """The time of one pass of a layer.
 
     Attributes:
-        seconds: medians of its passes.
-        over_undilated: the passes' times divided by those of the same convolution
-            without dilation, on an input that gives an output of the same size:
-            medians of ratios of neighbouring samples. None if the layer is not dilated
-            or the comparison was not requested.
+        seconds: median of its samples.
+        over_undilated: time divided by that of the same convolution without dilation,
+            on an input that gives an output of the same size: median of ratios of
+            neighbouring samples. None if the layer is not dilated or the comparison
+            was not requested.
     """
 
-    seconds: PassTimes
-    over_undilated: PassTimes | None = None
+    seconds: float
+    over_undilated: float | None = None
+
+
+LayerTimes = dict[str, PassTime]
+"""The times of the passes of a layer that run, by their names in `PASSES`."""
 
 
 def time_layers(
     layers: Sequence[LayerCost], peak: Peak, repeats: int = 3, twins: bool = False
-) -> list[LayerTime]:
+) -> list[LayerTimes]:
     """Time the passes of each layer that a step of the network runs.
 
     Args:
@@ -89,8 +74,8 @@ def time_layers(
         >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
         >>> layers = network_cost(net, (1, 9, 9, 3)).layers
         >>> [time, _] = time_layers(layers, Peak("a chip", 1e9, 1e9), repeats=1)
-        >>> time.seconds.forward > 0, time.seconds.input_gradient
-        (True, None)
+        >>> list(time), time["forward"].seconds > 0
+        (['forward', 'kernel_gradient'], True)
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: must be 1 or more")
@@ -103,26 +88,22 @@ def time_layers(
         arrays = jax.tree.map(noise, (call.params, call.input, call.output))
         return sampler(lambda *a: function(call, *a), arrays, count)
 
-    times: list[LayerTime] = []
+    times: list[LayerTimes] = []
     for layer in layers:
         calls = [layer.call]
         if twins and layer.call.dilation > 1:
             calls.append(undilated_twin(layer.call))
-        medians: list[float | None] = [None] * len(PASSES)
-        ratios: list[float | None] = [None] * len(PASSES)
-        for i, (function, work) in enumerate(
-            zip(PASSES.values(), layer.passes, strict=True)
-        ):
-            if work == NONE:
-                continue
+        passes: LayerTimes = {}
+        for name, work in layer.passes.items():
             count = min(_MAX_RUNS, math.ceil(_SAMPLE / peak.seconds(work)))
-            samplers = [layer_sampler(call, function, count) for call in calls]
-            columns = alternating_samples(samplers, repeats)
-            medians[i] = statistics.median(columns[0])
-            pairs = zip(columns[0], columns[-1], strict=True)
-            ratios[i] = statistics.median(a / b for a, b in pairs)
-        over = PassTimes(*ratios) if len(calls) > 1 else None
-        times.append(LayerTime(PassTimes(*medians), over))
+            samplers = [layer_sampler(call, PASSES[name], count) for call in calls]
+            seconds, *others = alternating_samples(samplers, repeats)
+            ratios = [
+                a / b for twin in others for a, b in zip(seconds, twin, strict=True)
+            ]
+            over = statistics.median(ratios) if ratios else None
+            passes[name] = PassTime(statistics.median(seconds), over)
+        times.append(passes)
     return times
 
 
@@ -247,7 +228,7 @@ class LayerFigures(NamedTuple):
 
 
 def layer_figures(
-    cost: NetworkCost, peak: Peak, times: Sequence[LayerTime] | None = None
+    cost: NetworkCost, peak: Peak, times: Sequence[LayerTimes] | None = None
 ) -> list[LayerFigures]:
     """Combine the cost of each layer, the roofline, and measured times.
 
@@ -268,19 +249,15 @@ def layer_figures(
         >>> [(row.layer, row.output) for row in figures]
         [('front_end/conv1', (1, 7, 7, 4)), ('front_end/final', (1, 7, 7, 2))]
     """
-    unknown = PassTimes(None, None, None)
     if times is None:
-        times = [LayerTime(unknown)] * len(cost.layers)
+        times = [{}] * len(cost.layers)
     if len(times) != len(cost.layers):
         raise ValueError(f"times: {len(times)} for {len(cost.layers)} layers")
     figures: list[LayerFigures] = []
     for layer, measured in zip(cost.layers, times, strict=True):
-        ratios = measured.over_undilated or unknown
-        each = zip(PASSES, layer.passes, measured.seconds, ratios, strict=True)
         passes = {
-            name: PassFigures(*work, peak.seconds(work), seconds, ratio)
-            for name, work, seconds, ratio in each
-            if work != NONE
+            name: PassFigures(*work, peak.seconds(work), *measured.get(name, ()))
+            for name, work in layer.passes.items()
         }
         call = layer.call
         name = f"{call.module}/{call.name}".lstrip("/")
