@@ -44,7 +44,7 @@ from dilax.profiling import network_cost
 from dilax.profiling.roofline import device_memory, device_peak
 from dilax.runtime import jit
 from dilax.training import MeshConfig, build_spec
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 from dilax.training.estimate import plan_step
 from experiments import camvid, cityscapes, kitti, voc
 

@@ -29,7 +29,7 @@ from dilax.data.pipeline import cache_on_host
 from dilax.models import init_params
 from dilax.runtime import jit
 from dilax.training import build_spec
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 from dilax.training.step import init_state, make_train_step, split_params
 
 _SETS = ["voc", "coco", "camvid", "kitti", "cityscapes"]

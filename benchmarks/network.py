@@ -149,7 +149,7 @@ def dilax_runner(case: Case, params: Any) -> Runner:
     )
     trained, frozen = split_params(params, stage)
     state = jax.tree.map(jnp.copy, init_state(trained, stage))
-    step = jit_train_step(model, stage, case.spec, seed=0)
+    step = jit_train_step(model, stage, case.spec, 0)
     batch = {"image": jnp.asarray(case.images), "label": jnp.asarray(case.labels)}
 
     def start() -> Any:

@@ -66,7 +66,7 @@ from dilax.training import (
     rnn_stage,
     with_crfs,
 )
-from dilax.training.config import survey
+from dilax.training.build import survey
 from dilax.training.initial import locate_init
 from dilax.weights import PUBLISHED
 

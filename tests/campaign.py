@@ -44,8 +44,8 @@ from dilax.inference.photos import count_pixels, read_photo
 from dilax.models import DilatedNet, FrontEnd, Layer, init_params
 from dilax.runtime import keep_compiled
 from dilax.training import Config, from_json, read_machine
+from dilax.training.build import build_model, build_spec
 from dilax.training.checkpoint import Checkpoints, stage_params
-from dilax.training.config import build_model, build_spec
 from dilax.training.inputs import StoredMaps, store_maps
 from dilax.training.records import read_metrics, read_results
 from dilax.training.step import init_state

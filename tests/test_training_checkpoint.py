@@ -13,8 +13,8 @@ import dilax
 from dilax.data import DatasetSpec, colour_map
 from dilax.models import init_params
 from dilax.training import pack
+from dilax.training.build import build_model
 from dilax.training.checkpoint import Checkpoints, stage_params
-from dilax.training.config import build_model
 from dilax.training.serialization import to_json
 from dilax.training.step import init_state
 

@@ -24,12 +24,11 @@ from dilax.training import (
     open_evaluation,
     pack,
 )
+from dilax.training.build import build_model, build_rnn, found_dense, init_stage
 from dilax.training.checkpoint import stage_params
-from dilax.training.config import build_model
-from dilax.training.optimizer import build_optimizer
 from dilax.training.serialization import from_json
-from dilax.training.stage_crf import build_rnn, found_dense, init_stage
 from dilax.training.step import (
+    build_optimizer,
     init_state,
     make_train_step,
     split_params,

@@ -15,7 +15,7 @@ from dilax.cli import overridden
 from dilax.data import DATASETS
 from dilax.models import BASIC, VGG16_SLIM_HEAD
 from dilax.training import DataConfig, ModelConfig, OptimizerConfig, import_weights
-from dilax.training.config import build_model, build_spec
+from dilax.training.build import build_model, build_spec
 from dilax.training.initial import check_fits, check_init, params_from_init
 from dilax.weights import Inputs, save_weights
 from dilax.weights.stored import adapted

@@ -13,7 +13,7 @@ from tiny_run import TABLE, tiny_config, write_images
 from dilax.data import DATASETS, open_source, subtract_mean
 from dilax.inference import Predictor
 from dilax.models import init_params
-from dilax.training.config import build_model, build_spec
+from dilax.training.build import build_model, build_spec
 from dilax.training.inputs import class_weights, store_maps
 
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from dilax.training import OptimizerConfig
-from dilax.training.optimizer import build_optimizer, build_schedule, scale_to_batch
+from dilax.training.step import build_optimizer, build_schedule, scale_to_batch
 
 STEPS = 8
 

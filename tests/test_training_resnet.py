@@ -27,7 +27,7 @@ from dilax.training import (
     OptimizerConfig,
     StageConfig,
 )
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 from dilax.training.initial import check_init
 from dilax.training.step import init_state, make_train_step, split_params
 from dilax.training.validation import check_config

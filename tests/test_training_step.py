@@ -10,7 +10,7 @@ from dilax.data import DatasetSpec
 from dilax.models import BASIC, VGG16, Layer, init_params
 from dilax.runtime import jit
 from dilax.training import OptimizerConfig, StageConfig
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 from dilax.training.step import init_state, make_train_step, split_params
 
 SPEC = DatasetSpec("s", ("a", "b", "c"), ((0, 0, 0),) * 3, (102.93, 111.36, 116.52))

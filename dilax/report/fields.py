@@ -25,7 +25,7 @@ from dilax.ops import ReceptiveField, receptive_field
 from dilax.ops.receptive_fields import Gridding, as_layers, gridding
 from dilax.report.runs import RunFolder
 from dilax.training import load_checkpoint, open_evaluation, write_text
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 from dilax.training.records import read_record
 
 _SHADES = "░▒▓█"

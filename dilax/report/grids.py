@@ -12,7 +12,7 @@ from dilax.models import param_shapes
 from dilax.report.paper import PaperColumn
 from dilax.report.runs import RunFolder, stage_title
 from dilax.training import StageConfig
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 
 
 class Head(NamedTuple):

@@ -1,14 +1,15 @@
 """Training in stages: configuration, steps, checkpoints, the loop."""
 
 from dilax.runtime.files import write_text
+from dilax.training.build import build_spec
 from dilax.training.config import (
     Config,
     CRFConfig,
     DataConfig,
     MeshConfig,
+    ModelConfig,
     OptimizerConfig,
     StageConfig,
-    build_spec,
 )
 from dilax.training.estimate import Cost, estimate, profile
 from dilax.training.initial import import_weights, with_network_of_init
@@ -22,7 +23,6 @@ from dilax.training.loading import (
 )
 from dilax.training.loop import train
 from dilax.training.losses import LossConfig
-from dilax.training.network import ModelConfig
 from dilax.training.recipes import (
     Schedule,
     adam,

@@ -27,8 +27,8 @@ from tqdm import tqdm
 from dilax.data import DatasetSpec
 from dilax.runtime.files import write_text
 from dilax.runtime.processes import Interrupts, is_writer, wait_for_all
-from dilax.training.config import Config, StageConfig, build_model
-from dilax.training.stage_crf import Params, stage_shapes
+from dilax.training.build import Params, build_model, stage_shapes
+from dilax.training.config import Config, StageConfig
 from dilax.training.step import TrainState, split_params
 from dilax.weights import read_weights
 from dilax.weights.load import assign_weights

@@ -6,20 +6,12 @@ folder as `config.json`, and evaluation and prediction read it from there.
 
 import dataclasses
 from dataclasses import field
-from pathlib import Path
 from typing import Literal
 
-import jax.numpy as jnp
-
 from dilax.crf.search import CRFGrid
-from dilax.data import DATASETS, Augmentation, DatasetSpec, Reading, survey_folder
-from dilax.data.masks import MaskReading
-from dilax.data.survey import Survey
-from dilax.models import ContextLayer, DilatedNet
-from dilax.runtime.files import printable
-from dilax.runtime.processes import is_writer
+from dilax.data import Augmentation, Reading
+from dilax.models import DEEP_STEM, VGG16, Block, ContextLayer, Layer, Named
 from dilax.training.losses import LossConfig
-from dilax.training.network import ModelConfig, build_network
 
 
 @dataclasses.dataclass
@@ -107,6 +99,48 @@ class CRFConfig:
     search: bool = True
     search_images: int = 100
     grid: CRFGrid = field(default_factory=CRFGrid)
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """Fields of `FrontEnd` or `ResNet`, `ContextModule`, and `DilatedNet`; see there.
+
+    The context module's table belongs to the stage, because stages compare tables.
+
+    Attributes:
+        network: `"front_end"` is the network of the table `layers` or `blocks`;
+            otherwise a name of `named_network`, which ignores the tables, `final_name`,
+            `final_rates`, `padding`, and `stem`.
+        blocks: a table of blocks makes the front end a `ResNet`, which ignores `layers`
+            and `head_channels`.
+        backbone: `"module:Class"`, your own `Backbone` instead of `network` and the
+            tables. The module must be importable wherever the run is read. The class
+            gets `num_classes`, and `width_multiplier`, `duc`, `remat`, and `dtype` if
+            it has such fields.
+        batch_norm: kind of batch normalization in the stages that train the front end,
+            for networks that have any.
+
+    Example:
+        >>> ModelConfig(width_multiplier=0.125, padding="same").network
+        'front_end'
+    """
+
+    network: Literal["front_end", Named] = "front_end"
+    layers: tuple[Layer, ...] = VGG16
+    width_multiplier: float = 1.0
+    head_channels: int | None = None
+    final_name: str = "final"
+    padding: Literal["valid", "same", "reflect"] = "valid"
+    blocks: tuple[Block, ...] = ()
+    backbone: str = ""
+    stem: tuple[tuple[int, int, int], ...] = DEEP_STEM
+    batch_norm: Literal["running", "frozen"] = "running"
+    final_rates: tuple[int, ...] = ()
+    duc: int = 1
+    context_prefix: str = "ctx_"
+    context_padding: Literal["layer", "entry"] = "layer"
+    context_sigma: float = 0.01
+    upsample: bool = False
 
 
 @dataclasses.dataclass
@@ -330,63 +364,3 @@ class Config:
         if name and name not in names:
             raise ValueError(f"stage {name!r}: this run has {', '.join(names)}")
         return self.stages[names.index(name) if name else -1]
-
-
-_announced: set[tuple[str, ...]] = set()
-
-
-def survey(data: DataConfig) -> Survey:
-    """Return the contents of a configuration's folder; see `survey_folder`.
-
-    What was found and decided is printed once per process.
-    """
-    found = survey_folder(
-        data.data_dir,
-        data.images,
-        data.labels,
-        data.classes,
-        data.skip_unreadable,
-        reading=MaskReading(data.masks, float(data.threshold), str(data.void)),
-        orientation=data.orientation,
-    )
-    key = (str(Path(data.data_dir).expanduser().resolve()), *found.notes)
-    if is_writer() and key not in _announced:
-        _announced.add(key)
-        lines = [f"{data.data_dir}:", *(f"  {note}" for note in found.notes)]
-        print(printable("\n".join(lines)))
-    return found
-
-
-def build_spec(config: Config) -> DatasetSpec:
-    """Return the summary of the data set, with the configuration's tile and scale.
-
-    Example:
-        >>> from dilax.training.recipes import quickstart
-        >>> build_spec(quickstart()).num_classes
-        8
-    """
-    data = config.data
-    if data.dataset == "folder":
-        spec = survey(data).spec
-    elif data.dataset == "scenes":
-        spec = DATASETS["scenes"]
-    else:
-        from dilax.data.prepared import prepared_spec  # importing tfds takes a second
-
-        spec = prepared_spec(data.dataset, data.variant)
-    model = config.model
-    released = model.network == "front_end" and not model.backbone
-    own = spec.tile if released and model.padding == "valid" else None
-    return dataclasses.replace(spec, tile=data.tile or own, scale=data.scale)
-
-
-def build_model(config: Config, stage: StageConfig, num_classes: int) -> DilatedNet:
-    """Return the network of a stage: its front end with its context module."""
-    return build_network(
-        stage.model or config.model,
-        num_classes,
-        stage.context,
-        trains_front_end=stage.trains in ("front_end", "all"),
-        remat=stage.remat,
-        dtype=jnp.dtype(config.dtype),
-    )

@@ -24,9 +24,9 @@ from dilax.profiling.layer_costs import (
 )
 from dilax.profiling.roofline import device_memory, device_peak, memory_bytes
 from dilax.runtime.files import write_text
-from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.build import build_model, label_stride, stage_shapes
+from dilax.training.config import Config, StageConfig
 from dilax.training.sharding import Placement
-from dilax.training.stage_crf import label_stride, stage_shapes
 from dilax.training.step import init_state, jit_train_step, split_params
 from dilax.training.validation import check_config
 

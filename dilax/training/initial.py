@@ -15,22 +15,15 @@ from flax import traverse_util
 from dilax.data import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
 from dilax.runtime.files import write_text
+from dilax.training.build import Params, build_model, build_spec
 from dilax.training.checkpoint import Checkpoints, forget
-from dilax.training.config import (
-    Config,
-    DataConfig,
-    StageConfig,
-    build_model,
-    build_spec,
-)
+from dilax.training.config import Config, DataConfig, ModelConfig, StageConfig
 from dilax.training.loading import (
     included_networks,
     load_checkpoint,
     pretrained_folder,
 )
-from dilax.training.network import ModelConfig
 from dilax.training.serialization import from_json, to_json
-from dilax.training.stage_crf import Params
 from dilax.training.step import TrainState
 from dilax.training.validation import check_config
 from dilax.weights import (

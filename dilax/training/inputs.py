@@ -38,11 +38,10 @@ from dilax.models import DilatedNet
 from dilax.runtime import jit
 from dilax.runtime.files import whole_or_not_at_all
 from dilax.runtime.processes import own_share, wait_for_all
+from dilax.training.build import Params, build_rnn, label_stride
 from dilax.training.config import StageConfig
 from dilax.training.records import progress
 from dilax.training.run import Run
-from dilax.training.stage_crf import Params, build_rnn, label_stride
-from dilax.training.step import apply_stage
 
 Monitor = Callable[[Params], tuple[str, Scores]]
 
@@ -73,20 +72,17 @@ def stage_inputs(
 
     train = stored(run.samples(stage), "train_extra" if stage.extra else "train")
     val = stored(run.val, "val") if stage.evaluate_every else []
-    return train, _map_monitor(run, stage, model, val)
+    return train, _map_monitor(run, model, val)
 
 
-def _map_monitor(
-    run: Run, stage: StageConfig, model: DilatedNet, val: Sequence[dict]
-) -> Monitor:
+def _map_monitor(run: Run, model: DilatedNet, val: Sequence[dict]) -> Monitor:
     """Return a function that evaluates on stored maps, at the network's resolution."""
     stride = model.output_stride
 
     @jit
     def count(confusion, trained, maps, labels):
-        logits = apply_stage(model, stage, run.spec, trained, maps)
-        guess = jnp.argmax(logits, -1)
-        guess = guess[:, : labels.shape[1], : labels.shape[2]]
+        logits = model.apply({"params": trained}, maps, method="from_maps")
+        guess = jnp.argmax(logits, -1)[:, : labels.shape[1], : labels.shape[2]]
         return add_to_confusion(confusion, labels, guess, run.spec.ignore_label)
 
     def monitor(trained: Params) -> tuple[str, Scores]:

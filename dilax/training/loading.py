@@ -16,10 +16,16 @@ from dilax.inference import Predictor
 from dilax.inference.predictor import CRF
 from dilax.models import DilatedNet
 from dilax.runtime.files import shipped, write_text
+from dilax.training.build import (
+    Params,
+    build_model,
+    build_rnn,
+    dense_file,
+    found_dense,
+)
 from dilax.training.checkpoint import PACKED, Choice, stage_params, unfinished_step
-from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.config import Config, StageConfig
 from dilax.training.serialization import from_json, to_json
-from dilax.training.stage_crf import Params, build_rnn, dense_file, found_dense
 from dilax.weights import save_weights
 
 NETWORKS = shipped("pretrained")  # their licences are not the package's

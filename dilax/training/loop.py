@@ -19,8 +19,9 @@ from dilax.inference import Predictor
 from dilax.models import DilatedNet
 from dilax.runtime.files import write_text
 from dilax.runtime.processes import Interrupted, Interrupts, gathered, is_writer
+from dilax.training.build import Params, build_model, find_dense, init_stage
 from dilax.training.checkpoint import Checkpoints, DamagedCheckpoint, stage_params
-from dilax.training.config import Config, StageConfig, build_model
+from dilax.training.config import Config, StageConfig
 from dilax.training.initial import params_from_init
 from dilax.training.inputs import class_weights, stage_batches, stage_inputs
 from dilax.training.loading import Trained, stage_predictor
@@ -33,7 +34,6 @@ from dilax.training.run import (
     write_results,
 )
 from dilax.training.sharding import Placement
-from dilax.training.stage_crf import Params, find_dense, init_stage
 from dilax.training.step import TrainState, init_state, jit_train_step, split_params
 
 

@@ -9,10 +9,10 @@ from dilax.training.config import (
     Config,
     CRFConfig,
     DataConfig,
+    ModelConfig,
     OptimizerConfig,
     StageConfig,
 )
-from dilax.training.network import ModelConfig
 
 # Bandwidths of Zheng et al. 2015: θ_γ, θ_α, and θ_β.
 CRF_RNN = {

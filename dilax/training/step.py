@@ -1,5 +1,10 @@
-"""One optimizer step as a pure function: (state, frozen, batch) → (state, metrics)."""
+"""One optimizer step as a pure function: (state, frozen, batch) → (state, metrics).
 
+The optimizers and learning-rate schedules are optax's (paper §4, Appendix A; Caffe).
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +14,123 @@ import optax
 from flax import struct, traverse_util
 
 from dilax.data import DatasetSpec, subtract_mean
+from dilax.data.pixels import as_float
+from dilax.inference.predictor import log_probabilities
 from dilax.models import DilatedNet
 from dilax.runtime import jit
 from dilax.runtime.row_shards import row_shards
-from dilax.training.config import StageConfig
+from dilax.training.build import Params, build_rnn
+from dilax.training.config import OptimizerConfig, StageConfig
 from dilax.training.losses import loss_sum
-from dilax.training.optimizer import (
-    build_optimizer,
-    build_schedule,
-    detach_frozen,
-    scale_to_batch,
-)
 from dilax.training.sharding import Placement
-from dilax.training.stage_crf import Params, rnn_logits
+from dilax.weights import selects
+
+
+def scale_to_batch(config: OptimizerConfig, batch_size: int) -> OptimizerConfig:
+    """Scale the learning rate to the batch size if `base_batch_size` is given.
+
+    Example:
+        >>> sgd = OptimizerConfig(learning_rate=1e-3, base_batch_size=8)
+        >>> scale_to_batch(sgd, 32).learning_rate
+        0.004
+    """
+    if not config.base_batch_size:
+        return config
+    ratio = batch_size / config.base_batch_size
+    factor = ratio if config.name == "sgd" else ratio**0.5
+    rate = config.learning_rate * factor
+    return dataclasses.replace(config, learning_rate=rate, base_batch_size=0)
+
+
+def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Return the learning rate of each step.
+
+    Args:
+        config: kind of schedule, milestones, warm-up.
+        steps: of the whole stage.
+
+    Raises:
+        ValueError: if the kind of schedule is unknown.
+    """
+    rate = config.learning_rate
+    match config.schedule:
+        case "step":
+            milestones = {int(step): factor for step, factor in config.milestones}
+            base = optax.piecewise_constant_schedule(rate, milestones)
+        case "poly":
+            base = optax.polynomial_schedule(rate, 0.0, 0.9, steps)
+        case "cosine":
+            base = optax.cosine_decay_schedule(rate, steps)
+        case other:
+            raise ValueError(
+                f"optimizer.schedule={other!r}: must be step, poly, or cosine"
+            )
+    if not config.warmup:
+        return base
+    return lambda step: base(step) * jnp.minimum(1.0, (step + 1) / config.warmup)
+
+
+def build_optimizer(
+    config: OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
+    """Return SGD as in Caffe, or Adam, with the learning-rate multipliers.
+
+    Caffe's momentum buffer includes the learning rate: v ← μ v + η (g + λ w),
+    w ← w − v. The buffer of `optax.sgd` does not; the two differ once the rate changes.
+    Weight decay λ applies to kernels only. Biases have `bias_multiplier` times the
+    learning rate, and layers in `lr_multipliers` a multiple of that.
+
+    Args:
+        config: the optimizer.
+        steps: of the whole stage, for the schedule.
+
+    Raises:
+        ValueError: if the optimizer or the schedule is unknown.
+    """
+    schedule = build_schedule(config, steps)
+    kernels = _where(lambda name: name.endswith("kernel"))
+    biases = _where(lambda name: name.endswith("bias"))
+    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
+    rate = optax.chain(
+        optax.scale_by_learning_rate(schedule, flip_sign=False),
+        optax.masked(optax.scale(config.bias_multiplier), biases),
+    )
+    for layer, multiplier in config.lr_multipliers:
+        matches = _where(functools.partial(selects, layer))
+        rate = optax.chain(rate, optax.masked(optax.scale(multiplier), matches))
+    match config.name:
+        case "sgd":
+            rule = optax.chain(decay, rate, optax.trace(config.momentum))
+        case "adam":
+            adam = optax.scale_by_adam(config.momentum, config.beta2)
+            rule = optax.chain(adam, decay, rate)
+        case other:
+            raise ValueError(f"optimizer.name={other!r}: must be sgd or adam")
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(clip, rule, optax.scale(-1.0))
+
+
+def detach_frozen(config: OptimizerConfig, params: Any) -> Any:
+    """Return the parameters, without gradients for those whose learning rate is zero.
+
+    If the first layers are frozen, the backward pass then ends above them.
+    """
+    layers = [layer for layer, multiplier in config.lr_multipliers if multiplier == 0]
+    frozen = _where(lambda name: any(selects(layer, name) for layer in layers))
+    return jax.tree.map(
+        lambda leaf, stop: jax.lax.stop_gradient(leaf) if stop else leaf,
+        params,
+        frozen(params),
+    )
+
+
+def _where(test: Callable[[str], bool]) -> Callable[[Any], Any]:
+    """Return a mask for optax: parameters whose name, `module/layer/leaf`, passes."""
+
+    def chosen(path: Any, _: Any) -> bool:
+        return test("/".join(key.key for key in path))
+
+    return lambda params: jax.tree_util.tree_map_with_path(chosen, params)
 
 
 @struct.dataclass
@@ -59,21 +168,6 @@ def init_state(trained: Params, stage: StageConfig) -> TrainState:
     optimizer = build_optimizer(rates, stage.steps)
     ema = jax.tree.map(jnp.copy, trained) if stage.ema else {}
     return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), ema)
-
-
-def apply_stage(
-    model: DilatedNet,
-    stage: StageConfig,
-    spec: DatasetSpec,
-    params: Params,
-    inputs,
-    **kw,
-):
-    """Apply the network to a stage's inputs: images, or maps of the front end."""
-    if stage.inputs == "maps":
-        return model.apply({"params": params}, inputs, method="from_maps", **kw)
-    x = subtract_mean(inputs, spec.mean)
-    return model.apply({"params": params}, x, **kw)
 
 
 def make_train_step(
@@ -147,20 +241,13 @@ def make_train_step(
     return step
 
 
-def jit_train_step(
-    model: DilatedNet,
-    stage: StageConfig,
-    spec: DatasetSpec,
-    seed: int,
-    placement: Placement | None = None,
-) -> Any:
+def jit_train_step(*arguments: Any) -> Any:
     """Return the step of `make_train_step`, jitted, with its state donated.
 
     Class weights are an argument of the step, not a constant in it, so that the program
     is the same for all data, and is found in the compilation cache.
     """
-    step = make_train_step(model, stage, spec, seed, placement)
-    return jit(step, donate_argnums=0)
+    return jit(make_train_step(*arguments), donate_argnums=0)
 
 
 def _part_loss(
@@ -178,19 +265,30 @@ def _part_loss(
     def loss(trained, frozen, part, key, class_weights):
         trained = detach_frozen(stage.optimizer, trained)
         params, images, labels = {**frozen, **trained}, part["image"], part["label"]
-        shards, inputs = None, images
-        if placement and (shards := placement.shards()):
-            stride = 1 if stage.inputs == "maps" else model.map_stride
-            inputs = shards.spread(inputs, stride)
         options: dict[str, Any] = {
             "train": stage.trains != "crf",  # below a CRF the network is frozen
             "rngs": {"dropout": key},
             "mutable": ["batch_stats"],
         }
+        shards, inputs, stride = None, images, model.map_stride
+        if stage.inputs == "maps":
+            options["method"], stride = "from_maps", 1
+        if placement and (shards := placement.shards()):
+            inputs = shards.spread(inputs, stride)
         with row_shards(shards):
-            logits, changed = apply_stage(model, stage, spec, params, inputs, **options)
-        if stage.crf_kind == "rnn":
-            logits = rnn_logits(model, stage, spec, params["crf"], logits, images)
+            if stage.inputs == "images":
+                inputs = subtract_mean(inputs, spec.mean)
+            logits, changed = model.apply({"params": params}, inputs, **options)
+        if stage.crf and stage.crf.kind == "rnn":
+            rnn, margin = (
+                build_rnn(stage.crf, spec.num_classes, spec.scale),
+                model.margin,
+            )
+            inside = images[:, margin : -margin or None, margin : -margin or None]
+            unary = log_probabilities(logits, model.output_stride)
+            rnn = build_rnn(stage.crf, spec.num_classes, spec.scale)
+            crf = {"params": params["crf"]}
+            logits = rnn.apply(crf, unary, as_float(inside), train=True)
         # Devices that share an image's rows compute some rows below its last.
         below = ((0, 0), (0, logits.shape[1] - labels.shape[1]), (0, 0))
         labels = jnp.pad(labels, below, constant_values=spec.ignore_label)

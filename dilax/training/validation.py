@@ -4,8 +4,8 @@ from typing import Any
 
 from dilax.data.transforms import check_crop
 from dilax.models import DilatedNet
-from dilax.training.config import Config, CRFConfig, StageConfig, build_model
-from dilax.training.network import ModelConfig
+from dilax.training.build import build_model
+from dilax.training.config import Config, CRFConfig, ModelConfig, StageConfig
 from dilax.training.serialization import validated
 
 

@@ -21,7 +21,7 @@ from dilax.training import (
     OptimizerConfig,
     StageConfig,
 )
-from dilax.training.config import build_model
+from dilax.training.build import build_model
 from dilax.training.estimate import plan_step
 from dilax.training.sharding import Placement, build_mesh
 from dilax.training.step import init_state, jit_train_step, split_params
