@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dilax.cli.command import fail
 from dilax.data import DatasetSpec
 from dilax.evaluation import evaluate, image_scores
 from dilax.inference import as_rgb, palette_image
@@ -247,8 +248,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--rows={values.rows}: must be 1 or more")
         print(draw(values))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(str(error))
 
 
 if __name__ == "__main__":

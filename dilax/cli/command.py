@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -135,7 +135,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         fail(f"{error}\nTry --help.")
-        raise AssertionError from error
 
 
 def overridden(config: Config, overrides: list[str]) -> Config:
@@ -162,14 +161,10 @@ def overridden(config: Config, overrides: list[str]) -> Config:
     return validated(config)
 
 
-def fail(message: str, code: int = 1) -> None:
+def fail(message: str, code: int = 1) -> NoReturn:
     """End the command with a message and an exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
 
 
 def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
@@ -191,20 +186,18 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
         fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
         fail("interrupted; the same command resumes", 130)
-    except OSError as error:
+    except (OSError, ValueError, NonFiniteLoss) as error:
         logging.debug("Traceback of the error below", exc_info=True)
-        fail(_os_problem(error))
-    except (ValueError, NonFiniteLoss) as error:
-        logging.debug("Traceback of the error below", exc_info=True)
-        fail(str(error))
+        fail(_os_problem(error) if isinstance(error, OSError) else str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             if jax.process_count() == 1:
                 raise
             logging.debug("Traceback of the error below", exc_info=True)
+            line = str(error).partition("\n")[0][:200]
             leave(
                 "another process of the job ended or cannot be reached; start all of "
-                f"them again to resume from the last checkpoint ({_line(error)})"
+                f"them again to resume from the last checkpoint ({line})"
             )
         small = "a smaller crop or batch" if mode == "train" else "--tiling=blend"
         fail(f"out of memory; {small} needs less ({error})")

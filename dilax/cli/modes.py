@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from dilax.data import DatasetSpec, distinct_colours
-from dilax.evaluation import Scores, boundary_table, evaluate, stage_table
+from dilax.data import distinct_colours
+from dilax.evaluation import boundary_table, evaluate, stage_table
 from dilax.inference import (
     Predictor,
     export_model,
@@ -36,7 +36,6 @@ from dilax.report import (
 from dilax.runtime.processes import is_writer, wait_for_all
 from dilax.training import (
     Config,
-    StageConfig,
     check_run,
     estimate,
     from_json,
@@ -46,6 +45,7 @@ from dilax.training import (
     open_evaluation,
     pack,
     picture_indices,
+    predictions_folder,
     profile,
     train,
     validated,
@@ -61,32 +61,23 @@ Summarize = Callable[[Sequence[Mapping], Path], str]
 def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None:
     """Train one run, or one per seed, and print the table of all seeds."""
     workdir = Path(values.workdir).expanduser()
-    seeds = _seeds(values.seeds)
-    if not seeds:
-        runs = [_train_once(values, config, workdir)]
-    else:
-        folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-        runs = [
-            _train_once(
-                values, dataclasses.replace(validated(config), seed=seed), folder
-            )
-            for seed, folder in folders.items()
-        ]
+    texts = values.seeds
+    if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
+        raise ValueError(
+            f"--seeds={','.join(texts)}: must be distinct whole numbers, such as 0,1,2"
+        )
+    seeds = {int(text): workdir / f"seed{int(text)}" for text in texts}
+    runs = [
+        _train_once(values, dataclasses.replace(validated(config), seed=seed), folder)
+        for seed, folder in (seeds or {config.seed: workdir}).items()
+    ]
+    if seeds:
         table = seed_table(runs)
         write_text(workdir / "seeds.md", table + "\n")
         if is_writer():
             print(f"\n{table}\n")
     if summarize and is_writer():
         print(f"\n{summarize(runs, workdir)}\n")
-
-
-def _seeds(texts: list[str]) -> list[int]:
-    """Return the seeds; raise ValueError unless they are distinct whole numbers."""
-    if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
-        raise ValueError(
-            f"--seeds={','.join(texts)}: must be distinct whole numbers, such as 0,1,2"
-        )
-    return [int(text) for text in texts]
 
 
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
@@ -98,10 +89,18 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     _, spec, source = open_evaluation(workdir)
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
-        _write_sheet(workdir, config, spec, source)
-    alone = (
-        jax.process_count() == 1
-    )  # several processes must read a checkpoint together
+        shown, path = picture_indices(config, len(source)), workdir / "pictures.png"
+        predictions = {
+            stage.name: [
+                predictions_folder(workdir, stage.name) / f"{i:04d}.png" for i in shown
+            ]
+            for stage in config.stages
+        }
+        save_image(
+            prediction_sheet([source[i] for i in shown], predictions, spec), path
+        )
+        print(f"pictures: {path}")
+    alone = jax.process_count() == 1  # several must read a checkpoint together
     watcher(workdir, measure=alone)()
     print(f"page: {workdir.resolve() / 'report.html'}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
@@ -115,38 +114,18 @@ def _preview(values: Any, config: Config, workdir: Path) -> None:
         return
     spec = check_run(config, workdir).spec  # errors come before the estimate
     if estimates:
-        _print_estimate(config, spec)
+        show = print if is_writer() else lambda *_, **__: None
+        show("compiling each stage, to estimate memory and time …", flush=True)
+        costs = estimate(config, spec)
+        device = jax.devices()[0].device_kind
+        show(f"on {len(jax.devices())} x {device}, without evaluation:")
+        for name, cost in costs.items():
+            show(f"  {name}: {cost}")
     if values.profile:
         folder = workdir / "profile"
         for table in profile(config, spec, folder).values():
             print(f"\n{table}")
         print(f"traces and tables: {folder}")
-
-
-def _print_estimate(config: Config, spec: DatasetSpec) -> None:
-    if is_writer():
-        print("compiling each stage, to estimate memory and time …", flush=True)
-    costs = estimate(config, spec)
-    if not is_writer():
-        return
-    device = jax.devices()[0].device_kind
-    print(f"on {len(jax.devices())} x {device}, without evaluation:")
-    for name, cost in costs.items():
-        print(f"  {name}: {cost}")
-
-
-def _write_sheet(workdir: Path, config: Config, spec: Any, source: Any) -> None:
-    shown = picture_indices(config, len(source))
-    predictions = {
-        stage.name: [
-            workdir / "predictions" / stage.name / f"{i:04d}.png" for i in shown
-        ]
-        for stage in config.stages
-    }
-    samples = [source[i] for i in shown]
-    path = workdir / "pictures.png"
-    save_image(prediction_sheet(samples, predictions, spec), path)
-    print(f"pictures: {path}")
 
 
 def _check_alone(mode: str) -> None:
@@ -163,19 +142,26 @@ def _evaluate(values: Any) -> None:
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
     stage = config.stage(values.stage)
-    name, step = stage.name, unfinished_step(workdir, stage)
-    if step is not None:
-        name = f"{name} (step {step} of {stage.steps}, unfinished)"
+    step = unfinished_step(workdir, stage)
     run = Run(config, workdir, spec, (), source)
-    keeps = _as_trained(values) and step is None and os.access(workdir, os.W_OK)
-    record = _Record(run, stage) if keeps else None
-    keep = record.kept.add if record else None
+    saved = None
+    if step is None and _as_trained(values) and os.access(workdir, os.W_OK):
+        saved = SavedPredictions(run, stage)
+    start, keep = time.perf_counter(), saved.add if saved else None
     found = evaluate(predictor, source, "evaluate", keep, values.boundaries)
-    if record:
-        record.finish(found)
+    seconds = time.perf_counter() - start
+    if saved:
+        saved.finish()
     if not is_writer():
         return
-    scores = {name: found.as_dict()}
+    if saved:
+        results = run_results(run)
+        if stage.name not in results["stages"]:
+            write_results(run, results, stage, found)
+        record_stage(workdir, stage.name, evaluation_seconds=seconds)
+        print(f"page: {write_page(workdir, data_dir=config.data.data_dir)}")
+    unfinished = f" (step {step} of {stage.steps}, unfinished)"
+    scores = {stage.name + unfinished * (step is not None): found.as_dict()}
     print(f"\n{len(source)} images of {spec.name} {config.data.val}\n")
     print(stage_table(scores, spec.context_classes))
     if values.boundaries:
@@ -190,28 +176,6 @@ def _as_trained(values: Any) -> bool:
     plain = values.scales == ["1"] and not values.mirror and values.tiling == "tiles"
     own = not values.weights and not values.split
     return plain and own and values.checkpoint == "last"
-
-
-class _Record:
-    """What an evaluation writes into the run's folder, mainly for its page."""
-
-    def __init__(self, run: Run, stage: StageConfig):
-        self._run, self._stage = run, stage
-        self.kept = SavedPredictions(run, stage)
-        self._start = time.perf_counter()
-
-    def finish(self, found: Scores) -> None:
-        """Write the time, the page and, unless training did, the scores."""
-        seconds, folder = time.perf_counter() - self._start, self._run.workdir
-        self.kept.finish()
-        if not is_writer():
-            return
-        results = run_results(self._run)
-        if self._stage.name not in results["stages"]:
-            write_results(self._run, results, self._stage, found)
-        record_stage(folder, self._stage.name, evaluation_seconds=seconds)
-        page = write_page(folder, data_dir=self._run.config.data.data_dir)
-        print(f"page: {page}")
 
 
 def _submit(values: Any) -> None:

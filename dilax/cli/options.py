@@ -21,16 +21,14 @@ class Option(NamedTuple):
     """One flag.
 
     Attributes:
-        define: the function of `absl.flags` that defines it.
-        default: its value if it is not given.
+        default: its value if it is not given; its type is that of the values.
         modes: the modes that take it.
         help: its help text, or mode → help text; defaults that depend on other values
             are in brackets.
         choices: the values of an enum.
-        least: the smallest value of a number.
+        least: the smallest value of a whole number.
     """
 
-    define: Callable[..., Any]
     default: Any
     modes: Sequence[str]
     help: str | dict[str, str]
@@ -40,23 +38,18 @@ class Option(NamedTuple):
 
 OPTIONS = {
     "workdir": Option(
-        flags.DEFINE_string,
         None,
         ("train", *_STORED, "submit", "import_weights", "report"),
         "Folder of the run.",
     ),
-    "workdirs": Option(
-        flags.DEFINE_list, [], ("compare",), "Folders of the runs to compare: a,b,c."
-    ),
+    "workdirs": Option([], ("compare",), "Folders of the runs to compare: a,b,c."),
     "data_dir": Option(
-        flags.DEFINE_string,
         "",
         ("train", "eval", "submit", "report", "compare"),
         "Folder of all prepared data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]; "
         "for your own images, the folder of images and masks.",
     ),
     "input": Option(
-        flags.DEFINE_string,
         None,
         ("predict", "import_weights"),
         {
@@ -67,7 +60,6 @@ OPTIONS = {
         },
     ),
     "output": Option(
-        flags.DEFINE_string,
         None,
         (*_STORED, "submit", "compare"),
         {
@@ -80,26 +72,18 @@ OPTIONS = {
         },
     ),
     "weights": Option(
-        flags.DEFINE_string,
         "",
         _STORED,
         "Name of a network that comes with dilax, such as camvid; replaces --workdir.",
     ),
-    "stage": Option(
-        flags.DEFINE_string,
-        "",
-        (*_STORED, "submit"),
-        "Stage of the run to load [the last].",
-    ),
+    "stage": Option("", (*_STORED, "submit"), "Stage of the run to load [the last]."),
     "checkpoint": Option(
-        flags.DEFINE_enum,
         "last",
         (*_STORED, "submit"),
         "Checkpoint of the stage to load.",
         choices=("last", "best"),
     ),
     "split": Option(
-        flags.DEFINE_string,
         "",
         ("eval", "submit"),
         {
@@ -107,33 +91,18 @@ OPTIONS = {
             "submit": "Split to predict [test].",
         },
     ),
-    "boundaries": Option(
-        flags.DEFINE_bool, False, ("eval",), "Also measure trimap IoU and boundary F."
-    ),
+    "boundaries": Option(False, ("eval",), "Also measure trimap IoU and boundary F."),
     "outputs": Option(
-        flags.DEFINE_list,
         ["labels", "overlay"],
         ("predict",),
         f"What to write for each image, of {', '.join(OUTPUTS)}.",
     ),
-    "frames": Option(
-        flags.DEFINE_bool, False, ("predict",), "Write a video's frames as pictures."
-    ),
-    "overwrite": Option(
-        flags.DEFINE_bool,
-        False,
-        ("predict",),
-        "Replace predictions that exist already.",
-    ),
+    "frames": Option(False, ("predict",), "Write a video's frames as pictures."),
+    "overwrite": Option(False, ("predict",), "Replace predictions that exist already."),
     "max_pixels": Option(
-        flags.DEFINE_integer,
-        MAX_PIXELS,
-        ("predict",),
-        "Refuse images with more pixels.",
-        least=1,
+        MAX_PIXELS, ("predict",), "Refuse images with more pixels.", least=1
     ),
     "tiling": Option(
-        flags.DEFINE_enum,
         "tiles",
         _PREDICTING,
         "tiles: as in the paper's release. whole: the whole image at once. blend: "
@@ -141,19 +110,14 @@ OPTIONS = {
         choices=("tiles", "whole", "blend"),
     ),
     "scales": Option(
-        flags.DEFINE_list,
         ["1"],
         _PREDICTING,
         "Average predictions over these image scales, such as 0.75,1,1.25.",
     ),
     "mirror": Option(
-        flags.DEFINE_bool,
-        False,
-        _PREDICTING,
-        "Average with the prediction of the mirrored image.",
+        False, _PREDICTING, "Average with the prediction of the mirrored image."
     ),
     "rows": Option(
-        flags.DEFINE_integer,
         1,
         _PREDICTING,
         "Spread the rows of an image's maps over this many devices, for images that "
@@ -161,21 +125,18 @@ OPTIONS = {
         least=1,
     ),
     "resize": Option(
-        flags.DEFINE_bool,
         True,
         ("predict",),
         "Reduce photographs that are much larger than the data set's images to their "
         "size before predicting; the label maps have the photographs' size.",
     ),
     "palette": Option(
-        flags.DEFINE_enum,
         "own",
         ("predict",),
         "own: the data set's colours. distinct: colours as different as possible.",
         choices=("own", "distinct"),
     ),
     "competition": Option(
-        flags.DEFINE_enum,
         "comp6",
         ("submit",),
         "Competition of Pascal VOC: comp5 for networks trained only on VOC's own data, "
@@ -183,62 +144,43 @@ OPTIONS = {
         choices=("comp5", "comp6"),
     ),
     "network": Option(
-        flags.DEFINE_enum,
         None,
         ("import_weights",),
         "The network whose weights the file contains.",
         choices=(*RELEASED,),
     ),
-    "lr_factor": Option(
-        flags.DEFINE_float,
-        1.0,
-        ("train",),
-        "Multiply the learning rates of all stages.",
-    ),
+    "lr_factor": Option(1.0, ("train",), "Multiply the learning rates of all stages."),
     "estimate": Option(
-        flags.DEFINE_bool,
-        True,
-        ("train",),
-        "Measure and print memory and time per step before training.",
+        True, ("train",), "Measure and print memory and time per step before training."
     ),
     "profile": Option(
-        flags.DEFINE_bool,
         False,
         ("train",),
         "Before training, trace some steps and time each layer; write to "
         "WORKDIR/profile.",
     ),
     "seeds": Option(
-        flags.DEFINE_list,
-        [],
-        ("train",),
-        "Train one run per seed, in WORKDIR/seed0 and so on: 0,1,2.",
+        [], ("train",), "Train one run per seed, in WORKDIR/seed0 and so on: 0,1,2."
     ),
     "distributed": Option(
-        flags.DEFINE_bool,
         False,
         _JOBS,
         "Join the job of several processes that the environment describes: Slurm, a "
         "TPU pod, GKE, Open MPI, or torchrun's variables.",
     ),
     "coordinator": Option(
-        flags.DEFINE_string,
         None,
         _JOBS,
         "HOST:PORT of process 0, to join a job that the environment does not describe.",
     ),
     "processes": Option(
-        flags.DEFINE_integer, None, _JOBS, "With --coordinator: number of processes."
+        None, _JOBS, "With --coordinator: number of processes.", least=1
     ),
     "process_id": Option(
-        flags.DEFINE_integer, None, _JOBS, "With --coordinator: this process, from 0."
+        None, _JOBS, "With --coordinator: this process, from 0.", least=0
     ),
     "join_timeout": Option(
-        flags.DEFINE_integer,
-        300,
-        _JOBS,
-        "Seconds to wait for the other processes of the job.",
-        least=1,
+        300, _JOBS, "Seconds to wait for the other processes of the job.", least=1
     ),
 }
 
@@ -275,14 +217,19 @@ def define_flags(
 
 
 def _define(name: str, option: Option, mode: str) -> None:
-    text = option.help
+    text, default = option.help, option.default
     if isinstance(text, dict):
         text = text.get(mode) or " ".join(f"{m}: {text[m]}" for m in text)
     elif not mode:
         text = f"[{', '.join(option.modes)}] {text}"
     if option.choices:
-        option.define(name, option.default, option.choices, text)
+        flags.DEFINE_enum(name, default, option.choices, text)
     elif option.least is not None:
-        option.define(name, option.default, text, lower_bound=option.least)
+        flags.DEFINE_integer(name, default, text, lower_bound=option.least)
     else:
-        option.define(name, option.default, text)
+        kinds: dict[type, Callable[..., Any]] = {
+            bool: flags.DEFINE_bool,
+            float: flags.DEFINE_float,
+            list: flags.DEFINE_list,
+        }
+        kinds.get(type(default), flags.DEFINE_string)(name, default, text)

@@ -14,12 +14,12 @@ evaluation images.
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from dilax.cli.command import fail
 from dilax.models import HDC50, DilatedNet, resnet_duc
 from dilax.ops import receptive_field
 from dilax.ops.receptive_fields import Gridding, gridding, suggest_rates
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         print(_answer(values))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
