@@ -28,12 +28,16 @@ scale and crops that suit them. All options of folder.py apply.
 """
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dilax.cli import run
 from dilax.crf.search import CRFGrid
-from dilax.report import table3, table3_figures
+from dilax.evaluation.evaluate import figure_table
+from dilax.report import PAPER
+from dilax.report.tables import spread
 from dilax.training import (
     Config,
     CRFConfig,
@@ -119,6 +123,94 @@ def cityscapes() -> Config:
 def full() -> Config:
     """§5 at full width."""
     return structured(voc_recipes.paper(), CRFConfig(), voc_recipes.rnn())
+
+
+NETWORKS = {"front_end": "front end", "basic": "+ Basic", "large": "+ Large"}
+CONTROLS = {"basic_control": "+ Basic undilated", "large_control": "+ Large undilated"}
+AFTER = {"": "no CRF", "_crf": "dense CRF", "_crfrnn": "CRF-RNN"}
+
+# Mean IoU in percent: three networks per row, in the order of the paper.
+MEANS = {
+    end: tuple(row.mean for row in PAPER[3].rows[3 * i : 3 * i + 3])
+    for i, end in enumerate(AFTER)
+}
+
+TRIMAP = 4  # pixels on each side of a boundary
+
+
+def table3(runs: Sequence[Mapping]) -> str:
+    """Tabulate Table 3: mean IoU in percent, of one run or over seeds.
+
+    Args:
+        runs: results of `train` with the recipe `structured`, one per seed; missing
+            stages are shown as a dash.
+
+    Returns:
+        The table; over several seeds, mean ± sample standard deviation. Undilated
+        controls have their own columns, and trimap IoU its own table, if present.
+    """
+    networks = _networks(runs)
+    papers = [f"paper: {title}" for title in NETWORKS.values()]
+    rows = [
+        [title, *_row(runs, networks, end), *(f"{value:.1f}" for value in MEANS[end])]
+        for end, title in AFTER.items()
+    ]
+    tables = [
+        figure_table("mean IoU, %", [*networks.values(), *papers], rows, "github")
+    ]
+    if any("trimap_iou" in stage for run in runs for stage in run["stages"].values()):
+        head = f"mean IoU within {TRIMAP} px of a boundary, %"
+        near = [
+            [title, *_row(runs, networks, end, trimap=True)]
+            for end, title in AFTER.items()
+        ]
+        tables.append(figure_table(head, [*networks.values()], near, "github"))
+    return "\n\n".join(tables)
+
+
+def table3_figures(runs: Sequence[Mapping]) -> dict[str, Any]:
+    """Return the numbers of `table3`, from 0 to 1, for JSON.
+
+    Returns:
+        `{"seeds": […], "stages": {name: {"mean_iou": […], "mean", "sd", "paper"}}}`;
+        `"sd"` is None for a single run, `"paper"` for a control; `"trimap_iou": […]`
+        is added if it was measured.
+    """
+    stages = {}
+    for end in AFTER:
+        for i, network in enumerate(_networks(runs)):
+            values = _values(runs, network + end)
+            if not values:
+                continue
+            near = _values(runs, network + end, trimap=True)
+            stages[network + end] = {
+                "mean_iou": values,
+                "mean": statistics.fmean(values),
+                "sd": statistics.stdev(values) if len(values) > 1 else None,
+                **({"trimap_iou": near} if near else {}),
+                "paper": round(MEANS[end][i] / 100, 3) if network in NETWORKS else None,
+            }
+    return {"seeds": [run["seed"] for run in runs], "stages": stages}
+
+
+def _networks(runs: Sequence[Mapping]) -> dict[str, str]:
+    """Stage name → title of the networks, with the controls that were trained."""
+    trained = {name for run in runs for name in run["stages"]}
+    return NETWORKS | {n: title for n, title in CONTROLS.items() if n in trained}
+
+
+def _row(
+    runs: Sequence[Mapping], networks: Mapping, end: str, trimap: bool = False
+) -> list[str]:
+    found = (_values(runs, network + end, trimap) for network in networks)
+    return [spread(values) if values else "–" for values in found]
+
+
+def _values(runs: Sequence[Mapping], stage: str, trimap: bool = False) -> list[float]:
+    found = [run["stages"][stage] for run in runs if stage in run["stages"]]
+    if trimap:
+        return [s["trimap_iou"][str(TRIMAP)] for s in found if "trimap_iou" in s]
+    return [s["mean_iou"] for s in found]
 
 
 def summarize(runs: Sequence[Mapping], workdir: Path) -> str:

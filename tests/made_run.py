@@ -41,13 +41,16 @@ def make_run(folder: Path, stages: int = 3, classes: tuple[str, ...] = CLASSES) 
     (folder / "spec.json").write_text(to_json(spec))
     found, lines = {}, []
     for name, more in [*STAGES.items()][:stages]:
-        counts = np.zeros((3, 3), int)
+        counts, scores = np.zeros((3, 3), int), {}
+        stored = folder / "predictions" / name
         for i in range(IMAGES):
             label = labels_of(data, i)
             guess = predicted(label, 4 * i + more)
             picture = palette_image(guess, spec)
-            save_image(picture, folder / "predictions" / name / f"{i:04d}.png")
-            counts += image_scores(classes, label, guess).confusion
+            save_image(picture, stored / f"{i:04d}.png")
+            score = image_scores(classes, label, guess)
+            scores[i], counts = score.mean_iou, counts + score.confusion
+        (stored / "scores.json").write_text(json.dumps(scores))
         found[name] = Scores(classes, counts.astype(object)).as_dict()
         lines += [
             {"stage": name, "step": step, "loss": 1 / step, "learning_rate": 0.1}

@@ -18,12 +18,11 @@ from dilax.report import (
     paper_figures,
     paper_table,
     seed_table,
-    table3,
-    table3_figures,
 )
 from dilax.report.paper import System, system_of
 from dilax.training import quickstart
 from dilax.training.serialization import to_json
+from experiments.table3 import table3, table3_figures
 
 
 def test_the_iou_of_a_row_gives_its_mean():

@@ -181,7 +181,7 @@ def test_an_average_of_parameters_is_what_is_evaluated_and_started_from(data, tm
     "field, value, message",
     [
         ("ema", 1.0, r"ema=1.0: must be from 0 to below 1"),
-        ("loss", LossConfig(gamma=-1.0), r"loss.gamma=-1.0: must be not negative"),
+        ("loss", LossConfig(gamma=-1.0), r"loss.gamma=-1.0: must not be negative"),
         ("loss", LossConfig(threshold=2.0), r"loss.threshold=2.0: must be from 0 to 1"),
         (
             "loss",

@@ -158,8 +158,24 @@ def check_run(folder: Path) -> str:
     Raises:
         ValueError: if the loss does not fall.
     """
-    _write_scenes(folder / "data")
-    train(_config(folder / "data"), folder / "run")
+    data = folder / "data"
+    for split in ("train", "val"):
+        for sample in list(Scenes(split, count=_BATCH, size=_SIDE)):
+            for kind, array in (("images", "image"), ("labels", "label")):
+                path = data / kind / split / f"{sample['id']}.png"
+                save_image(Image.fromarray(np.asarray(sample[array], np.uint8)), path)
+    (data / "classes.txt").write_text("\n".join(SCENES.classes) + "\n")
+    stage = StageConfig(
+        "front_end",
+        trains="front_end",
+        steps=_STEPS,
+        batch_size=_BATCH,
+        crop=(_SIDE, _SIDE),
+        optimizer=OptimizerConfig("adam", learning_rate=5e-3),
+    )
+    layers = (Layer("conv1", 3, 16), Layer("pool1", 2), Layer("fc", 1, 32))
+    source, model = DataConfig("folder", data_dir=str(data)), ModelConfig(layers=layers)
+    train(Config("doctor", source, model, (stage,), log_every=5), folder / "run")
     lines = (folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     fell = f"loss {losses[0]:.2f} → {losses[-1]:.2f} in {_STEPS} steps"
@@ -184,31 +200,6 @@ def check_prediction(folder: Path) -> str:
 def check_page(folder: Path) -> str:
     """Write the page of the run of `check_run`."""
     return f"{write_page(folder / 'run').stat().st_size / 1e3:.0f} kB"
-
-
-def _write_scenes(root: Path) -> None:
-    for split in ("train", "val"):
-        scenes = Scenes(split, count=_BATCH, size=_SIDE)
-        for sample in (scenes[i] for i in range(_BATCH)):
-            for kind, array in (("images", "image"), ("labels", "label")):
-                path = root / kind / split / f"{sample['id']}.png"
-                save_image(Image.fromarray(np.asarray(sample[array], np.uint8)), path)
-    (root / "classes.txt").write_text("\n".join(SCENES.classes) + "\n")
-
-
-def _config(data: Path) -> Config:
-    """Return the configuration: a front end of two layers, on whole images."""
-    layers = (Layer("conv1", 3, 16), Layer("pool1", 2), Layer("fc", 1, 32))
-    stage = StageConfig(
-        "front_end",
-        trains="front_end",
-        steps=_STEPS,
-        batch_size=_BATCH,
-        crop=(_SIDE, _SIDE),
-        optimizer=OptimizerConfig("adam", learning_rate=5e-3),
-    )
-    source = DataConfig("folder", data_dir=str(data))
-    return Config("doctor", source, ModelConfig(layers=layers), (stage,), log_every=5)
 
 
 def checks(folder: Path) -> list[Check]:

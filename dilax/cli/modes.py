@@ -133,7 +133,7 @@ def _check_alone(mode: str) -> None:
         raise ValueError(f"--mode={mode}: works in a single process only")
 
 
-def _evaluate(values: Any) -> None:
+def evaluate_run(values: Any) -> None:
     """Evaluate a trained run on a split: mean IoU, IoU per class, pixel accuracy.
 
     dilax eval --workdir=runs/voc --stage=front_end
@@ -178,7 +178,7 @@ def _as_trained(values: Any) -> bool:
     return plain and own and values.checkpoint == "last"
 
 
-def _submit(values: Any) -> None:
+def submit(values: Any) -> None:
     """Write predictions for the test servers of Pascal VOC and Cityscapes.
 
     dilax submit --workdir=runs/voc --split=test
@@ -197,7 +197,7 @@ def _submit(values: Any) -> None:
     print(f"{len(source)} images of {split} for the server of {spec.name}: {path}")
 
 
-def _predict(values: Any) -> None:
+def predict(values: Any) -> None:
     """Predict an image, a folder, or a video with a trained run.
 
     dilax predict --workdir=runs/voc --input=photos --output=labels
@@ -234,7 +234,7 @@ def _predict(values: Any) -> None:
         raise ValueError(f"{len(done.problems)} not predicted:\n{messages}")
 
 
-def _export(values: Any) -> None:
+def export(values: Any) -> None:
     """Write the network of a run: for use without dilax (StableHLO, ONNX), or packed.
 
     dilax export --workdir=runs/voc --output=voc.zip
@@ -254,7 +254,7 @@ def _export(values: Any) -> None:
         print(f"The CRF of stage {stage.name} is not included.")
 
 
-def _import_weights(values: Any) -> None:
+def import_released(values: Any) -> None:
     """Turn a released network's file of weights into the folder of a run.
 
     dilax import-weights --network=dilation8_camvid --input=FILE --workdir=DIR
@@ -266,7 +266,7 @@ def _import_weights(values: Any) -> None:
     print(f"{report}\n\nfor eval, predict, submit, and export: {values.workdir}")
 
 
-def _report(values: Any) -> None:
+def report(values: Any) -> None:
     """Write the page of a run, WORKDIR/report.html.
 
     dilax report --workdir=runs/voc
@@ -276,7 +276,7 @@ def _report(values: Any) -> None:
     print(f"page of the run: {path}")
 
 
-def _compare(values: Any) -> None:
+def compare(values: Any) -> None:
     """Write one page that shows several runs side by side.
 
     dilax compare --workdirs=runs/a,runs/b --output=compare.html
@@ -315,11 +315,11 @@ def predictor_of(values: Any, batch_size: int, **options: Any) -> Predictor:
 
 
 MODES = {
-    "eval": _evaluate,
-    "predict": _predict,
-    "submit": _submit,
-    "export": _export,
-    "import_weights": _import_weights,
-    "report": _report,
-    "compare": _compare,
+    "eval": evaluate_run,
+    "predict": predict,
+    "submit": submit,
+    "export": export,
+    "import_weights": import_released,
+    "report": report,
+    "compare": compare,
 }

@@ -209,27 +209,23 @@ def define_flags(
             "--config.stages.joint.optimizer.learning_rate=1e-5.",
         )
         names = ["mode", "config", *names]
+    kinds: dict[type, Callable[..., Any]] = {
+        bool: flags.DEFINE_bool,
+        float: flags.DEFINE_float,
+        list: flags.DEFINE_list,
+    }
     for name in names:
-        if name in OPTIONS:
-            _define(name, OPTIONS[name], mode)
+        if option := OPTIONS.get(name):
+            text, default = option.help, option.default
+            if isinstance(text, dict):
+                text = text.get(mode) or " ".join(f"{m}: {text[m]}" for m in text)
+            elif not mode:
+                text = f"[{', '.join(option.modes)}] {text}"
+            if option.choices:
+                flags.DEFINE_enum(name, default, option.choices, text)
+            elif option.least is not None:
+                flags.DEFINE_integer(name, default, text, lower_bound=option.least)
+            else:
+                kinds.get(type(default), flags.DEFINE_string)(name, default, text)
         # --help lists the flags that belong to the script that was started.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-
-
-def _define(name: str, option: Option, mode: str) -> None:
-    text, default = option.help, option.default
-    if isinstance(text, dict):
-        text = text.get(mode) or " ".join(f"{m}: {text[m]}" for m in text)
-    elif not mode:
-        text = f"[{', '.join(option.modes)}] {text}"
-    if option.choices:
-        flags.DEFINE_enum(name, default, option.choices, text)
-    elif option.least is not None:
-        flags.DEFINE_integer(name, default, text, lower_bound=option.least)
-    else:
-        kinds: dict[type, Callable[..., Any]] = {
-            bool: flags.DEFINE_bool,
-            float: flags.DEFINE_float,
-            list: flags.DEFINE_list,
-        }
-        kinds.get(type(default), flags.DEFINE_string)(name, default, text)

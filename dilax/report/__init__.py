@@ -22,8 +22,6 @@ from dilax.report.tables import (
     paper_figures,
     paper_table,
     seed_table,
-    table3,
-    table3_figures,
 )
 
 __all__ = [
@@ -45,8 +43,6 @@ __all__ = [
     "save_picture",
     "seed_table",
     "stack_picture",
-    "table3",
-    "table3_figures",
     "watcher",
     "write_comparison",
     "write_page",

@@ -70,55 +70,35 @@ def iou_grid(
     """
     if not scores:
         return None
-    theirs = [paper.iou_per_class for paper in papers]
+    ours = [*scores]
+    places = [(i, Head(title), scores[title]) for i, title in enumerate(ours)]
+    for paper in papers:
+        stage = paper.stage.replace("_", " ")
+        place = ours.index(stage) if stage in ours else len(ours)
+        places.append((place, Head(paper.title, True), paper._asdict()))
+    places.sort(key=lambda column: column[0])  # stable: the paper's after ours
+    heads, each = [head for _, head, _ in places], [column for *_, column in places]
     rows = []
     for i, name in enumerate(spec.classes):
-        ours = [column["iou_per_class"].get(name) for column in scores.values()]
-        colour = "rgb({},{},{})".format(*spec.palette[i])
+        values = [column["iou_per_class"].get(name) for column in each]
         shown = f"{name} *" if name in spec.context_classes else name
-        rows.append(_row(shown, ours, [t.get(name) for t in theirs], i, colour))
-    rows.append(_mean("mean IoU", "mean_iou", scores, [p.mean_iou for p in papers]))
-    for title in ("pixel_accuracy", "mean_accuracy"):
-        rows.append(_mean(title.replace("_", " "), title, scores, [None] * len(papers)))
-    rows[-3] = rows[-3]._replace(strong=True)
-    heads = [*map(Head, scores), *(Head(paper.title, True) for paper in papers)]
-    stages = [paper.stage.replace("_", " ") for paper in papers]
-    order = _beside([*scores], stages)
-    rows = [
-        row._replace(
-            cells=[row.cells[i] for i in order],
-            best=frozenset(map(order.index, row.best)),
-        )
-        for row in rows
-    ]
-    return Grid([Head("IoU, %"), *(heads[i] for i in order)], rows)
+        colour = "rgb({},{},{})".format(*spec.palette[i])
+        rows.append(_row(shown, values, heads)._replace(number=i, colour=colour))
+    for key in ("mean_iou", "pixel_accuracy", "mean_accuracy"):
+        title = key.replace("_", " ").replace("iou", "IoU")
+        row = _row(title, [column.get(key) for column in each], heads)
+        rows.append(row._replace(strong=key == "mean_iou"))
+    return Grid([Head("IoU, %"), *heads], rows)
 
 
-def _beside(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
-    """Order columns: each of the paper's after ours of its stage, or at the end.
-
-    Example:
-        >>> _beside(["front end", "basic"], ["front end", "large"])
-        [0, 2, 1, 3]
-    """
-    places = [ours.index(s) if s in ours else len(ours) for s in theirs]
-    ranks = [(i, 0) for i in range(len(ours))] + [(place, 1) for place in places]
-    return sorted(range(len(ranks)), key=lambda i: ranks[i])
-
-
-def _mean(title: str, key: str, scores: Columns, theirs: Sequence) -> Row:
-    return _row(title, [column[key] for column in scores.values()], theirs)
-
-
-def _row(
-    name: str, ours: Sequence, theirs: Sequence, number: int | None = None, colour=""
-) -> Row:
-    cells = [percent(value) for value in (*ours, *theirs)]
-    most = max((value for value in ours if value is not None), default=0)
-    best = {i for i in range(len(ours)) if cells[i] == percent(most)}
+def _row(name: str, values: Sequence[float | None], heads: Sequence[Head]) -> Row:
+    cells = [percent(value) for value in values]
+    ours = [i for i, head in enumerate(heads) if not head.paper]
+    most = max((v for i in ours if (v := values[i]) is not None), default=0)
+    best = {i for i in ours if cells[i] == percent(most)}
     if not most or len(best) == len(ours):  # nothing is better than anything else
         best = set()
-    return Row(name, cells, number, colour, frozenset(best))
+    return Row(name, cells, best=frozenset(best))
 
 
 def percent(value: float | None) -> str:
@@ -135,19 +115,11 @@ def mean_iou_grid(runs: Sequence[RunFolder]) -> Grid | None:
     """Tabulate mean IoU, one row per stage and column per run; None for one run."""
     if len(runs) < 2:
         return None
-    names = dict.fromkeys(name for run in runs for name in run.stages)
-    rows = [
-        _row(
-            name.replace("_", " "),
-            [
-                run.stages[name]["mean_iou"] if name in run.stages else None
-                for run in runs
-            ],
-            [],
-        )
-        for name in names
-    ]
-    return Grid([Head("mean IoU, %"), *(Head(run.title) for run in runs)], rows)
+    heads, rows = [Head(run.title) for run in runs], []
+    for name in dict.fromkeys(name for run in runs for name in run.stages):
+        values = [run.stages.get(name, {}).get("mean_iou") for run in runs]
+        rows.append(_row(name.replace("_", " "), values, heads))
+    return Grid([Head("mean IoU, %"), *heads], rows)
 
 
 def confusions(scores: Columns, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from dilax.data import DatasetSpec
-from dilax.evaluation import image_scores
 from dilax.inference import as_rgb
 from dilax.report.fields import has_field, summarize_field, write_field
 from dilax.report.grids import (
@@ -281,7 +280,7 @@ def gallery(
     for run in (run for run, own in zip(runs, images, strict=True) if own == images[0]):
         for name in run.stages:
             folder = predictions_folder(run.path, name)
-            scores = _scores(folder, run.spec, source)
+            scores = _scores(folder)
             if scores:
                 title = stage_title(run, name, len(runs))
                 stages.append(Predictions(title, folder, scores))
@@ -296,27 +295,14 @@ def gallery(
     }
 
 
-def _scores(
-    folder: Path, spec: DatasetSpec, source: Sequence[dict]
-) -> dict[int, float | None]:
-    """Read the scores that evaluation wrote, or compute them for older runs."""
-    there = {int(p.stem) for p in folder.glob("*.png") if p.stem.isdecimal()}
-    path = folder / "scores.json"
-    if path.exists():
-        remedy = "delete it; `dilax eval` writes it again"
-        scores = read_record(path, remedy)
-        known = {str(i): i for i in there}
-        if {type(score) for score in scores.values()} - {float, int, type(None)}:
-            raise ValueError(f"{path}: is damaged; {remedy}")
-        return {known[name]: scores[name] for name in scores if name in known}
-    found: dict[int, float | None] = {}
-    stage = Predictions("", folder, {})
-    for index in sorted(there & set(range(len(source)))):
-        label, ids = source[index]["label"], stage.ids(index)
-        assert ids is not None
-        score = image_scores(spec.classes, label, ids, spec.ignore_label).mean_iou
-        found[index] = None if score != score else score
-    return found
+def _scores(folder: Path) -> dict[int, float | None]:
+    """Read the scores that evaluation wrote, of the predictions that are there."""
+    path, remedy = folder / "scores.json", "delete it; `dilax eval` writes it again"
+    scores = read_record(path, remedy)
+    if {type(score) for score in scores.values()} - {float, int, type(None)}:
+        raise ValueError(f"{path}: is damaged; {remedy}")
+    there = {str(int(p.stem)) for p in folder.glob("*.png") if p.stem.isdecimal()}
+    return {int(name): scores[name] for name in scores if name in there}
 
 
 def chosen_indices(scores: dict[int, float | None], shown: int) -> list[int]:

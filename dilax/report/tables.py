@@ -1,9 +1,4 @@
-"""Tables of text: over seeds, and next to Yu & Koltun (2016), Tables 2 to 8.
-
-Table 3 (§5) combines context modules and structured prediction: its columns are
-networks, its rows the CRF. The paper's numbers are for VGG-16 on the validation set of
-Pascal VOC 2012.
-"""
+"""Tables of text: over seeds, and next to Yu & Koltun (2016), Tables 2 to 8."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,104 +8,6 @@ from tabulate import tabulate
 
 from dilax.evaluation.evaluate import figure_table
 from dilax.report.paper import PAPER, Collected, PaperRow
-
-NETWORKS = {"front_end": "front end", "basic": "+ Basic", "large": "+ Large"}
-CONTROLS = {"basic_control": "+ Basic undilated", "large_control": "+ Large undilated"}
-AFTER = {"": "no CRF", "_crf": "dense CRF", "_crfrnn": "CRF-RNN"}
-
-# Mean IoU in percent: three networks per row, in the order of the paper.
-MEANS = {
-    end: tuple(row.mean for row in PAPER[3].rows[3 * i : 3 * i + 3])
-    for i, end in enumerate(AFTER)
-}
-
-TRIMAP = 4  # pixels on each side of a boundary
-
-
-def table3(runs: Sequence[Mapping], style: str = "github") -> str:
-    """Tabulate Table 3: mean IoU in percent, of one run or over seeds.
-
-    Args:
-        runs: results of `train` with the recipe `structured`, one per seed; missing
-            stages are shown as a dash.
-        style: table format of `tabulate`.
-
-    Returns:
-        The table; over several seeds, mean ± sample standard deviation. Undilated
-        controls have their own columns, and trimap IoU its own table, if present.
-
-    Example:
-        >>> names = [n + end for end in AFTER for n in NETWORKS]
-        >>> run = {"seed": 0, "stages": {name: {"mean_iou": 0.5} for name in names}}
-        >>> table3([run], "plain").splitlines()[1].split()
-        ['no', 'CRF', '50.0', '50.0', '50.0', '69.8', '71.3', '72.1']
-    """
-    networks = _networks(runs)
-    papers = [f"paper: {title}" for title in NETWORKS.values()]
-    rows = [
-        [title, *_row(runs, networks, end), *(f"{value:.1f}" for value in MEANS[end])]
-        for end, title in AFTER.items()
-    ]
-    tables = [figure_table("mean IoU, %", [*networks.values(), *papers], rows, style)]
-    if any("trimap_iou" in stage for run in runs for stage in run["stages"].values()):
-        head = f"mean IoU within {TRIMAP} px of a boundary, %"
-        near = [
-            [title, *_row(runs, networks, end, trimap=True)]
-            for end, title in AFTER.items()
-        ]
-        tables.append(figure_table(head, [*networks.values()], near, style))
-    return "\n\n".join(tables)
-
-
-def table3_figures(runs: Sequence[Mapping]) -> dict[str, Any]:
-    """Return the numbers of `table3`, from 0 to 1, for JSON.
-
-    Returns:
-        `{"seeds": […], "stages": {name: {"mean_iou": […], "mean", "sd", "paper"}}}`;
-        `"sd"` is None for a single run, `"paper"` for a control; `"trimap_iou": […]`
-        is added if it was measured.
-
-    Example:
-        >>> names = [n + end for end in AFTER for n in NETWORKS]
-        >>> run = {"seed": 0, "stages": {name: {"mean_iou": 0.5} for name in names}}
-        >>> table3_figures([run])["stages"]["large_crfrnn"]["paper"]
-        0.739
-    """
-    stages = {}
-    for end in AFTER:
-        for i, network in enumerate(_networks(runs)):
-            values = _values(runs, network + end)
-            if not values:
-                continue
-            near = _values(runs, network + end, trimap=True)
-            stages[network + end] = {
-                "mean_iou": values,
-                "mean": statistics.fmean(values),
-                "sd": statistics.stdev(values) if len(values) > 1 else None,
-                **({"trimap_iou": near} if near else {}),
-                "paper": round(MEANS[end][i] / 100, 3) if network in NETWORKS else None,
-            }
-    return {"seeds": [run["seed"] for run in runs], "stages": stages}
-
-
-def _networks(runs: Sequence[Mapping]) -> dict[str, str]:
-    """Stage name → title of the networks, with the controls that were trained."""
-    trained = {name for run in runs for name in run["stages"]}
-    return NETWORKS | {n: title for n, title in CONTROLS.items() if n in trained}
-
-
-def _row(
-    runs: Sequence[Mapping], networks: Mapping, end: str, trimap: bool = False
-) -> list[str]:
-    found = (_values(runs, network + end, trimap) for network in networks)
-    return [spread(values) if values else "–" for values in found]
-
-
-def _values(runs: Sequence[Mapping], stage: str, trimap: bool = False) -> list[float]:
-    found = [run["stages"][stage] for run in runs if stage in run["stages"]]
-    if trimap:
-        return [s["trimap_iou"][str(TRIMAP)] for s in found if "trimap_iou" in s]
-    return [s["mean_iou"] for s in found]
 
 
 def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:

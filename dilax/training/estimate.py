@@ -88,27 +88,25 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
         250
     """
     check_config(config)
-    return {stage.name: _cost(config, spec, stage) for stage in _image_stages(config)}
-
-
-def _cost(config: Config, spec: DatasetSpec, stage: StageConfig) -> Cost:
-    planned, room = plan_step(config, spec, stage), device_memory()
-    try:
-        compiled = planned.compile()
-    except (
-        jax.errors.JaxRuntimeError
-    ) as error:  # compilers of TPUs refuse it themselves
-        if not (needs := re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G", str(error))):
-            raise
-        memory, room = (int(float(number) * 2**30) for number in needs.groups())
-    else:
-        memory = memory_bytes(compiled)
-    if room and memory > room:
-        return Cost(memory, room, 0, stage.steps, planned.flops)
-    run = EmptyRun(compiled, planned.arguments)
-    first = run()
-    seconds = first if first > 1 else min(first, run())
-    return Cost(memory, room, seconds, stage.steps, planned.flops)
+    costs = {}
+    for stage in filter(_on_images, config.stages):
+        planned, room = plan_step(config, spec, stage), device_memory()
+        try:
+            compiled = planned.compile()
+            memory = memory_bytes(compiled)
+        except jax.errors.JaxRuntimeError as error:  # from a TPU's compiler
+            needs = re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G", str(error))
+            if not needs:
+                raise
+            memory, room = (int(float(number) * 2**30) for number in needs.groups())
+        seconds = 0.0
+        if not room or memory <= room:
+            run = EmptyRun(compiled, planned.arguments)
+            first = run()
+            seconds = first if first > 1 else min(first, run())
+            del run  # to free its memory
+        costs[stage.name] = Cost(memory, room, seconds, stage.steps, planned.flops)
+    return costs
 
 
 def profile(
@@ -142,10 +140,17 @@ def profile(
         ['front_end']
     """
     peak, tables = device_peak(config.dtype), {}
-    for stage in _image_stages(config):
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # each Python call would hide what matters
+    for stage in filter(_on_images, config.stages):
         step = plan_step(config, spec, stage)
         run = EmptyRun(step.compile(), step.arguments)
-        seconds = _trace(run, folder / stage.name, steps)
+        run(), run()
+        seconds = []
+        with jax.profiler.trace(folder / stage.name, profiler_options=options):
+            for number in range(steps):
+                with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                    seconds.append(run())
         del run  # to free its memory
         height, width = stage.crop
         rate = step.flops / statistics.median(seconds) / 1e9
@@ -210,22 +215,18 @@ def plan_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> PlannedS
     params = stage_shapes(model, stage, spec)
     trained, frozen = split_params(params, stage)
     state = jax.eval_shape(lambda params: init_state(params, stage), trained)
-    (height, width), channels = stage.crop, len(spec.mean)
-    margin, maps = 2 * model.margin, stage.inputs == "maps"
+    maps, margin = stage.inputs == "maps", 2 * model.margin
+    stride, channels, dtype = 1, len(spec.mean), jnp.uint8
     if maps:
-        stride, channels, margin = model.map_stride, spec.num_classes, 0
-        height, width = height // stride, width // stride
-    image = height, width, channels
+        stride, margin, dtype = model.map_stride, 0, jnp.float32
+        channels = spec.num_classes * model.front_end.duc**2
+    image = (*(side // stride for side in stage.crop), channels)
     cells = [(side - margin) // label_stride(model, stage) for side in stage.crop]
-    arrays = {
-        "image": (image, jnp.float32 if maps else jnp.uint8),
-        "label": (cells, jnp.uint8),
-    }
     batch = {
         name: jax.ShapeDtypeStruct(
-            (stage.batch_size, *shape), dtype, sharding=placement.batch_sharding
+            (stage.batch_size, *shape), kind, sharding=placement.batch_sharding
         )
-        for name, (shape, dtype) in arrays.items()
+        for name, shape, kind in (("image", image, dtype), ("label", cells, jnp.uint8))
     }
     weights = None
     if config.data.class_weight_power:
@@ -249,8 +250,9 @@ def plan_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> PlannedS
     )
 
 
-def _image_stages(config: Config) -> list[StageConfig]:
-    return [s for s in config.stages if s.inputs == "images" and s.crf_kind != "dense"]
+def _on_images(stage: StageConfig) -> bool:
+    """Whether a stage trains on images, by steps."""
+    return stage.inputs == "images" and stage.crf_kind != "dense"
 
 
 class EmptyRun:
@@ -273,16 +275,3 @@ class EmptyRun:
         after = self._compiled(self.state, *self._rest)
         self.state, _ = jax.block_until_ready(after)
         return time.perf_counter() - start
-
-
-def _trace(run: EmptyRun, folder: Path, steps: int) -> list[float]:
-    """Trace some steps; return their seconds."""
-    run(), run()
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # each Python call would hide what matters
-    seconds = []
-    with jax.profiler.trace(folder, profiler_options=options):
-        for number in range(steps):
-            with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                seconds.append(run())
-    return seconds

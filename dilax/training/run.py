@@ -32,79 +32,6 @@ from dilax.training.serialization import from_json, to_json
 from dilax.training.validation import check_config
 
 
-def check_same_config(old: Config, new: Config, path: Path) -> None:
-    """Raise ValueError if the configuration differs from the folder's."""
-    before, after = (json.loads(to_json(c)) for c in (old, new))
-    for side in (before, after):
-        for name in ("data_dir", "images", "labels", "classes"):
-            side["data"].pop(name)  # data may move; the images are compared elsewhere
-        side.pop("reading")  # reading only affects the speed
-        side.pop("mesh")  # the devices may change
-    # Stages may be added, such as a CRF.
-    after["stages"] = after["stages"][: len(before["stages"])]
-    changed = [k for k in after if before.get(k) != after[k]]
-    if changed:
-        detail = "; ".join(f"{k}: {_difference(before[k], after[k])}" for k in changed)
-        raise ValueError(
-            f"{path}: this folder holds a run with another configuration ({detail}); "
-            "give another --workdir, or the same flags to resume"
-        )
-
-
-def check_same_everywhere(config: Config, sources: list) -> None:
-    """Raise an error in all processes of a job if their settings or data differ.
-
-    Raises:
-        ValueError: naming a process that has another configuration, or other images.
-    """
-    given = json.loads(to_json(config))
-    given["data"].pop("data_dir")  # it may differ between hosts
-    given.pop("reading")
-    kinds = {"configuration": given, "images": fingerprint(sources)}
-    for what, value in kinds.items():
-        other = differing_process(json.dumps(value))
-        if other is not None:
-            raise ValueError(
-                f"process {other} has another {what} than process 0; this is "
-                f"process {jax.process_index()}, with {json.dumps(value)[:200]}: give "
-                "all processes the same flags and data"
-            )
-
-
-def check_same_data(workdir: Path, spec: DatasetSpec, sources: list) -> None:
-    """Raise ValueError if the images or classes differ from those the run started with.
-
-    Only their contents are compared: the folder may have been renamed.
-    """
-    began = json.loads(to_json(from_json(DatasetSpec, workdir / "spec.json")))
-    images = read_record(workdir / "data.json", "give another --workdir", list)
-    now = {"images": json.loads(json.dumps(fingerprint(sources)))}
-    now |= json.loads(to_json(spec))
-    same = {"name": spec.name, "image_size": now["image_size"]}  # may differ
-    before = {"images": images} | began | same
-    if before != now:
-        raise ValueError(
-            f"{workdir}: this run started with other images or classes "
-            f"({_difference(before, now)}); give the same data and flags as then, or "
-            "another --workdir"
-        )
-
-
-def fingerprint(sources: list[Sequence[dict]]) -> list[tuple[int, str, str]]:
-    """Return (number, first id, last id) of the images of each source."""
-    return [(len(s), s[0]["id"], s[len(s) - 1]["id"]) for s in sources]
-
-
-def _difference(old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in new if old.get(k) != new[k]]
-        return ", ".join(f"{k}: {_difference(old.get(k), new[k])}" for k in keys)
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return ", ".join(f"[{i}] {_difference(a, b)}" for i, (a, b) in pairs if a != b)
-    return f"{json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The configuration, folder, and data that all stages of a run share."""
@@ -120,18 +47,32 @@ class Run:
         """Return the images that a stage trains on."""
         return Joined(self.train, self.extra) if stage.extra else self.train
 
+    def fingerprint(self) -> list[tuple[int, str, str]]:
+        """Return (number, first id, last id) of the images of each source."""
+        sources = [s for s in (self.train, self.val, self.extra) if len(s)]
+        return [(len(s), s[0]["id"], s[len(s) - 1]["id"]) for s in sources]
+
 
 @contextlib.contextmanager
 def open_run(config: Config, workdir: Path) -> Iterator[Run]:
     """Do as `check_run`, and lock the folder for this run.
 
     Raises:
-        ValueError: as `check_run`, or if another process is training in the folder.
+        ValueError: as `check_run`; if another process is training in the folder; or, in
+            all processes of a job, if their configurations or images differ.
     """
     run = check_run(config, workdir)
-    config = run.config
-    check_same_everywhere(config, [run.train, run.val])
-    sources = [run.train, run.val, *([run.extra] if config.data.extra else [])]
+    images, given = json.dumps(run.fingerprint()), json.loads(to_json(run.config))
+    given["data"].pop("data_dir")  # it may differ between hosts
+    given.pop("reading")
+    for what, text in (("configuration", json.dumps(given)), ("images", images)):
+        other = differing_process(text)
+        if other is not None:
+            raise ValueError(
+                f"process {other} has another {what} than process 0; this is "
+                f"process {jax.process_index()}, with {text[:200]}: give all processes "
+                "the same flags and data"
+            )
     refusal = (
         f"{workdir}: another process is training in this folder; wait until it has "
         "ended, or give another --workdir"
@@ -142,9 +83,9 @@ def open_run(config: Config, workdir: Path) -> Iterator[Run]:
             stack.enter_context(alone(workdir / ".lock", refusal))
             for partial in workdir.rglob(".*.partial"):  # left by a run that was killed
                 partial.unlink()
-        write_text(workdir / "data.json", json.dumps(fingerprint(sources)) + "\n")
+        write_text(workdir / "data.json", images + "\n")
         write_text(workdir / "spec.json", to_json(run.spec))
-        write_text(workdir / "config.json", to_json(config))
+        write_text(workdir / "config.json", to_json(run.config))
         wait_for_all(f"opened {workdir}")
         yield run
 
@@ -175,12 +116,19 @@ def check_run(config: Config, workdir: Path) -> Run:
         init = locate_init(init, fetch=not path.exists())
     config = dataclasses.replace(config, data=data, init=init)
     spec = build_spec(config)
-    sources = [_open(data, spec, split) for split in (data.train, data.val)]
+    train, val = (_open(data, spec, split) for split in (data.train, data.val))
+    extra: Sequence[dict] = ()
     if data.extra:
-        sources.append(_open_extra(data, spec))
+        other = DATASETS[data.extra]
+        if other.classes != spec.classes:
+            raise ValueError(
+                f"--config.data.extra={data.extra}: has other classes than {spec.name}"
+            )
+        extra = open_source(data.extra, other, data.data_dir, "train")
+    run = Run(config, workdir, spec, train, val, extra)
     if path.exists():
-        check_same_config(from_json(Config, path), config, path)
-        check_same_data(workdir, spec, sources)
+        _check_same_config(from_json(Config, path), config, path)
+        _check_same_data(run)
     elif any((workdir / name).exists() for name in ("checkpoints", "results.json")):
         raise ValueError(
             f"{workdir}: contains checkpoints or results of an unknown run, because it "
@@ -188,7 +136,55 @@ def check_run(config: Config, workdir: Path) -> Run:
         )
     elif config.init:
         check_fits(config, spec)
-    return Run(config, workdir, spec, *sources)
+    return run
+
+
+def _check_same_config(old: Config, new: Config, path: Path) -> None:
+    """Raise ValueError if the configuration differs from the folder's."""
+    before, after = (json.loads(to_json(c)) for c in (old, new))
+    for side in (before, after):
+        for name in ("data_dir", "images", "labels", "classes"):
+            side["data"].pop(name)  # data may move; the images are compared elsewhere
+        side.pop("reading")  # reading only affects the speed
+        side.pop("mesh")  # the devices may change
+    # Stages may be added, such as a CRF.
+    after["stages"] = after["stages"][: len(before["stages"])]
+    if before != after:
+        raise ValueError(
+            f"{path}: this folder holds a run with another configuration "
+            f"({_difference(before, after, '; ')}); give another --workdir, or the "
+            "same flags to resume"
+        )
+
+
+def _check_same_data(run: Run) -> None:
+    """Raise ValueError if the images or classes differ from those the run started with.
+
+    Only their contents are compared: the folder may have been renamed.
+    """
+    began = json.loads(to_json(from_json(DatasetSpec, run.workdir / "spec.json")))
+    images = read_record(run.workdir / "data.json", "give another --workdir", list)
+    now = {"images": json.loads(json.dumps(run.fingerprint()))}
+    now |= json.loads(to_json(run.spec))
+    same = {"name": run.spec.name, "image_size": now["image_size"]}  # may differ
+    before = {"images": images} | began | same
+    if before != now:
+        raise ValueError(
+            f"{run.workdir}: this run started with other images or classes "
+            f"({_difference(before, now)}); give the same data and flags as then, or "
+            "another --workdir"
+        )
+
+
+def _difference(old: Any, new: Any, separator: str = ", ") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [k for k in new if old.get(k) != new[k]]
+        parts = (f"{k}: {_difference(old.get(k), new[k])}" for k in keys)
+        return separator.join(parts)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return ", ".join(f"[{i}] {_difference(a, b)}" for i, (a, b) in pairs if a != b)
+    return f"{json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"
 
 
 def open_evaluation(
@@ -235,15 +231,6 @@ def _open(data: DataConfig, spec: DatasetSpec, split: str) -> Sequence[dict]:
         seed=data.seed,
         skip_unreadable=data.skip_unreadable,
     )
-
-
-def _open_extra(data: DataConfig, spec: DatasetSpec) -> Sequence[dict]:
-    other = DATASETS[data.extra]
-    if other.classes != spec.classes:
-        raise ValueError(
-            f"--config.data.extra={data.extra}: has other classes than {spec.name}"
-        )
-    return open_source(data.extra, other, data.data_dir, "train")
 
 
 def picture_indices(config: Config, count: int) -> list[int]:

@@ -1,10 +1,12 @@
 """Configurations as text: JSON in the folder of a run, flags on the command line."""
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +115,8 @@ def _structure(kind: type, data: Any, root: str) -> Any:
     import cattrs  # imported here, because only reading a configuration needs it
 
     converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(int, _whole_number)
-    converter.register_structure_hook(bool, _truth)
+    converter.register_structure_hook(int, _exactly(int, "a whole number"))
+    converter.register_structure_hook(bool, _exactly(bool, "true or false"))
     try:
         return converter.structure(data, kind)
     except cattrs.BaseValidationError as error:
@@ -133,16 +135,13 @@ def _reason(error: BaseException, kind: Any) -> str:
     return " among ".join(match.groups()) if match else reason
 
 
-def _whole_number(value: Any, kind: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
+def _exactly(kind: type, name: str) -> Callable[[Any, Any], Any]:
+    def check(value: Any, _: Any) -> Any:
+        if type(value) is not kind:  # True is an instance of int
+            raise ValueError(f"{value!r} is not {name}")
+        return value
 
-
-def _truth(value: Any, kind: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is not true or false")
-    return value
+    return check
 
 
 def set_field(config: Config, path: str, text: str) -> None:
@@ -172,8 +171,15 @@ def set_field(config: Config, path: str, text: str) -> None:
     owner = owners[-1]
     if not dataclasses.is_dataclass(owner):
         raise ValueError(f"--config.{path}: give the whole tuple instead of one entry")
-    value = _literal(text)
-    if isinstance(_child(owner, last, path, config), tuple) and isinstance(value, str):
+    before = _child(owner, last, path, config)
+    value: Any = text
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        value = words[text.lower()]
+    else:
+        with contextlib.suppress(ValueError, SyntaxError):  # then it is a plain word
+            value = ast.literal_eval(text)
+    if isinstance(before, tuple) and isinstance(value, str):
         value = tuple(word.strip() for word in text.split(","))
     if isinstance(owner, CRFGrid):  # cannot be changed, only replaced
         setattr(owners[-2], parents[-1], dataclasses.replace(owner, **{last: value}))
@@ -182,22 +188,17 @@ def set_field(config: Config, path: str, text: str) -> None:
 
 
 def _child(owner: Any, name: str, path: str, config: Config) -> Any:
-    known = _children(owner)
-    if name in known:
-        return known[name]
-    raise ValueError(
-        f"--config.{path}: no {name!r}; {_hint(name, known, config)}"
-        f"There are {', '.join(known)}"
-    )
-
-
-def _children(owner: Any) -> dict[str, Any]:
-    """Return the fields, or the entries, of a part of the configuration by name."""
+    """Return the field, or the entry, of this name in a part of the configuration."""
+    known = dict(vars(owner)) if dataclasses.is_dataclass(owner) else {}
     if isinstance(owner, tuple):
-        numbered = {str(i): child for i, child in enumerate(owner)}
-        named = {c.name: c for c in owner if isinstance(c, StageConfig)}
-        return numbered | named
-    return vars(owner) if dataclasses.is_dataclass(owner) else {}
+        known = {str(i): child for i, child in enumerate(owner)}
+        known |= {c.name: c for c in owner if isinstance(c, StageConfig)}
+    if name not in known:
+        raise ValueError(
+            f"--config.{path}: no {name!r}; {_hint(name, known, config)}"
+            f"There are {', '.join(known)}"
+        )
+    return known[name]
 
 
 def _hint(name: str, known: dict[str, Any], config: Config) -> str:
@@ -214,13 +215,3 @@ def _hint(name: str, known: dict[str, Any], config: Config) -> str:
             return f"did you mean --config.{place}{wanted}{names}{every}? "
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]}? " if near else ""
-
-
-def _literal(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
