@@ -99,7 +99,10 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         "remat": stage.remat,
         "dtype": dtype,
     }
-    final = {"final_name": fields.final_name, "final_rates": fields.final_rates}
+    final: dict[str, Any] = {
+        "final_name": fields.final_name,
+        "final_rates": fields.final_rates,
+    }
     front_end: Backbone
     if fields.backbone:
         front_end = _own_backbone(fields.backbone, num_classes, options)

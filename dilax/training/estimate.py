@@ -220,7 +220,8 @@ def plan_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> PlannedS
     if maps:
         stride, margin, dtype = model.map_stride, 0, jnp.float32
         channels = spec.num_classes * model.front_end.duc**2
-    image = (*(side // stride for side in stage.crop), channels)
+    height, width = (side // stride for side in stage.crop)
+    image = height, width, channels
     cells = [(side - margin) // label_stride(model, stage) for side in stage.crop]
     batch = {
         name: jax.ShapeDtypeStruct(

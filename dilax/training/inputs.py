@@ -67,8 +67,9 @@ def stage_inputs(
     def stored(source: Sequence[dict], name: str) -> StoredMaps:
         kind = "whole" if stage.full_tile_maps else "image"
         folder = run.workdir / "maps" / stage.start / f"{name}_{kind}"
-        title = f"maps of {name}"
-        return store_maps(front_end, source, folder, title, stage.full_tile_maps)
+        maps = StoredMaps(front_end, source, folder, stage.full_tile_maps)
+        maps.compute_missing(f"maps of {name}")
+        return maps
 
     train = stored(run.samples(stage), "train_extra" if stage.extra else "train")
     val = stored(run.val, "val") if stage.evaluate_every else []
@@ -81,7 +82,7 @@ def _map_monitor(run: Run, model: DilatedNet, val: Sequence[dict]) -> Monitor:
 
     @jit
     def count(confusion, trained, maps, labels):
-        logits = model.apply({"params": trained}, maps, method="from_maps")
+        logits: Any = model.apply({"params": trained}, maps, method="from_maps")
         guess = jnp.argmax(logits, -1)[:, : labels.shape[1], : labels.shape[2]]
         return add_to_confusion(confusion, labels, guess, run.spec.ignore_label)
 
@@ -120,128 +121,109 @@ def stage_batches(
 
 
 class StoredMaps(Sequence):
-    """A source of `{"image": maps (hc, wc, k) float32, "label", "id"}` from files.
+    """The front end's maps of images, in files: one per image, with a checksum.
 
-    Args:
-        folder: where `store_maps` put them.
-        count: number of images.
-    """
-
-    def __init__(self, folder: Path, count: int):
-        self._folder, self._count = folder, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
-        content = _read(_file(self._folder, range(self._count)[index]))
-        arrays = serialization.msgpack_restore(content)
-        return {"image": arrays["maps"], "label": arrays["label"], "id": str(index)}
-
-
-def store_maps(
-    predictor: Predictor,
-    source: Sequence[dict],
-    folder: Path,
-    title: str,
-    full_tiles: bool = False,
-) -> StoredMaps:
-    """Compute and store the maps that are missing or damaged.
-
-    Labels are stored with them, at the resolution of the network's input.
+    As a source, it yields `{"image": maps (hc, wc, k) float32, "label", "id"}`. Labels
+    are stored, too, at the resolution of the network's input. A damaged file is
+    computed again when it is read.
 
     Args:
         predictor: has the front end's parameters.
         source: `{image, label}` samples.
-        folder: for the files, one per image.
-        title: of the progress bar.
+        folder: for the files.
         full_tiles: store the maps of whole tiles, which extend beyond small images, as
             in the joint network.
-
-    Returns:
-        The source of stored maps.
-
-    Raises:
-        OSError: if the disk has no room for them; nothing is computed in this case.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = []
-    for i in range(len(source)):
-        try:
-            _read(_file(folder, i))
-        except FileNotFoundError:
-            missing.append(i)
-        except ValueError as error:
-            logging.warning("%s", error)
-            missing.append(i)
-    if missing:
-        _check_space(predictor, source, missing, folder, full_tiles)
-    wait_for_all(f"looked for maps in {folder}")
-    done = len(source) - len(missing)
-    missing = own_share(missing)
-    with progress(title, done + len(missing), done, "image") as bar:
-        chunks = in_order(Chosen(source, missing), predictor.batch_size)
-        indices = iter(missing)
-        for samples in chunks:
-            every = predictor.maps([s["image"] for s in samples], full_tiles)
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        source: Sequence[dict],
+        folder: Path,
+        full_tiles: bool = False,
+    ):
+        self._predictor, self._source = predictor, source
+        self._folder, self._full_tiles = folder, full_tiles
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:  # type: ignore[override]
+        index = range(len(self))[index]
+        path = self._file(index)
+        content = path.read_bytes()
+        if _digest(content[16:]) != content[:16]:
+            logging.warning("%s: is damaged; it is computed again", path)
+            [content] = self._compute([index])
+        arrays = serialization.msgpack_restore(content[16:])
+        return {"image": arrays["maps"], "label": arrays["label"], "id": str(index)}
+
+    def compute_missing(self, title: str) -> None:
+        """Compute the maps whose files are missing, each process a share.
+
+        Args:
+            title: of the progress bar.
+
+        Raises:
+            OSError: if the disk has no room for them; nothing is computed in this case.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        there = set(self._folder.iterdir())
+        missing = [i for i in range(len(self)) if self._file(i) not in there]
+        if missing:
+            self._check_space(missing)
+        wait_for_all(f"looked for maps in {self._folder}")
+        done = len(self) - len(missing)
+        missing = own_share(missing)
+        with progress(title, done + len(missing), done, "image") as bar:
+            for _ in self._compute(missing):
+                bar.update()
+        wait_for_all(f"maps in {self._folder}")
+
+    def _compute(self, indices: list[int]) -> Iterator[bytes]:
+        """Compute and write the files of these images, and yield their contents."""
+        predictor, numbers = self._predictor, iter(indices)
+        for samples in in_order(Chosen(self._source, indices), predictor.batch_size):
+            every = predictor.maps([s["image"] for s in samples], self._full_tiles)
             for sample, maps in zip(samples, every, strict=True):
                 size = scaled_size(sample["label"].shape, predictor.spec.scale)
                 arrays = {"maps": maps, "label": resize(sample["label"], size)}
                 # Not NumPy's format: its header is parsed as Python code, and Python
                 # 3.11 fails at random when several threads do that.
                 content = serialization.msgpack_serialize(arrays)
-                path = _file(folder, next(indices))
+                content = _digest(content) + content
+                path = self._file(next(numbers))
                 with whole_or_not_at_all(path, durable=True) as partial:
-                    partial.write_bytes(_digest(content) + content)
-                bar.update()
-    wait_for_all(f"maps in {folder}")
-    return StoredMaps(folder, len(source))
+                    partial.write_bytes(content)
+                yield content
 
+    def _check_space(self, missing: list[int]) -> None:
+        """Raise if the disk has no room, estimated from some of the images."""
+        spec = self._predictor.spec
+        cell = 4 * spec.num_classes * self._predictor.model.front_end.duc**2
+        sizes = []
+        for i in evenly_spread(len(missing), 32):
+            shape = self._source[missing[i]]["image"].shape
+            rows, columns = self._predictor.map_size(shape, self._full_tiles)
+            height, width = scaled_size(shape, spec.scale)
+            sizes.append(rows * columns * cell + height * width)
+        need = sum(sizes) / len(sizes) * len(missing)
+        free = shutil.disk_usage(self._folder).free
+        if need > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"the maps of {len(missing)} images take about "
+                f"{tqdm.format_sizeof(need, 'B')}, but only "
+                f"{tqdm.format_sizeof(free, 'B')} are free",
+                str(self._folder),
+            )
 
-def _check_space(
-    predictor: Predictor,
-    source: Sequence[dict],
-    missing: list[int],
-    folder: Path,
-    full_tiles: bool,
-) -> None:
-    """Raise if the disk has no room for the maps, estimated from some of the images."""
-    cell = 4 * predictor.spec.num_classes * predictor.model.front_end.duc**2
-    sizes = []
-    for i in evenly_spread(len(missing), 32):
-        shape = source[missing[i]]["image"].shape
-        rows, columns = predictor.map_size(shape, full_tiles)
-        height, width = scaled_size(shape, predictor.spec.scale)
-        sizes.append(rows * columns * cell + height * width)
-    need, free = sum(sizes) / len(sizes) * len(missing), shutil.disk_usage(folder).free
-    if need > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the maps of {len(missing)} images take about "
-            f"{tqdm.format_sizeof(need, 'B')}, but only "
-            f"{tqdm.format_sizeof(free, 'B')} are free",
-            str(folder),
-        )
+    def _file(self, index: int) -> Path:
+        return self._folder / f"{index:06d}.msgpack"
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _read(path: Path) -> bytes:
-    """Read a file of maps, and compare its checksum.
-
-    Raises:
-        ValueError: naming the file, if it is damaged.
-    """
-    content = path.read_bytes()
-    if _digest(content[16:]) != content[:16]:
-        raise ValueError(f"{path}: is damaged; repeat the training to compute it again")
-    return content[16:]
-
-
-def _file(folder: Path, index: int) -> Path:
-    return folder / f"{index:06d}.msgpack"
 
 
 def class_weights(
