@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dilax.cli.command import fail
-from dilax.data import DatasetSpec
+from dilax.data import DatasetSpec, evenly_spread
 from dilax.evaluation import evaluate, image_scores
 from dilax.inference import as_rgb, palette_image
 from dilax.report import collect, field_figure, picture_figure, save_figure
@@ -164,8 +164,7 @@ def _indices(values: argparse.Namespace, count: int) -> list[int]:
                 f"{count - 1}"
             )
         return values.images
-    rows = min(values.rows, count)
-    return [i * count // rows for i in range(rows)]
+    return evenly_spread(count, values.rows)
 
 
 def _remedy(number: int) -> str:

@@ -234,18 +234,29 @@ def _chart(
     last: int,
 ) -> Chart:
     def draw(axes: Any) -> None:
+        named: set[str] = set()
         for line in lines:
             number = labels.index(line.label)
             style: dict[str, Any] = {"marker": "D", "markersize": 5}
             if not line.final:  # dots at its ends show a line of a few steps, too
                 dash = _DASHES[number // SERIES % len(_DASHES)]
                 style = {"ls": dash, "marker": ".", "markevery": [0, -1]}
-            color = _marker(number % SERIES)
-            axes.plot(line.steps, line.values, color=color, label=line.label, **style)
+            if line.label not in named:  # one entry of the legend per label
+                style["label"] = line.label
+            named.add(line.label)
+            axes.plot(line.steps, line.values, color=_marker(number % SERIES), **style)
         for start in starts:  # those of stages to come are outside
             axes.axvline(start, color=_INK, lw=1, ls=(0, (1, 3)), zorder=0)
         axes.set(yscale=scale, xlabel="step", xlim=(-0.03 * last, 1.03 * last))
-        _legend(axes)
+        axes.legend(
+            ncols=4 if max(map(len, named)) < 12 else 2,
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            frameon=False,
+            handlelength=1.4,
+            columnspacing=1.0,
+            borderpad=0.2,
+        )
 
     description = f"{title}: {'; '.join(map(_describe, lines))}."
     return Chart(title, description, drawing(name, title, description, draw))
@@ -258,24 +269,6 @@ def _describe(line: Line) -> str:
     return (
         f"{label} goes from {values[0]:.3g} to {values[-1]:.3g} over steps "
         f"{steps[0]} to {steps[-1]}"
-    )
-
-
-def _legend(axes: Any) -> None:
-    """Place a legend above the chart, with one entry per label."""
-    handles, labels = axes.get_legend_handles_labels()
-    lines = dict(reversed([*zip(labels, handles, strict=True)]))
-    shown = [(handle, label) for label, handle in reversed(lines.items())]
-    columns = 4 if max(len(label) for label in labels) < 12 else 2
-    axes.legend(
-        *zip(*shown, strict=True),
-        ncols=columns,
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        frameon=False,
-        handlelength=1.4,
-        columnspacing=1.0,
-        borderpad=0.2,
     )
 
 

@@ -118,13 +118,7 @@ class Placement:
 
     def batch(self, batch: Any) -> Any:
         """Put this process's examples on its devices, as its part of the batch."""
-        sharding = self.batch_sharding
-        if jax.process_count() == 1:
-            return jax.device_put(batch, sharding)
-        return jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-            batch,
-        )
+        return jax.make_array_from_process_local_data(self.batch_sharding, batch)
 
     @property
     def batch_sharding(self) -> NamedSharding:
