@@ -50,11 +50,9 @@ def stage_inputs(
     run: Run, stage: StageConfig, model: DilatedNet, frozen: Params
 ) -> tuple[Sequence[dict], Monitor]:
     """Return a stage's samples, and a function that evaluates it during training."""
+    crf = build_rnn(stage.crf, run.spec.num_classes) if stage.crf else None
+    predictor = Predictor(model, frozen, run.spec, run.config.eval_batch_size, crf=crf)
     if stage.inputs == "images":
-        crf = build_rnn(stage.crf, run.spec.num_classes) if stage.crf else None
-        predictor = Predictor(
-            model, frozen, run.spec, run.config.eval_batch_size, crf=crf
-        )
 
         def monitor(trained: Params) -> tuple[str, Scores]:
             current = predictor.with_params({**frozen, **trained})
@@ -62,12 +60,10 @@ def stage_inputs(
 
         return run.samples(stage), monitor
 
-    front_end = Predictor(model, frozen, run.spec, run.config.eval_batch_size)
-
     def stored(source: Sequence[dict], name: str) -> StoredMaps:
         kind = "whole" if stage.full_tile_maps else "image"
         folder = run.workdir / "maps" / stage.start / f"{name}_{kind}"
-        maps = StoredMaps(front_end, source, folder, stage.full_tile_maps)
+        maps = StoredMaps(predictor, source, folder, stage.full_tile_maps)
         maps.compute_missing(f"maps of {name}")
         return maps
 

@@ -5,6 +5,7 @@ result of an uninterrupted run: batches, their order, and dropout depend only on
 seed and the step.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,24 +76,23 @@ def train(
         (100, ['front_end'], 8)
     """
     with open_run(config, Path(workdir).expanduser().resolve()) as run:
+        if watch and is_writer():
+            run = dataclasses.replace(run, watch=watch)
         results = run_results(run)
-        show = watch if watch and is_writer() else lambda: None
         for stage in config.stages:
             if stage.name in results["stages"]:
                 continue
-            trained = train_stage(run, stage, show)
+            trained = train_stage(run, stage)
             start = time.perf_counter()
             scores = _evaluate_stage(run, stage, trained)
             seconds = time.perf_counter() - start
             results = write_results(run, results, stage, scores)
             record_stage(run.workdir, stage.name, evaluation_seconds=seconds)
-            show()
+            run.watch()
         return results
 
 
-def train_stage(
-    run: Run, stage: StageConfig, show: Callable[[], None] = lambda: None
-) -> Trained:
+def train_stage(run: Run, stage: StageConfig) -> Trained:
     """Train a stage from its start or its last checkpoint."""
     config, spec = run.config, run.spec
     model = build_model(config, stage, spec.num_classes)
@@ -111,11 +111,10 @@ def train_stage(
         if checkpoints.latest is not None:
             state, losses = checkpoints.restore(state)
         if int(state.step) < stage.steps:
-            reporter = Reporter(
-                run.workdir, stage, int(state.step), run.config.log_every, losses
-            )
+            step, log_every = int(state.step), run.config.log_every
+            reporter = Reporter(run.workdir, stage, step, log_every, losses)
             state = _run_steps(
-                run, stage, model, placement, state, frozen, checkpoints, reporter, show
+                run, stage, model, placement, state, frozen, checkpoints, reporter
             )
     finally:
         checkpoints.close()
@@ -160,7 +159,6 @@ def _run_steps(
     frozen: Params,
     checkpoints: Checkpoints,
     reporter: Reporter,
-    show: Callable[[], None],
 ) -> TrainState:
     """Run the remaining steps, with reports, evaluations, and checkpoints."""
     start, log_every = int(state.step), run.config.log_every
@@ -190,7 +188,7 @@ def _run_steps(
                     scores = monitor(placement.local(state.averaged))
                     mean_iou = reporter.evaluation(number, *scores)
                 checkpoints.save(state, mean_iou, reporter.losses)
-                show()
+                run.watch()
                 reporter.begin_timing()
             if signum or (last and (signum := _agreed(interrupts))):
                 raise Interrupted(

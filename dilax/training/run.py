@@ -6,7 +6,7 @@ A run resumes only with the configuration and the data with which it started.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ from dilax.training.validation import check_config
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The configuration, folder, and data that all stages of a run share."""
+    """What all stages of a run share: its configuration, folder, and data.
+
+    `watch` is called by the writing process when there is something new to show.
+    """
 
     config: Config
     workdir: Path
@@ -42,6 +45,7 @@ class Run:
     train: Sequence[dict]
     val: Sequence[dict]
     extra: Sequence[dict] = ()
+    watch: Callable[[], None] = lambda: None
 
     def samples(self, stage: StageConfig) -> Sequence[dict]:
         """Return the images that a stage trains on."""
