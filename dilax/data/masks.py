@@ -1,5 +1,6 @@
-"""Reading masks: class ids, colours, or transparency, and the pixels of each; cleaning
-them of the values that JPEG and smooth edges leave between classes.
+"""Masks: ids, colours, or transparency, the pixels of each, and cleaning.
+
+Cleaning removes the values that JPEG and smooth edges leave between classes.
 
 Source: the formats are those of Pillow, and TIFF as tifffile reads it.
 """

@@ -98,7 +98,8 @@ def training_batches(
         return examples[batch * batch_size + index * own + place]
 
     part = grain.MapDataset.range(len(examples) // count).map(of_shard)
-    ahead = grain.ReadOptions(reading.threads, 4 * reading.threads)
+    threads = reading.threads
+    ahead = grain.ReadOptions(threads, prefetch_buffer_size=4 * threads)
     batches = part.to_iter_dataset(ahead).batch(own, drop_remainder=True)
     # Batches are assembled in a separate thread, not in the training thread.
     return iter(

@@ -232,6 +232,9 @@ def _in_folder(root: Path) -> Files:
     """
     files: Files = {}
 
+    def read(name: str) -> bytes:
+        return (root / name).read_bytes()
+
     def walk(folder: str, parents: tuple[str, ...] = ()) -> None:
         here = os.path.realpath(folder)
         if here in parents:
@@ -242,7 +245,7 @@ def _in_folder(root: Path) -> Files:
                     walk(entry.path, (*parents, here))
                 elif entry.is_file():
                     name = os.path.relpath(entry.path, root)
-                    files[name] = entry.stat().st_size, Path(entry.path).read_bytes
+                    files[name] = entry.stat().st_size, functools.partial(read, name)
 
     walk(str(root))
     return files

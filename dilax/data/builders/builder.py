@@ -148,19 +148,16 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         """
         content = self.image(tree, item)
         with decoded(content, item.image) as image:
-            height, width = image.height, image.width
-            on_its_side = orientation_of(image) >= 5
+            stored = image.height, image.width
+            upright = stored[::-1] if orientation_of(image) >= 5 else stored
         label = self.label(tree, item)
         if label is None:
-            size = (width, height) if on_its_side else (height, width)
-            label = np.full(size, self.SPEC.ignore_label, np.uint8)
+            label = np.full(upright, self.SPEC.ignore_label, np.uint8)
         where = item.label or f"label of {item.id}"
-        if label.shape != (height, width) and not (
-            on_its_side and label.shape == (width, height)
-        ):
+        if label.shape not in (stored, upright):
             raise ValueError(
                 f"{where}: is {label.shape[1]}x{label.shape[0]}, "
-                f"its image {item.image} {width}x{height}"
+                f"its image {item.image} {stored[1]}x{stored[0]}"
             )
         self.SPEC.train_ids(label, where)  # refuses other ids
         return {"image": content, "label": encode_png(label), "id": item.id}

@@ -170,14 +170,16 @@ class Coco(SegmentationBuilder):
             folder, file = tree.find(f"{listed}/"), tree.find(f"{kind}_{listed}.json")
             if folder is None or file is None:
                 continue
-            labels = _Annotations(tree, file).labels(kind)
+            content = _Annotations(tree, file)
+            panoptic = kind == "panoptic"
+            labels = content.segments() if panoptic else content.objects()
             if len(labels) != self.LISTED[listed]:
                 problems.append(
                     f"{file}: {len(labels)} images are listed, "
                     f"{self.LISTED[listed]} published"
                 )
             masks = f"panoptic_{listed}"
-            inner = tree.find(f"{masks}.zip") if kind == "panoptic" else None
+            inner = tree.find(f"{masks}.zip") if panoptic else None
             if inner and tree.find(f"{masks}/") is None:
                 tree.add_inner(inner)  # the PNGs are published as a zip in a zip
             home = tree.find(f"{masks}/") or f"{masks}/"
@@ -233,10 +235,8 @@ class _Annotations:
             raise ValueError(f"{name}: is not JSON ({error}); {_REMEDY}") from error
         self._images: dict[int, tuple[str, tuple[int, int]]] = {}
         for entry in _value(self._content, "images", list, name):
-            number, file = (
-                _value(entry, key, kind, name)
-                for key, kind in (("id", int), ("file_name", str))
-            )
+            number = _value(entry, "id", int, name)
+            file = _value(entry, "file_name", str, name)
             for side in ("height", "width"):
                 if _value(entry, side, int, f"{name}: {file}") < 1:
                     raise ValueError(
@@ -254,19 +254,13 @@ class _Annotations:
             names = ", ".join(COCO.classes[i] for i in sorted(missing))
             raise ValueError(f"{name}: has no category for {names}; {_REMEDY}")
 
-    def labels(self, kind: str) -> dict[str, _Label]:
-        """Return what is annotated in each image, by image file.
-
-        Args:
-            kind: of the file, `"panoptic"` or `"instances"`.
+    def objects(self) -> dict[str, _Label]:
+        """Return the objects of each image, by image file.
 
         Raises:
             ValueError: naming the file and the entry, if something in it is not as COCO
                 documents it.
         """
-        return self._segments() if kind == "panoptic" else self._objects()
-
-    def _objects(self) -> dict[str, _Label]:
         found: dict[int, list[tuple[int, int, bytes]]] = {i: [] for i in self._images}
         for entry, image in self._entries():
             where = f"{self._name}: annotation {entry.get('id')}"
@@ -281,7 +275,8 @@ class _Annotations:
             labels[file] = _Label(size, tuple((c, runs) for c, _, runs in order))
         return labels
 
-    def _segments(self) -> dict[str, _Label]:
+    def segments(self) -> dict[str, _Label]:
+        """Do as `objects` for the segments of a panoptic file."""
         labels = {}
         for entry, image in self._entries():
             png = _value(entry, "file_name", str, self._name)
