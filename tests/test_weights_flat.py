@@ -187,8 +187,8 @@ def _header(shape, descr="'<f4'") -> str:
     ("content", "message"),
     [
         (_npy(_header((2,), "'|O'"), bytes(16)), "Python objects"),
-        (_npy(_header((2**60,)), bytes(8)), "8 bytes for shape"),
-        (_npy(_header((3,)), bytes(8)), "8 bytes for shape"),
+        (_npy(_header((2**60,)), bytes(8)), "8 bytes do not fit"),
+        (_npy(_header((3,)), bytes(8)), "8 bytes do not fit"),
         (_npy(_header((-2,)), bytes(8)), "8 bytes|do not fit"),
         (_npy(_header((2,), "'<i4'"), bytes(8)), "not floating-point"),
         (_npy("__import__('os').mkdir('x')", bytes(8)), "cannot be read as npz"),

@@ -91,6 +91,7 @@ def _sum_over_blocks(term: Callable, written: Any, read: Any, rows: int, columns
     read = blocks(read, columns)
 
     def write(block):
+        # The sum begins with zeros of the term's shape, which `term` alone knows.
         first = jax.tree.map(lambda x: x[0], read)
         empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(term, block, first))
         return lax.scan(lambda s, other: (s + term(block, other), None), empty, read)[0]

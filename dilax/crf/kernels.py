@@ -199,6 +199,8 @@ def _kernels(
         sigmas = settings.bilateral_sigma_xy, settings.bilateral_sigma_rgb
         features = bilateral_features(image, *sigmas)
         bilateral = build_filter(features, valid, method)
+    # A grid's kernel is separable, and its exact sum is faster than the lattice. It is
+    # cut at a number of pixels, which a traced bandwidth does not have.
     if method == "lattice":
         spatial = build_filter(spatial_features(height, width, sigma), valid, method)
     else:

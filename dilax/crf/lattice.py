@@ -70,6 +70,8 @@ def simplices(features: Float[Array, "n d"]) -> Simplices:
     wrap = (ranks < 0).astype(jnp.int32) - (ranks >= d1).astype(jnp.int32)
     cells, ranks = cells + wrap, ranks + d1 * wrap
     left = above - cells
+    # Barycentric coordinates are differences between what is left over, in descending
+    # order. Sums of masks put it in order: sorting so short an axis is slower.
     ordered = [
         sum(jnp.where(ranks[i] == r, left[i], 0) for i in range(d1)) for r in range(d1)
     ]
@@ -290,7 +292,9 @@ def _link(weights, table: Table, capacity: int) -> LatticeFilter:
     """Return the filter, with room for `capacity` points and the empty one."""
     d1, n = weights.shape
     numbers = table.numbers.reshape(n, d1).T
+    # Entries that are not valid, or for which there is no room, go to the empty point.
     points = jnp.where((numbers < 0) | (numbers >= capacity), capacity, numbers)
+    # Each point is represented by the first entry that has its number.
     entries = jnp.arange(n * d1, dtype=jnp.int32)
     at = jnp.where(table.firsts, table.numbers, capacity)
     firsts = jnp.zeros(capacity, jnp.int32).at[at].set(entries, mode="drop")
@@ -307,6 +311,7 @@ def _neighbours(table: Table, keys, known, step):
     empty = len(known)
     above = find_keys(table, keys + jnp.array(step, jnp.uint32)[:, None])
     above = jnp.where(known & (above >= 0) & (above < empty), above, empty)
+    # If b is above a, a is below b: only one side is looked up in the table.
     order = jnp.arange(empty, dtype=jnp.int32)
     below = jnp.full(empty + 1, empty, jnp.int32).at[above].set(order)
     return jnp.stack([jnp.append(above, empty), below.at[empty].set(empty)])

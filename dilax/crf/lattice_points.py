@@ -56,6 +56,7 @@ def number_keys(keys: UInt[Array, "2 n"], valid: Bool[Array, " n"]) -> Table:
 
     def probe(state):
         slots, at, going = state
+        # The lowest index wins a slot, so that numbers do not depend on the hardware.
         claims = going & (slots[at] == _EMPTY)
         slots = slots.at[jnp.where(claims, at, size)].min(order, mode="drop")
         going &= ~_holds(slots, at, keys, keys)
@@ -63,6 +64,7 @@ def number_keys(keys: UInt[Array, "2 n"], valid: Bool[Array, " n"]) -> Table:
 
     start = jnp.full(size, _EMPTY, jnp.int32), _first(keys, size), valid
     slots, at, _ = jax.lax.while_loop(lambda s: s[2].any(), probe, start)
+    # Every key's slot now names the first key of its value.
     owners = slots[at]
     firsts = (owners == order) & valid
     ranks = jnp.cumsum(firsts, dtype=jnp.int32) - 1
@@ -155,6 +157,7 @@ def sort_entries(points: Int[Array, "d1 n"], count: int) -> SortedEntries:
     """
     entries = points.size
     block = 1 << min(32 - (count - 1).bit_length(), (entries - 1).bit_length())
+    # The point's number is in the high bits of a word, the entry's place in the others.
     listed = jnp.pad(points.T.ravel(), (0, -entries % block), constant_values=count - 1)
     words = listed.astype(jnp.uint32).reshape(-1, block) << _bits(block)
     words = jnp.sort(words | jnp.arange(block, dtype=jnp.uint32), axis=1)
@@ -182,6 +185,7 @@ def cut_runs(
     points = (entries.words >> _bits(block)).astype(jnp.int32).ravel()
     weight = jnp.where(points == count - 1, 0, weights.T.ravel()[entry])
     offsets = entries.offsets.ravel()
+    # A run begins where the offset is 0: with a point, and after 8 of its entries.
     run = jnp.cumsum(offsets == 0, dtype=jnp.int32) - 1
     at = offsets, run
     return Runs(

@@ -152,7 +152,7 @@ class Predictor:
         self._stride = self._network.output_stride
         self._plan((1, 1))
         self._run_tiles = jit(self._tile_cells)
-        self._run_maps = jit(self._tile_maps)
+        self._run_maps = jit(functools.partial(self._apply, model, method="maps"))
         self._read_labels, self._read_probabilities = (
             jit(functools.partial(read, logits=self._logits))
             for read in (read_labels, read_probabilities)
@@ -342,9 +342,6 @@ class Predictor:
     def _tile_cells(self, params, tiles):
         cells = self._apply(self._network, params, tiles)
         return cells if self._logits else jax.nn.softmax(cells)
-
-    def _tile_maps(self, params, tiles):
-        return self._apply(self.model, params, tiles, "maps")
 
     def _apply(self, model, params, tiles, method: str = "__call__") -> Any:
         x = subtract_mean(tiles, self.spec.mean)

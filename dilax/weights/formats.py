@@ -38,6 +38,7 @@ from dilax.weights.stored import (
     Stored,
     Weights,
     axes_of,
+    check_size,
     from_buffer,
     open_zip,
     reading,
@@ -277,7 +278,16 @@ def read_npz(path: Path) -> Weights:
                 entries[name], shapes[name] = entry, _npy_header(file)[1]
 
     def read(name: str) -> np.ndarray:
-        return _read_npy(path, entries[name])
+        with open_zip(path) as archive, archive.open(entries[name]) as file:
+            dtype, shape, fortran, at = _npy_header(file)
+            size = archive.getinfo(entries[name]).file_size
+            if size > 4 * path.stat().st_size + (64 << 20):
+                raise ValueError(f"{entries[name]}: unpacks to {size} bytes")
+            check_size(shape, dtype, size - at)
+            file.seek(at)
+            content = file.read(size - at)
+        values = from_buffer(content, dtype, shape[::-1] if fortran else shape)
+        return values.T if fortran else values
 
     mean = None
     if _MEAN in shapes:
@@ -286,20 +296,6 @@ def read_npz(path: Path) -> Weights:
         numbers = count <= _MAX_CHANNELS and values.dtype.kind in "fiu"
         mean = values.tolist() if numbers else []
     return _weights(path, "npz", shapes, read, mean)
-
-
-def _read_npy(path: Path, entry: str) -> np.ndarray:
-    with open_zip(path) as archive, archive.open(entry) as file:
-        dtype, shape, fortran, at = _npy_header(file)
-        size = archive.getinfo(entry).file_size
-        if size > 4 * path.stat().st_size + (64 << 20):
-            raise ValueError(f"{entry}: unpacks to {size} bytes")
-        if size - at != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{entry}: {size - at} bytes for shape {shape}")
-        file.seek(at)
-        content = file.read(size - at)
-    values = from_buffer(content, dtype, shape[::-1] if fortran else shape)
-    return values.T if fortran else values
 
 
 def _npy_header(file: Any) -> tuple[np.dtype, Shape, bool, int]:
