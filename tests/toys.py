@@ -40,7 +40,7 @@ class Toys(SegmentationBuilder, skip_registration=True):
         Archive("secret.zip", holds="test; with an account"),
     )
     BUILDER_CONFIGS = [
-        Variant(name=name, description=name, splits=COUNTS, archives=archives)
+        Variant(name, name, COUNTS, archives)
         for name, archives in (("first", "^(?!more)"), ("second", ""))
     ]
 

@@ -7,7 +7,6 @@ label as a grey PNG of ids, in the order of the split's list. TensorFlow is not 
 
 import abc
 import contextlib
-import dataclasses
 import errno
 import io
 import os
@@ -52,19 +51,27 @@ class Item(NamedTuple):
         return [file for file in (self.image, self.label) if file]
 
 
-@dataclasses.dataclass(kw_only=True)
 class Variant(tfds.core.BuilderConfig):
     """One of the forms in which a data set can be prepared.
 
     Attributes:
+        name: of the variant.
+        description: for `dilax data list`.
         splits: (name, number of images) as published; 0 if no number is published.
         archives: a pattern of the names of the archives that contain it.
         image_size: (height, width) of its images, if it differs from the data set's.
     """
 
-    splits: tuple[tuple[str, int], ...]
-    archives: str = ""
-    image_size: tuple[int, int] | None = None
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        splits: tuple[tuple[str, int], ...],
+        archives: str = "",
+        image_size: tuple[int, int] | None = None,
+    ):
+        super().__init__(name=name, description=description)
+        self.splits, self.archives, self.image_size = splits, archives, image_size
 
 
 class _Info(tfds.core.DatasetInfo):

@@ -23,6 +23,7 @@ from dilax.data.builders.archives import Archive, Tree
 from dilax.data.builders.builder import Item, SegmentationBuilder, Variant, decoded
 from dilax.data.spec import COCO, ids_of_colours
 
+_ON_TOP = "objects, the smaller on top, in the split of"
 _URL = "http://images.cocodataset.org/"
 _REMEDY = "get the file as COCO publishes it"
 _IGNORE = COCO.ignore_label
@@ -134,24 +135,16 @@ class Coco(SegmentationBuilder):
         ),
     )
     BUILDER_CONFIGS = [
-        Variant(
-            name="instances_2017",
-            description="objects, the smaller on top, in the split of 2017",
-            splits=(("train", 0), ("val", 0)),
-            archives="^(?!panoptic).*2017",
-        ),
-        Variant(
-            name="instances_2014",
-            description="objects, the smaller on top, in the split of 2014",
-            splits=(("train", 0), ("val", 0)),
-            archives="2014",
-        ),
-        Variant(
-            name="panoptic_2017",
-            description="segments, which do not overlap, in the split of 2017",
-            splits=(("train", 0), ("val", 0)),
-            archives="2017",
-        ),
+        Variant(name, text, (("train", 0), ("val", 0)), archives)
+        for name, text, archives in (
+            ("instances_2017", f"{_ON_TOP} 2017", "^(?!panoptic).*2017"),
+            ("instances_2014", f"{_ON_TOP} 2014", "2014"),
+            (
+                "panoptic_2017",
+                "segments, which do not overlap, in the split of 2017",
+                "2017",
+            ),
+        )
     ]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:

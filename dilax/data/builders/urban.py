@@ -126,16 +126,16 @@ class Camvid(SegmentationBuilder):
     )
     BUILDER_CONFIGS = [
         Variant(
-            name="public",
-            description="480x360, the public copy of SegNet's authors",
-            splits=(*CAMVID.splits, *_DRIVES),
+            "public",
+            "480x360, the public copy of SegNet's authors",
+            (*CAMVID.splits, *_DRIVES),
             archives="SegNet",
             image_size=(360, 480),
         ),
         Variant(
-            name="original",
-            description="640x480, from the original frames of 960x720",
-            splits=(("train", 367), ("val", 100), ("test", 233), *_DRIVES),
+            "original",
+            "640x480, from the original frames of 960x720",
+            (("train", 367), ("val", 100), ("test", 233), *_DRIVES),
             archives="full",
         ),
     ]
@@ -246,11 +246,7 @@ class Kitti(SegmentationBuilder):
         "direct download; see the homepage."
     )
     BUILDER_CONFIGS = [
-        Variant(
-            name="ros2015",
-            description="100 images to train on and 46 to test on",
-            splits=KITTI.splits,
-        )
+        Variant("ros2015", "100 images to train on and 46 to test on", KITTI.splits)
     ]
 
     def items(self, tree: Tree) -> Mapping[str, Sequence[Item]]:
@@ -309,15 +305,12 @@ class Cityscapes(SegmentationBuilder):
     )
     BUILDER_CONFIGS = [
         Variant(
-            name="fine",
-            description="the finely annotated images",
-            splits=CITYSCAPES.splits,
-            archives="trainvaltest",
+            "fine", "the finely annotated images", CITYSCAPES.splits, "trainvaltest"
         ),
         Variant(
-            name="fine_and_coarse",
-            description="the finely annotated images, and the coarsely annotated",
-            splits=(*CITYSCAPES.splits, (_COARSE, 19_997)),
+            "fine_and_coarse",
+            "the finely annotated images, and the coarsely annotated",
+            (*CITYSCAPES.splits, (_COARSE, 19_997)),
         ),
     ]
 

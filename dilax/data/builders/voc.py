@@ -59,14 +59,10 @@ class Voc(SegmentationBuilder):
     )
     BUILDER_CONFIGS = [
         Variant(
-            name="voc_first",
-            description="VOC's masks where SBD annotates the same image",
-            splits=VOC.splits,
+            "voc_first", "VOC's masks where SBD annotates the same image", VOC.splits
         ),
         Variant(
-            name="sbd_first",
-            description="SBD's masks in train_aug, wherever there is one",
-            splits=VOC.splits,
+            "sbd_first", "SBD's masks in train_aug, wherever there is one", VOC.splits
         ),
     ]
 
