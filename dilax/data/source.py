@@ -143,11 +143,11 @@ class ImageLabelFiles(Sequence):
             bits = np.uint16 if files.image.bits == 16 else np.uint8
             image = np.zeros((*files.size, channels), bits)
             label = np.full(files.size, spec.ignore_label, np.uint8)
-            return {"image": image, "label": label, "id": pair.id}
-        try:
-            label = spec.train_ids(mask, str(pair.label))
-        except ValueError as error:
-            raise ValueError(f"{error}; {_CLASSES}") from error
+        else:
+            try:
+                label = spec.train_ids(mask, str(pair.label))
+            except ValueError as error:
+                raise ValueError(f"{error}; {_CLASSES}") from error
         return {"image": image, "label": label, "id": pair.id}
 
 
