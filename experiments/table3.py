@@ -155,16 +155,14 @@ def table3(runs: Sequence[Mapping]) -> str:
         [title, *_row(runs, networks, end), *(f"{value:.1f}" for value in MEANS[end])]
         for end, title in AFTER.items()
     ]
-    tables = [
-        figure_table("mean IoU, %", [*networks.values(), *papers], rows, "github")
-    ]
+    tables = [figure_table("mean IoU, %", [*networks.values(), *papers], rows)]
     if any("trimap_iou" in stage for run in runs for stage in run["stages"].values()):
         head = f"mean IoU within {TRIMAP} px of a boundary, %"
         near = [
             [title, *_row(runs, networks, end, trimap=True)]
             for end, title in AFTER.items()
         ]
-        tables.append(figure_table(head, [*networks.values()], near, "github"))
+        tables.append(figure_table(head, [*networks.values()], near))
     return "\n\n".join(tables)
 
 

@@ -24,8 +24,9 @@ from dilax.training import (
     open_evaluation,
     pack,
 )
-from dilax.training.build import build_model, build_rnn, found_dense, init_stage
+from dilax.training.build import build_model, build_rnn, init_stage
 from dilax.training.checkpoint import stage_params
+from dilax.training.loading import found_dense
 from dilax.training.serialization import from_json
 from dilax.training.step import (
     build_optimizer,

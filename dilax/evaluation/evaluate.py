@@ -97,16 +97,13 @@ _SUMMARY = (
 )
 
 
-def stage_table(
-    stages: Mapping[str, Mapping], marked: Sequence[str] = (), style: str = "github"
-) -> str:
+def stage_table(stages: Mapping[str, Mapping], marked: Sequence[str] = ()) -> str:
     """IoU of every stage per class and per category, and the means, in per cent.
 
     Args:
         stages: stage name → the result of `Scores.as_dict`.
         marked: classes to mark and average separately: those that only context
             distinguishes.
-        style: a format of `tabulate`.
 
     Returns:
         The table, with a dash where there is no IoU. Stages without categories show
@@ -127,7 +124,7 @@ def stage_table(
     columns = [*stages.values()]
 
     def row(title: str, values: Iterable[float | None]) -> list[str]:
-        return [title, *map(_percent, values)]
+        return [title, *map(percent, values)]
 
     rows = [
         row(name + " *" * (name in marked), [s["iou_per_class"][name] for s in columns])
@@ -144,14 +141,12 @@ def stage_table(
         rows.append(row("mean of categories", means))
     for title, key in _SUMMARY:
         rows.append(row(title, [s[key] for s in columns]))
-    table = figure_table("IoU, %", _titles(stages), rows, style)
+    table = figure_table("IoU, %", _titles(stages), rows)
     return table + ("\n\\* only the surroundings tell these apart" if marked else "")
 
 
 def boundary_table(
-    stages: Mapping[str, Mapping],
-    widths: Sequence[int] = (1, 2, 4, 8, 16, 40),
-    style: str = "github",
+    stages: Mapping[str, Mapping], widths: Sequence[int] = (1, 2, 4, 8, 16, 40)
 ) -> str:
     """Trimap IoU of every stage in some bands, and boundary F, in per cent.
 
@@ -159,40 +154,41 @@ def boundary_table(
         stages: stage name → the result of `Scores.as_dict`, for scores that `evaluate`
             measured with `boundaries`; a stage without them shows dashes.
         widths: of the bands, in pixels to either side of a boundary.
-        style: a format of `tabulate`.
 
     Example:
         >>> scores = {"trimap_iou": {"1": 0.5, "4": 0.75}, "boundary_f": 0.625}
-        >>> print(boundary_table({"front_end": scores}, widths=(1, 4), style="plain"))
-        boundaries, %           front end
-        mean IoU within 1 px         50.0
-        mean IoU within 4 px         75.0
-        boundary F                   62.5
+        >>> print(boundary_table({"front_end": scores}, widths=(1, 4)))
+        | boundaries, %        |   front end |
+        |----------------------|-------------|
+        | mean IoU within 1 px |        50.0 |
+        | mean IoU within 4 px |        75.0 |
+        | boundary F           |        62.5 |
     """
     columns = stages.values()
     rows: list[list] = [
         [
             f"mean IoU within {r} px",
-            *(_percent(s.get("trimap_iou", {}).get(str(r))) for s in columns),
+            *(percent(s.get("trimap_iou", {}).get(str(r))) for s in columns),
         ]
         for r in widths
     ]
-    rows.append(["boundary F", *(_percent(s.get("boundary_f")) for s in columns)])
-    return figure_table("boundaries, %", _titles(stages), rows, style)
+    rows.append(["boundary F", *(percent(s.get("boundary_f")) for s in columns)])
+    return figure_table("boundaries, %", _titles(stages), rows)
 
 
 def figure_table(
-    head: str, titles: Iterable[str], rows: Sequence[Sequence[str]], style: str
+    head: str, titles: Iterable[str], rows: Sequence[Sequence[str]]
 ) -> str:
     """Return a table of texts: names under `head`, figures under `titles`."""
     titles = [*titles]
-    names = [printable(name) for name, *_ in rows]
-    if style == "github":  # class names may contain any characters
-        names = [n.replace("<", "&lt;").replace("|", "\\|") for n in names]
+    lines = []
+    for name, *figures in rows:  # class names may contain any characters
+        name = printable(name).replace("<", "&lt;").replace("|", "\\|")
+        lines.append([name, *figures])
     return tabulate(
-        [[name, *row[1:]] for name, row in zip(names, rows, strict=True)],
+        lines,
         headers=[head, *titles],
-        tablefmt=style,
+        tablefmt="github",
         colalign=("left", *("right" for _ in titles)),
         disable_numparse=True,
     )
@@ -202,5 +198,11 @@ def _titles(stages: Mapping[str, Mapping]) -> list[str]:
     return [name.replace("_", " ") for name in stages]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Format a fraction in percent with one decimal; a dash if it is missing.
+
+    Example:
+        >>> percent(0.1234), percent(None)
+        ('12.3', '–')
+    """
     return "–" if value is None or value != value else f"{100 * value:.1f}"

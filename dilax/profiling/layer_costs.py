@@ -291,7 +291,7 @@ def layer_json(figures: Sequence[LayerFigures]) -> list[dict[str, Any]]:
     ]
 
 
-def layer_table(figures: Sequence[LayerFigures], style: str = "github") -> str:
+def layer_table(figures: Sequence[LayerFigures]) -> str:
     """Format one row per layer, then the sums of each module and of the network.
 
     Three figures separated by slashes belong to the forward pass, the input's gradient
@@ -300,7 +300,6 @@ def layer_table(figures: Sequence[LayerFigures], style: str = "github") -> str:
 
     Args:
         figures: from `layer_figures`.
-        style: a format of `tabulate`.
 
     Example:
         >>> from dilax.models import DilatedNet, FrontEnd, Layer
@@ -308,8 +307,8 @@ def layer_table(figures: Sequence[LayerFigures], style: str = "github") -> str:
         >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
         >>> cost = network_cost(net, (1, 9, 9, 3))
         >>> figures = layer_figures(cost, Peak("a chip", 1e9, 1e9))
-        >>> layer_table(figures, "plain").splitlines()[1].split()[:2]
-        ['front_end/conv1', '1×7×7×4']
+        >>> layer_table(figures).splitlines()[2].split()[1:4]
+        ['front_end/conv1', '|', '1×7×7×4']
     """
     modules = dict.fromkeys(row.module for row in figures if row.module)
     sums = [_sum(m, [r for r in figures if r.module == m]) for m in modules]
@@ -353,7 +352,7 @@ def layer_table(figures: Sequence[LayerFigures], style: str = "github") -> str:
             "least ms": each(lambda f: f"{1000 * f.least_seconds:.3g}"),
         }
     align = ["left", "left", *["right"] * (len(columns) - 2)]
-    return tabulate(columns, "keys", style, disable_numparse=True, colalign=align)
+    return tabulate(columns, "keys", "github", disable_numparse=True, colalign=align)
 
 
 def _sum(name: str, rows: Sequence[LayerFigures]) -> LayerFigures:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dilax.data import DatasetSpec
+from dilax.evaluation.evaluate import percent
 from dilax.models import param_shapes
 from dilax.report.paper import PaperColumn
 from dilax.report.runs import RunFolder, stage_title
@@ -99,16 +100,6 @@ def _row(name: str, values: Sequence[float | None], heads: Sequence[Head]) -> Ro
     if not most or len(best) == len(ours):  # nothing is better than anything else
         best = set()
     return Row(name, cells, best=frozenset(best))
-
-
-def percent(value: float | None) -> str:
-    """Format a fraction in percent with one decimal; a dash if it is missing.
-
-    Example:
-        >>> percent(0.1234), percent(None)
-        ('12.3', '–')
-    """
-    return "–" if value is None or value != value else f"{100 * value:.1f}"
 
 
 def mean_iou_grid(runs: Sequence[RunFolder]) -> Grid | None:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dilax.data import DatasetSpec
+from dilax.evaluation.evaluate import percent
 from dilax.inference import as_rgb
 from dilax.report.fields import has_field, summarize_field, write_field
 from dilax.report.grids import (
@@ -26,7 +27,6 @@ from dilax.report.grids import (
     confusions,
     iou_grid,
     mean_iou_grid,
-    percent,
     speed_grid,
     stage_notes,
     summary_grid,

@@ -10,12 +10,11 @@ from dilax.evaluation.evaluate import figure_table
 from dilax.report.paper import PAPER, Collected, PaperRow
 
 
-def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
+def seed_table(runs: Sequence[Mapping]) -> str:
     """Tabulate the mean IoU of each stage for each seed, in percent.
 
     Args:
         runs: results of `train`, one per seed.
-        style: table format of `tabulate`.
 
     Returns:
         The table; its last column is the mean ± sample standard deviation.
@@ -41,7 +40,7 @@ def seed_table(runs: Sequence[Mapping], style: str = "github") -> str:
             ]
         )
     seeds = [f"seed {run['seed']}" for run in runs]
-    return figure_table("mean IoU, %", [*seeds, "mean ± sd"], rows, style)
+    return figure_table("mean IoU, %", [*seeds, "mean ± sd"], rows)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -60,13 +59,12 @@ def spread(values: Sequence[float]) -> str:
 _CRF = {"dense": "a dense CRF", "rnn": "a CRF-RNN"}
 
 
-def paper_table(number: int, found: Collected, style: str = "github") -> str:
+def paper_table(number: int, found: Collected) -> str:
     """Tabulate mean IoU per row, ours and the paper's, and then IoU per class.
 
     Args:
         number: number of the table, 2 to 8.
         found: result of `collect`.
-        style: table format of `tabulate`.
 
     Returns:
         The tables, in percent; over several seeds, mean ± sample standard deviation.
@@ -104,17 +102,17 @@ def paper_table(number: int, found: Collected, style: str = "github") -> str:
     data = f"{found.data} {found.split}, {found.images} images"
     parts = [
         f"Table {number}: ours on {data}; the paper's on {table.images}",
-        _mean_table(number, found, style),
+        _mean_table(number, found),
     ]
     for title, names, rows, cell in each:
         lines = [[name, *(cell(row, name) for row in rows)] for name in names]
         heads = [row.name for row in rows]
         if rows:
-            parts.append(figure_table(f"IoU, %: {title}", heads, lines, style))
+            parts.append(figure_table(f"IoU, %: {title}", heads, lines))
     return "\n\n".join(parts)
 
 
-def _mean_table(number: int, found: Collected, style: str) -> str:
+def _mean_table(number: int, found: Collected) -> str:
     rows = []
     for row in PAPER[number].rows:
         runs = found.results(row.system)
@@ -125,7 +123,7 @@ def _mean_table(number: int, found: Collected, style: str) -> str:
     return tabulate(
         rows,
         headers=["mean IoU, %", "ours", "the paper's", "our steps", ""],
-        tablefmt=style,
+        tablefmt="github",
         colalign=("left", "right", "right", "right", "left"),
         disable_numparse=True,
     )

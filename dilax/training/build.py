@@ -4,8 +4,6 @@ A CRF-RNN's parameters are `params["crf"]`. It trains on the pixels of the crop 
 its margin: the network's probabilities are upsampled as in prediction, the augmented
 crop is the image, and every pixel has a label. Where a crop extends beyond its image,
 image and probabilities are continued by reflection, and labels are ignored.
-
-A dense CRF's parameters are given, or found by a search, and stored in a file.
 """
 
 import dataclasses
@@ -16,12 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dilax.crf import CRFRNN, DenseCRF
-from dilax.crf.search import search_crf
+from dilax.crf import CRFRNN
 from dilax.data import DATASETS, DatasetSpec, survey_folder
 from dilax.data.masks import MaskReading
 from dilax.data.survey import Survey
-from dilax.inference import Predictor
 from dilax.models import (
     Backbone,
     ContextModule,
@@ -33,10 +29,9 @@ from dilax.models import (
     param_shapes,
 )
 from dilax.runtime import jit
-from dilax.runtime.files import printable, write_text
-from dilax.runtime.processes import is_writer, wait_for_all
+from dilax.runtime.files import printable
+from dilax.runtime.processes import is_writer
 from dilax.training.config import Config, CRFConfig, DataConfig, StageConfig
-from dilax.training.serialization import from_json, to_json
 
 Params = dict[str, Any]
 
@@ -197,60 +192,3 @@ def _init_crf(stage: StageConfig, spec: DatasetSpec) -> Params:
 def label_stride(model: DilatedNet, stage: StageConfig) -> int:
     """Return the distance between labels in training, in image pixels."""
     return 1 if stage.crf_kind == "rnn" else model.output_stride
-
-
-def find_dense(stage: StageConfig, predictor: Predictor, val, workdir: Path) -> None:
-    """Store the parameters of a stage's dense CRF, searched or as configured.
-
-    As in §5, the search uses the images on which the stage is evaluated, too. An
-    interrupted search resumes.
-
-    Args:
-        stage: a stage with a dense CRF.
-        predictor: predictor of the network that the CRF refines.
-        val: the evaluation images.
-        workdir: the run's folder.
-    """
-    config, path = stage.crf, dense_file(workdir, stage)
-    assert config is not None
-    if not path.exists() and is_writer():
-        if config.search:
-            best = search_crf(
-                predictor,
-                val,
-                workdir / "crf" / f"{stage.name}_search.json",
-                images=config.search_images,
-                grid=config.grid,
-                iterations=config.iterations,
-                title=f"search {stage.name}",
-            ).best
-            names = [field.name for field in dataclasses.fields(CRFConfig)]
-            found = {name: v for name, v in vars(best).items() if name in names}
-            config = dataclasses.replace(config, **found)
-        write_text(path, to_json(config))
-    wait_for_all(f"dense CRF of {stage.name}")
-
-
-def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
-    """Return the dense CRF whose parameters `find_dense` stored.
-
-    Raises:
-        ValueError: naming the file, if it is missing.
-    """
-    path = dense_file(workdir, stage)
-    if not path.is_file():
-        raise ValueError(f"{path}: no dense CRF of stage {stage.name!r}; train first")
-    config = from_json(CRFConfig, path)
-    return DenseCRF(
-        config.spatial_sigma,
-        config.spatial_weight,
-        config.bilateral_sigma_xy,
-        config.bilateral_sigma_rgb,
-        config.bilateral_weight,
-        config.iterations,
-    )
-
-
-def dense_file(workdir: Path, stage: StageConfig) -> Path:
-    """Return where the parameters of a stage's dense CRF are stored."""
-    return Path(workdir) / "crf" / f"{stage.name}.json"

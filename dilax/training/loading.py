@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from dilax.crf import DenseCRF
 from dilax.data import DatasetSpec
 from dilax.inference import Predictor
 from dilax.inference.predictor import CRF
@@ -20,11 +21,9 @@ from dilax.training.build import (
     Params,
     build_model,
     build_rnn,
-    dense_file,
-    found_dense,
 )
 from dilax.training.checkpoint import PACKED, Choice, stage_params, unfinished_step
-from dilax.training.config import Config, StageConfig
+from dilax.training.config import Config, CRFConfig, StageConfig
 from dilax.training.serialization import from_json, to_json
 from dilax.weights import save_weights
 
@@ -129,6 +128,31 @@ def stage_predictor(
     elif stage.crf:
         crf = build_rnn(stage.crf, trained.spec.num_classes)
     return Predictor(*trained, batch_size, crf=crf, **options)
+
+
+def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
+    """Return the dense CRF whose parameters `find_dense` stored.
+
+    Raises:
+        ValueError: naming the file, if it is missing.
+    """
+    path = dense_file(workdir, stage)
+    if not path.is_file():
+        raise ValueError(f"{path}: no dense CRF of stage {stage.name!r}; train first")
+    config = from_json(CRFConfig, path)
+    return DenseCRF(
+        config.spatial_sigma,
+        config.spatial_weight,
+        config.bilateral_sigma_xy,
+        config.bilateral_sigma_rgb,
+        config.bilateral_weight,
+        config.iterations,
+    )
+
+
+def dense_file(workdir: Path, stage: StageConfig) -> Path:
+    """Return where the parameters of a stage's dense CRF are stored."""
+    return Path(workdir) / "crf" / f"{stage.name}.json"
 
 
 def _load(

@@ -15,17 +15,24 @@ import jax
 import numpy as np
 from absl import logging
 
+from dilax.crf.search import search_crf
 from dilax.evaluation import Scores, evaluate
 from dilax.inference import Predictor
 from dilax.models import DilatedNet
 from dilax.runtime.files import write_text
-from dilax.runtime.processes import Interrupted, Interrupts, gathered, is_writer
-from dilax.training.build import Params, build_model, find_dense, init_stage
+from dilax.runtime.processes import (
+    Interrupted,
+    Interrupts,
+    gathered,
+    is_writer,
+    wait_for_all,
+)
+from dilax.training.build import Params, build_model, init_stage
 from dilax.training.checkpoint import Checkpoints, DamagedCheckpoint, stage_params
 from dilax.training.config import Config, StageConfig
 from dilax.training.initial import params_from_init
 from dilax.training.inputs import class_weights, stage_batches, stage_inputs
-from dilax.training.loading import Trained, stage_predictor
+from dilax.training.loading import Trained, dense_file, stage_predictor
 from dilax.training.records import Reporter, record_stage
 from dilax.training.run import (
     Run,
@@ -34,6 +41,7 @@ from dilax.training.run import (
     run_results,
     write_results,
 )
+from dilax.training.serialization import to_json
 from dilax.training.sharding import Placement
 from dilax.training.step import TrainState, init_state, jit_train_step, split_params
 
@@ -99,7 +107,7 @@ def train_stage(run: Run, stage: StageConfig) -> Trained:
     if stage.crf_kind == "dense":
         params = _stage_params(run, stage.start)
         predictor = Predictor(model, params, spec, config.eval_batch_size)
-        find_dense(stage, predictor, run.val, run.workdir)
+        _find_dense(run, stage, predictor)
         return Trained(model, params, spec)
     placement = Placement(config, stage, model)
     checkpoints = Checkpoints(run.workdir, stage.name)
@@ -120,6 +128,32 @@ def train_stage(run: Run, stage: StageConfig) -> Trained:
         checkpoints.close()
     params = placement.local({**frozen, **state.averaged})
     return Trained(model, params, spec)
+
+
+def _find_dense(run: Run, stage: StageConfig, predictor: Predictor) -> None:
+    """Store the parameters of a stage's dense CRF, searched or as configured.
+
+    As in §5, the search uses the images on which the stage is evaluated, too. An
+    interrupted search resumes.
+    """
+    config, path = stage.crf, dense_file(run.workdir, stage)
+    assert config is not None
+    if not path.exists() and is_writer():
+        if config.search:
+            best = search_crf(
+                predictor,
+                run.val,
+                run.workdir / "crf" / f"{stage.name}_search.json",
+                images=config.search_images,
+                grid=config.grid,
+                iterations=config.iterations,
+                title=f"search {stage.name}",
+            ).best
+            names = [field.name for field in dataclasses.fields(config)]
+            found = {name: v for name, v in vars(best).items() if name in names}
+            config = dataclasses.replace(config, **found)
+        write_text(path, to_json(config))
+    wait_for_all(f"dense CRF of {stage.name}")
 
 
 def _stage_params(run: Run, name: str) -> Params:

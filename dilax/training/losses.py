@@ -82,67 +82,66 @@ def loss_sum(
         >>> round(float(loss.total), 3), float(loss.number)  # (1 − ¼)² ln 4
         (0.78, 1.0)
     """
-    given = logits, labels, ignore_label, class_weights
+    valid = labels != ignore_label
     match config.name:
-        case "cross_entropy":
-            return cross_entropy_sum(*given)
-        case "focal":
-            return focal_sum(*given, gamma=config.gamma)
-        case "ohem":
-            return hard_pixel_sum(
-                *given, threshold=config.threshold, min_kept=config.min_kept
+        case "cross_entropy" | "focal" | "ohem":
+            # log Σ_c exp z_c − z_y (paper §4) by masked sums over the classes, not by
+            # indices: TPUs would gather, scatter and sort.
+            truth = labels[..., None] == jnp.arange(logits.shape[-1])
+            logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+            rest = jnp.log(jnp.exp(logits).sum(-1))
+            entropy = rest - jnp.where(truth, logits, 0).sum(-1)
+            entropy = jnp.where(valid, entropy, 0.0)
+            loss, counted = entropy, valid
+            if class_weights is not None:
+                loss = loss * jnp.where(truth, class_weights, 0).sum(-1)
+            if config.name == "focal":
+                loss = focal_factors(entropy, config.gamma) * loss
+            elif config.name == "ohem":
+                counted = hard_pixels(entropy, valid, config.threshold, config.min_kept)
+                loss = jnp.where(counted, loss, 0)
+            return Summed(_sum(loss), counted.sum().astype(jnp.float32))
+        case "lovasz" | "dice":
+            b, *_, k = logits.shape
+            valid = valid.reshape(b, -1, 1)
+            probabilities = jax.nn.softmax(logits.reshape(b, -1, k))
+            truth = jax.nn.one_hot(jnp.where(labels == ignore_label, k, labels), k)
+            function = lovasz if config.name == "lovasz" else dice
+            losses = function(
+                jnp.where(valid, probabilities, 0), truth.reshape(b, -1, k), valid
             )
-        case "lovasz":
-            return lovasz_sum(*given)
-        case "dice":
-            return dice_sum(*given)
+            # An image's loss is the mean over the classes that occur in it.
+            present = truth.reshape(b, -1, k).sum(1) > 0
+            shares = present * (1.0 if class_weights is None else class_weights)
+            total = jnp.where(present, shares * losses, 0).sum(-1)
+            means = total / jnp.maximum(shares.sum(-1), 1e-6)
+            return Summed(means.sum(), present.any(-1).sum().astype(jnp.float32))
     raise ValueError(
         f"loss.name={config.name!r}: must be cross_entropy, focal, ohem, lovasz or dice"
     )
 
 
-def cross_entropy_sum(
-    logits: Logits, labels: Labels, ignore_label: int, class_weights: Weights = None
-) -> Summed:
-    """Σ over valid pixels of w_y · (log Σ_c exp z_c − z_y), and their number.
-
-    Source: paper §4; the released networks.
-    """
-    loss = _pixel_entropy(logits, labels, ignore_label, class_weights)
-    return Summed(_sum(loss), (labels != ignore_label).sum().astype(jnp.float32))
-
-
-def focal_sum(
-    logits: Logits,
-    labels: Labels,
-    ignore_label: int,
-    class_weights: Weights = None,
-    *,
-    gamma: float,
-) -> Summed:
-    """Σ over valid pixels of −w_y (1 − p_y)^γ log p_y, and their number.
+def focal_factors(
+    entropy: Float[Array, "b h w"], gamma: float
+) -> Float[Array, "b h w"]:
+    """Return (1 − p_y)^γ, by which focal loss multiplies cross-entropy −log p_y.
 
     γ = 0 is cross-entropy. The gradient is finite even where p_y = 1.
 
     Source: Lin et al. 2017, Eq. 4 and 5.
     """
-    plain = _pixel_entropy(logits, labels, ignore_label, None)
     # 1 − p = −expm1(log p), kept above 0: x^γ has no gradient there for γ < 1.
-    doubt = jnp.maximum(-jnp.expm1(-plain), jnp.finfo(jnp.float32).tiny)
-    loss = doubt**gamma * _pixel_entropy(logits, labels, ignore_label, class_weights)
-    return Summed(_sum(loss), (labels != ignore_label).sum().astype(jnp.float32))
+    doubt = jnp.maximum(-jnp.expm1(-entropy), jnp.finfo(jnp.float32).tiny)
+    return doubt**gamma
 
 
-def hard_pixel_sum(
-    logits: Logits,
-    labels: Labels,
-    ignore_label: int,
-    class_weights: Weights = None,
-    *,
+def hard_pixels(
+    entropy: Float[Array, "b h w"],
+    valid: Bool[Array, "b h w"],
     threshold: float,
     min_kept: float,
-) -> Summed:
-    """Σ of the weighted cross-entropy over hard pixels only, and their number (OHEM).
+) -> Bool[Array, "b h w"]:
+    """Return the hard pixels, the only ones that count (OHEM).
 
     In each image, pixels with p_y < threshold are hard, and so is the share `min_kept`
     of its valid pixels with the smallest p_y (including ties). Each image is treated
@@ -150,34 +149,28 @@ def hard_pixel_sum(
 
     Source: Shrivastava et al. 2016; Wu et al. 2016, §3.2, for segmentation.
     """
-    valid = labels != ignore_label
-    plain = _pixel_entropy(logits, labels, ignore_label, None)
-    true_class = jnp.where(valid, jnp.exp(-plain), jnp.inf).reshape(len(labels), -1)
+    true_class = jnp.where(valid, jnp.exp(-entropy), jnp.inf).reshape(len(valid), -1)
     numbers = valid.reshape(true_class.shape).sum(-1)
     last = jnp.maximum(jnp.ceil(min_kept * numbers).astype(jnp.int32) - 1, 0)
     share = jnp.take_along_axis(jnp.sort(true_class, -1), last[:, None], -1)
     hard = (true_class < threshold) | ((true_class <= share) & (min_kept > 0))
-    hard = jax.lax.stop_gradient(hard.reshape(valid.shape) & valid)
-    loss = _pixel_entropy(logits, labels, ignore_label, class_weights)
-    return Summed(_sum(jnp.where(hard, loss, 0)), _sum(hard))
+    return jax.lax.stop_gradient(hard.reshape(valid.shape) & valid)
 
 
-def lovasz_sum(
-    logits: Logits, labels: Labels, ignore_label: int, class_weights: Weights = None
-) -> Summed:
-    """Σ of the images' Lovász-softmax, and the number of images with valid pixels.
+def lovasz(
+    probabilities: Float[Array, "b n k"],
+    truth: Float[Array, "b n k"],
+    valid: Bool[Array, "b n 1"],
+) -> Float[Array, "b k"]:
+    """Return the Lovász-softmax of each image and class.
 
-    For class c, with the errors e_i = |[y_i = c] − p_i(c)| in descending order, it is
-    Σ_i e_i g_i, where g_i is the growth of the Jaccard loss 1 − |∩|/|∪| when the i-th
-    pixel becomes wrong as well: the convex extension of that loss. An image's loss is
-    the mean, weighted by `class_weights`, over the classes that occur in it. The
-    Jaccard index of a batch is not a sum over its parts, so the loss is computed per
-    image.
+    With the errors e_i = |[y_i = c] − p_i(c)| in descending order, it is Σ_i e_i g_i,
+    where g_i is the growth of the Jaccard loss 1 − |∩|/|∪| when the i-th pixel becomes
+    wrong as well: the convex extension of that loss. The Jaccard index of a batch is
+    not a sum over its parts, so the loss is computed per image.
 
     Source: Berman et al. 2018, Eq. 8 and 9, Algorithm 1.
     """
-    probabilities, truth = _pixels(logits, labels, ignore_label)
-    valid = (labels != ignore_label).reshape(len(labels), -1, 1)
     errors = jnp.where(valid, jnp.abs(truth - probabilities), 0)
     order = jnp.argsort(-jax.lax.stop_gradient(errors), axis=1)
     # Jaccard loss when the first i pixels in that order are wrong, and its increments.
@@ -186,25 +179,23 @@ def lovasz_sum(
     union = size + jnp.cumsum(1 - true, 1)
     growth = jnp.diff(1 - intersection / union, axis=1, prepend=0)
     growth = jnp.take_along_axis(growth, jnp.argsort(order, 1), 1)
-    losses = (errors * jax.lax.stop_gradient(growth)).sum(1)
-    return _mean_of_present(losses, truth.sum(1) > 0, class_weights)
+    return (errors * jax.lax.stop_gradient(growth)).sum(1)
 
 
-def dice_sum(
-    logits: Logits, labels: Labels, ignore_label: int, class_weights: Weights = None
-) -> Summed:
-    """Σ of the images' 1 − Dice, and the number of images with valid pixels.
+def dice(
+    probabilities: Float[Array, "b n k"],
+    truth: Float[Array, "b n k"],
+    valid: Bool[Array, "b n 1"],
+) -> Float[Array, "b k"]:
+    """Return the Dice loss of each image and class.
 
-    For class c it is 1 − 2 Σ_i p_i [y_i = c] / (Σ_i p_i + Σ_i [y_i = c]); an image's
-    loss is the mean, weighted by `class_weights`, over the classes that occur in it.
+    It is 1 − 2 Σ_i p_i [y_i = c] / (Σ_i p_i + Σ_i [y_i = c]).
 
     Source: Sudre et al. 2017; Milletari et al. 2016, Eq. 1, with plain sums below.
     """
-    probabilities, truth = _pixels(logits, labels, ignore_label)
-    sizes = truth.sum(1)
     both = (probabilities * truth).sum(1)
-    losses = 1 - 2 * both / jnp.maximum(probabilities.sum(1) + sizes, 1e-6)
-    return _mean_of_present(losses, sizes > 0, class_weights)
+    sizes = probabilities.sum(1) + truth.sum(1)
+    return 1 - 2 * both / jnp.maximum(sizes, 1e-6)
 
 
 def _sum(x: Array) -> Float[Array, ""]:
@@ -213,33 +204,3 @@ def _sum(x: Array) -> Float[Array, ""]:
     XLA's CPU backend loses digits in a single sum over millions of terms.
     """
     return x.sum(-1, dtype=jnp.float32).sum(-1).sum()
-
-
-def _pixel_entropy(logits, labels, ignore_label: int, weights) -> Float[Array, "b h w"]:
-    """Return the weighted cross-entropy of each pixel, 0 where it is ignored."""
-    # Masked sums over the classes, not indices: TPUs would gather, scatter and sort.
-    truth = labels[..., None] == jnp.arange(logits.shape[-1])
-    logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    loss = jnp.log(jnp.exp(logits).sum(-1)) - jnp.where(truth, logits, 0).sum(-1)
-    if weights is not None:
-        loss = loss * jnp.where(truth, weights, 0).sum(-1)
-    return jnp.where(labels != ignore_label, loss, 0.0)
-
-
-def _pixels(logits, labels, ignore_label: int) -> tuple[jax.Array, jax.Array]:
-    """Return (b, h·w, k) probabilities and one-hot labels, 0 at ignored pixels."""
-    b, *_, k = logits.shape
-    valid = (labels != ignore_label).reshape(b, -1, 1)
-    probabilities = jax.nn.softmax(logits.reshape(b, -1, k))
-    truth = jax.nn.one_hot(jnp.where(labels == ignore_label, k, labels), k)
-    return jnp.where(valid, probabilities, 0), truth.reshape(b, -1, k)
-
-
-def _mean_of_present(
-    losses: Float[Array, "b k"], present: Bool[Array, "b k"], weights
-) -> Summed:
-    """Return the sum of the images' means over the classes that occur in them."""
-    shares = present * (1.0 if weights is None else weights)
-    total = jnp.where(present, shares * losses, 0).sum(-1)
-    means = total / jnp.maximum(shares.sum(-1), 1e-6)
-    return Summed(means.sum(), present.any(-1).sum().astype(jnp.float32))
