@@ -20,8 +20,8 @@ from dilax.cli import overridden
 from dilax.data import DATASETS, open_source
 from dilax.inference import predict_files
 from dilax.training import Config, from_json, open_evaluation
+from dilax.training.build import check_config
 from dilax.training.serialization import to_json
-from dilax.training.validation import check_config
 from experiments import folder
 
 SCRIPT = Path(__file__).parent.parent / "experiments/folder.py"

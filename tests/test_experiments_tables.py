@@ -9,8 +9,8 @@ import dilax
 from dilax.report import PAPER
 from dilax.report.paper import steps_of, system_of
 from dilax.training import DataConfig
+from dilax.training.build import check_config
 from dilax.training.step import build_schedule
-from dilax.training.validation import check_config
 from experiments import deeplab, figures, tables
 
 NUMBERS = range(2, 9)

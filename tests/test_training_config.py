@@ -14,9 +14,8 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.training import Config, CRFConfig
-from dilax.training.build import build_model, build_spec
+from dilax.training.build import build_model, build_spec, check_config
 from dilax.training.serialization import from_json, to_json
-from dilax.training.validation import check_config
 from experiments import camvid, cityscapes, coco, kitti, table3, voc
 
 SETS = (voc, coco, camvid, kitti, cityscapes)

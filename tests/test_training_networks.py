@@ -12,10 +12,10 @@ from tiny_run import optimizer, tiny_config, write_images
 import dilax
 from dilax.models import BASIC, PLAIN_STEM, Block, Named
 from dilax.training import LossConfig, StageConfig, recipes
+from dilax.training.build import check_config
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, DataConfig, ModelConfig
 from dilax.training.serialization import from_json
-from dilax.training.validation import check_config
 
 NAMES = get_args(Named)
 

@@ -27,10 +27,9 @@ from dilax.training import (
     OptimizerConfig,
     StageConfig,
 )
-from dilax.training.build import build_model
+from dilax.training.build import build_model, check_config
 from dilax.training.initial import check_init
 from dilax.training.step import init_state, make_train_step, split_params
-from dilax.training.validation import check_config
 from experiments import hdc
 
 MODEL = ModelConfig(

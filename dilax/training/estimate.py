@@ -24,11 +24,10 @@ from dilax.profiling.layer_costs import (
 )
 from dilax.profiling.roofline import device_memory, device_peak, memory_bytes
 from dilax.runtime.files import write_text
-from dilax.training.build import build_model, label_stride, stage_shapes
+from dilax.training.build import build_model, check_config, label_stride, stage_shapes
 from dilax.training.config import Config, StageConfig
 from dilax.training.sharding import Placement
 from dilax.training.step import init_state, jit_train_step, split_params
-from dilax.training.validation import check_config
 
 
 class Cost(NamedTuple):

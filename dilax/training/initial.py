@@ -15,7 +15,7 @@ from flax import traverse_util
 from dilax.data import DatasetSpec
 from dilax.models import DilatedNet, param_shapes
 from dilax.runtime.files import write_text
-from dilax.training.build import Params, build_model, build_spec
+from dilax.training.build import Params, build_model, build_spec, check_config
 from dilax.training.checkpoint import Checkpoints, forget
 from dilax.training.config import Config, DataConfig, ModelConfig, StageConfig
 from dilax.training.loading import (
@@ -25,7 +25,6 @@ from dilax.training.loading import (
 )
 from dilax.training.serialization import from_json, to_json
 from dilax.training.step import TrainState
-from dilax.training.validation import check_config
 from dilax.weights import (
     PUBLISHED,
     RELEASED,

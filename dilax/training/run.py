@@ -24,12 +24,11 @@ from dilax.runtime.processes import (
     is_writer,
     wait_for_all,
 )
-from dilax.training.build import build_spec
+from dilax.training.build import build_spec, check_config
 from dilax.training.config import Config, DataConfig, StageConfig
 from dilax.training.initial import check_fits, check_init, locate_init
 from dilax.training.records import read_record, read_results
 from dilax.training.serialization import from_json, to_json
-from dilax.training.validation import check_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -260,6 +260,11 @@ def _part_loss(
 
     It returns the summed loss, and as auxiliary output the number of pixels (or images)
     in the sum and the new running statistics.
+
+    A CRF-RNN trains on the pixels of the crop without its margin: the network's
+    probabilities are upsampled as in prediction, the augmented crop is the image, and
+    every pixel has a label. Where a crop extends beyond its image, image and
+    probabilities are continued by reflection, and labels are ignored.
     """
 
     def loss(trained, frozen, part, key, class_weights):
