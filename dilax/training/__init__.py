@@ -17,6 +17,7 @@ from dilax.training.loading import (
     Trained,
     load_checkpoint,
     load_predictor,
+    open_evaluation,
     pack,
     pretrained,
     pretrained_folder,
@@ -36,7 +37,6 @@ from dilax.training.recipes import (
 from dilax.training.records import NonFiniteLoss, machine, read_machine, versions
 from dilax.training.run import (
     check_run,
-    open_evaluation,
     picture_indices,
     predictions_folder,
 )

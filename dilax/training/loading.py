@@ -1,4 +1,4 @@
-"""Loading trained networks: from a run, from a packed folder, and the included ones.
+"""Loading from the folder of a run: its networks, and the images to evaluate on.
 
 A packed folder contains one network: `config.json`, `spec.json`, `weights.safetensors`,
 and the parameters of its dense CRF, if it has one. It can be used in place of a run's
@@ -6,24 +6,21 @@ folder, for prediction or as initial weights.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
 
 from dilax.crf import DenseCRF
-from dilax.data import DatasetSpec
+from dilax.data import DatasetSpec, open_source
 from dilax.inference import Predictor
 from dilax.inference.predictor import CRF
 from dilax.models import DilatedNet
 from dilax.runtime.files import shipped, write_text
-from dilax.training.build import (
-    Params,
-    build_model,
-    build_rnn,
-)
+from dilax.training.build import Params, build_model, build_rnn
 from dilax.training.checkpoint import PACKED, Choice, stage_params, unfinished_step
-from dilax.training.config import Config, CRFConfig, StageConfig
+from dilax.training.config import Config, CRFConfig, DataConfig, StageConfig
 from dilax.training.serialization import from_json, to_json
 from dilax.weights import save_weights
 
@@ -168,6 +165,53 @@ def _load(
     model = build_model(config, chosen, spec.num_classes)
     params: Params = stage_params(root, config, chosen.name, spec, checkpoint)
     return config, chosen, Trained(model, params, spec)
+
+
+def open_evaluation(
+    workdir: Path, data_dir: str = "", split: str = ""
+) -> tuple[Config, DatasetSpec, Sequence[dict]]:
+    """Open the configuration, data set, and evaluation images of a run's folder.
+
+    Args:
+        workdir: the run's folder.
+        data_dir: location of the data, if it has moved.
+        split: the split to open; "" is the one that the run evaluates on.
+
+    Example:
+        >>> import tempfile
+        >>> from dilax.training import build_spec, quickstart
+        >>> config = quickstart()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "config.json"), to_json(config))
+        ...     write_text(Path(folder, "spec.json"), to_json(build_spec(config)))
+        ...     _, spec, images = open_evaluation(Path(folder))
+        >>> spec.name, len(images)
+        ('scenes', 100)
+    """
+    config = from_json(Config, workdir / "config.json")
+    spec = from_json(DatasetSpec, workdir / "spec.json")
+    data = dataclasses.replace(
+        config.data,
+        data_dir=data_dir or config.data.data_dir,
+        val=split or config.data.val,
+    )
+    config = dataclasses.replace(config, data=data)
+    return config, spec, open_split(data, spec, data.val)
+
+
+def open_split(data: DataConfig, spec: DatasetSpec, split: str) -> Sequence[dict]:
+    """Open a split of a run's data."""
+    return open_source(
+        data.dataset,
+        spec,
+        data.data_dir,
+        split,
+        variant=data.variant,
+        images=data.images,
+        labels=data.labels,
+        seed=data.seed,
+        skip_unreadable=data.skip_unreadable,
+    )
 
 
 def pack(

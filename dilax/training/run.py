@@ -25,8 +25,9 @@ from dilax.runtime.processes import (
     wait_for_all,
 )
 from dilax.training.build import build_spec, check_config
-from dilax.training.config import Config, DataConfig, StageConfig
+from dilax.training.config import Config, StageConfig
 from dilax.training.initial import check_fits, check_init, locate_init
+from dilax.training.loading import open_split
 from dilax.training.records import read_record, read_results
 from dilax.training.serialization import from_json, to_json
 
@@ -119,7 +120,7 @@ def check_run(config: Config, workdir: Path) -> Run:
         init = locate_init(init, fetch=not path.exists())
     config = dataclasses.replace(config, data=data, init=init)
     spec = build_spec(config)
-    train, val = (_open(data, spec, split) for split in (data.train, data.val))
+    train, val = (open_split(data, spec, split) for split in (data.train, data.val))
     extra: Sequence[dict] = ()
     if data.extra:
         other = DATASETS[data.extra]
@@ -188,52 +189,6 @@ def _difference(old: Any, new: Any, separator: str = ", ") -> str:
         pairs = enumerate(zip(old, new, strict=True))
         return ", ".join(f"[{i}] {_difference(a, b)}" for i, (a, b) in pairs if a != b)
     return f"{json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"
-
-
-def open_evaluation(
-    workdir: Path, data_dir: str = "", split: str = ""
-) -> tuple[Config, DatasetSpec, Sequence[dict]]:
-    """Open the configuration, data set, and evaluation images of a run's folder.
-
-    Args:
-        workdir: the run's folder.
-        data_dir: location of the data, if it has moved.
-        split: the split to open; "" is the one that the run evaluates on.
-
-    Example:
-        >>> import tempfile
-        >>> from dilax.training.recipes import quickstart
-        >>> config = quickstart()
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_text(Path(folder, "config.json"), to_json(config))
-        ...     write_text(Path(folder, "spec.json"), to_json(build_spec(config)))
-        ...     _, spec, images = open_evaluation(Path(folder))
-        >>> spec.name, len(images)
-        ('scenes', 100)
-    """
-    config = from_json(Config, workdir / "config.json")
-    spec = from_json(DatasetSpec, workdir / "spec.json")
-    data = dataclasses.replace(
-        config.data,
-        data_dir=data_dir or config.data.data_dir,
-        val=split or config.data.val,
-    )
-    config = dataclasses.replace(config, data=data)
-    return config, spec, _open(data, spec, data.val)
-
-
-def _open(data: DataConfig, spec: DatasetSpec, split: str) -> Sequence[dict]:
-    return open_source(
-        data.dataset,
-        spec,
-        data.data_dir,
-        split,
-        variant=data.variant,
-        images=data.images,
-        labels=data.labels,
-        seed=data.seed,
-        skip_unreadable=data.skip_unreadable,
-    )
 
 
 def picture_indices(config: Config, count: int) -> list[int]:
