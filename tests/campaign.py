@@ -47,7 +47,8 @@ from dilax.training import Config, from_json, read_machine
 from dilax.training.build import build_model, build_spec
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.inputs import StoredMaps
-from dilax.training.records import read_metrics, read_results
+from dilax.training.records import read_metrics
+from dilax.training.run import read_results
 from dilax.training.step import init_state
 from dilax.weights import Inputs, read_weights, save_weights
 from dilax.weights.load import assign_weights

@@ -20,7 +20,7 @@ from dilax.data import DATASETS
 from dilax.evaluation import Scores
 from dilax.models import BASIC, CITYSCAPES, KITTI, LARGE, Named
 from dilax.training import Config, StageConfig, from_json
-from dilax.training.records import read_results
+from dilax.training.run import read_results
 
 
 class System(NamedTuple):

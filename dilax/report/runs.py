@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from dilax.data import DatasetSpec
 from dilax.training import Config, StageConfig, from_json, read_machine
-from dilax.training.records import read_metrics, read_results
+from dilax.training.records import read_metrics
+from dilax.training.run import read_results
 
 
 @dataclasses.dataclass(frozen=True)

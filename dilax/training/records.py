@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 import optax
 from absl import logging
 from tqdm import tqdm
 
-from dilax.data import DatasetSpec
 from dilax.evaluation import Scores
 from dilax.runtime import jit
 from dilax.runtime.files import write_text
 from dilax.runtime.processes import is_writer
-from dilax.training.checkpoint import unfinished_step
-from dilax.training.config import Config, StageConfig
-from dilax.training.serialization import from_json
+from dilax.training.config import StageConfig
 from dilax.training.sharding import Placement
 
 
@@ -306,42 +302,6 @@ def read_machine(workdir: Path) -> dict[str, Any]:
     ):
         raise ValueError(f"{path}: is damaged; delete it; it contains no results")
     return found
-
-
-def read_results(workdir: Path, config: Config) -> dict[str, Any]:
-    """Return the finished stages in `results.json`; {} if there is no file.
-
-    The entry of a stage that was interrupted, or whose last checkpoint is missing, is
-    left out.
-
-    Raises:
-        ValueError: naming the file, if it is damaged.
-    """
-    path = workdir / "results.json"
-    remedy = "delete it, and repeat the training command to evaluate the stages again"
-    found = read_record(path, remedy)
-    if not found:
-        return {}
-    known = workdir / "spec.json"
-    classes = from_json(DatasetSpec, known).classes if known.exists() else None
-    try:
-        for name, scores in found["stages"].items():
-            config.stage(name)
-            if classes not in (None, tuple(scores["iou_per_class"])):
-                raise ValueError("classes that are not those of spec.json")
-            counts = np.array(scores["confusion"], object)
-            again = Scores(tuple(scores["iou_per_class"]), counts).as_dict()
-            if json.dumps(again) != json.dumps({key: scores[key] for key in again}):
-                raise ValueError("figures that do not follow from its counts")
-        unfinished = [
-            stage.name
-            for stage in config.stages
-            if unfinished_step(workdir, stage) is not None
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: is damaged ({error}); {remedy}") from error
-    stages = {n: s for n, s in found["stages"].items() if n not in unfinished}
-    return {**found, "stages": stages}
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -25,10 +25,11 @@ from dilax.runtime.processes import (
     wait_for_all,
 )
 from dilax.training.build import build_spec, check_config
+from dilax.training.checkpoint import unfinished_step
 from dilax.training.config import Config, StageConfig
 from dilax.training.initial import check_fits, check_init, locate_init
 from dilax.training.loading import open_split
-from dilax.training.records import read_record, read_results
+from dilax.training.records import read_record
 from dilax.training.serialization import from_json, to_json
 
 
@@ -225,6 +226,42 @@ def run_results(run: Run) -> dict[str, Any]:
         "stages": {},
         **read_results(run.workdir, run.config),
     }
+
+
+def read_results(workdir: Path, config: Config) -> dict[str, Any]:
+    """Return the finished stages in `results.json`; {} if there is no file.
+
+    The entry of a stage that was interrupted, or whose last checkpoint is missing, is
+    left out.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    path = workdir / "results.json"
+    remedy = "delete it, and repeat the training command to evaluate the stages again"
+    found = read_record(path, remedy)
+    if not found:
+        return {}
+    known = workdir / "spec.json"
+    classes = from_json(DatasetSpec, known).classes if known.exists() else None
+    try:
+        for name, scores in found["stages"].items():
+            config.stage(name)
+            if classes not in (None, tuple(scores["iou_per_class"])):
+                raise ValueError("classes that are not those of spec.json")
+            counts = np.array(scores["confusion"], object)
+            again = Scores(tuple(scores["iou_per_class"]), counts).as_dict()
+            if json.dumps(again) != json.dumps({key: scores[key] for key in again}):
+                raise ValueError("figures that do not follow from its counts")
+        unfinished = [
+            stage.name
+            for stage in config.stages
+            if unfinished_step(workdir, stage) is not None
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); {remedy}") from error
+    stages = {n: s for n, s in found["stages"].items() if n not in unfinished}
+    return {**found, "stages": stages}
 
 
 def write_results(
