@@ -90,11 +90,11 @@ def loss_sum(
             truth = labels[..., None] == jnp.arange(logits.shape[-1])
             logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
             rest = jnp.log(jnp.exp(logits).sum(-1))
-            entropy = rest - jnp.where(truth, logits, 0).sum(-1)
-            entropy = jnp.where(valid, entropy, 0.0)
-            loss, counted = entropy, valid
+            loss = entropy = rest - jnp.where(truth, logits, 0).sum(-1)
             if class_weights is not None:
                 loss = loss * jnp.where(truth, class_weights, 0).sum(-1)
+            loss, entropy = (jnp.where(valid, x, 0.0) for x in (loss, entropy))
+            counted = valid
             if config.name == "focal":
                 loss = focal_factors(entropy, config.gamma) * loss
             elif config.name == "ohem":
