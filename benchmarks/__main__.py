@@ -73,9 +73,8 @@ GPU = (
         1.5,
     ),
     Part(
-        "tune",
-        "tune_dilated_conv --dtypes=bfloat16 --minutes=1.5 --repeats=2 --write "
-        "--table={out}/lowerings.json",
+        "lowerings",
+        "lowerings --dtypes=bfloat16 --minutes=1.5 --repeats=2",
         2,
     ),
     Part(

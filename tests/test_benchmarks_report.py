@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks.__main__ import GPU, Part
-from benchmarks.tune_dilated_conv import TABLE
 
 ROOT = Path(__file__).parent.parent
 ABSENT = ("array_record", "cattrs", "grain", "pycocotools", "tensorboardX")
@@ -129,13 +128,12 @@ def test_a_bare_machine_compares_networks(part, tmp_path):
 
 @pytest.mark.slow
 def test_a_bare_machine_takes_the_commands_of_the_other_parts(tmp_path):
-    layers, tune = (
+    layers, lowerings = (
         benchmarks.arguments(part, str(tmp_path), "")
         for part in GPU
         if "network" not in part.command
     )
     out = _run_bare([*layers, "--nomeasure"], tmp_path)
     assert "ctx_conv2_1" in out
-    _run_bare([*tune, "--minutes=0"], tmp_path)
-    table = json.loads((tmp_path / "lowerings.json").read_text())
-    assert table == json.loads(TABLE.read_text())  # nothing was measured in no time
+    out = _run_bare([*lowerings, "--minutes=0"], tmp_path)
+    assert "fastest, ms" in out

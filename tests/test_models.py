@@ -150,6 +150,26 @@ def _tiny_net(**options):
     return DilatedNet(front_end, context, upsample=True)
 
 
+@pytest.mark.parametrize("height", [500, 501, 503])
+def test_large_maps_in_bands_of_rows_are_those_computed_at_once(height):
+    table = (Layer("a", 3, 16), Layer("b", 3, 16), Layer("pool", 2), Layer("c", 1, 4))
+    net, x = FrontEnd(2, table), image(height, 641, 3)
+    params = jit(net.init)(KEY, x[:, :9, :9])["params"]
+    params["final"]["kernel"] *= 100
+
+    def run(params):
+        return net.apply({"params": params}, x)
+
+    def memory(function):
+        compiled = jit(function).lower(params).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    bands = jit(run)(params)
+    whole = jit(lambda params: jax.vjp(run, params)[0])(params)  # not in bands
+    np.testing.assert_allclose(bands, whole, rtol=1e-4, atol=1e-5)
+    assert memory(run) < 0.5 * memory(lambda params: jax.vjp(run, params)[0])
+
+
 def test_a_network_is_its_front_end_and_then_its_context_module():
     model, x = _tiny_net(), image(26, 30)
     params = random_params(model, x)

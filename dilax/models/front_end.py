@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -24,8 +25,9 @@ from dilax.models.layers import (
     score_layer,
     score_rows,
 )
-from dilax.ops import receptive_field
+from dilax.ops import max_pool, receptive_field
 from dilax.ops.dilated_conv import Padding
+from dilax.runtime.row_shards import current_shards
 
 
 class Layer(NamedTuple):
@@ -215,22 +217,83 @@ class VGG(Backbone):
         return {**{name: maps[name] for name in wanted}, "end": x}
 
     def _run(self, x, rows: tuple[Layer | Pool, ...], train: bool):
+        if band := self._band(x, rows):
+            return self._run_bands(x, rows, band)
         for row in rows:
             if row.channels == 0:
                 x = row.pool()(x)
                 continue
-            x = DilatedConv(
-                self.channels(row),
-                row.kernel,
-                row.dilation,
-                self._padding(row),
-                dtype=self.dtype,
-                name=row.name,
-            )(x)
-            x = nn.relu(x)
+            x = nn.relu(self._conv(row)(x))
             if row.dropout:
                 x = Dropout(row.dropout)(x, train=train)
         return x
+
+    def _conv(self, row: Layer | Pool, **options) -> DilatedConv:
+        return DilatedConv(
+            self.channels(row),
+            row.kernel,
+            row.dilation,
+            self._padding(row),
+            dtype=self.dtype,
+            name=row.name,
+            **options,
+        )
+
+    def _band(self, x, rows: tuple[Layer | Pool, ...]) -> int:
+        """Return how many output rows of these layers to compute at a time; 0: all.
+
+        On a CPU, large maps of the layers before a pool do not fit in the cache. In
+        bands of rows they do, which is up to twice as fast and saves their memory.
+        """
+        *convs, pool = rows
+        known = all(isinstance(n, int) for n in x.shape)  # not so in an export
+        if (
+            jax.default_backend() != "cpu"
+            or not (known and convs and isinstance(pool, Layer) and not pool.channels)
+            or any(row.dropout or self._padding(row) != "valid" for row in convs)
+            or current_shards()
+            or self.is_initializing()
+        ):
+            return 0
+        channels = max(self.channels(row) for row in convs)
+        row_bytes = len(x) * x.shape[2] * channels * jnp.dtype(self.dtype).itemsize
+        band = max(2, _BAND_BYTES // (row_bytes * pool.stride))
+        return band if 2 * band < x.shape[1] // pool.stride else 0
+
+    def _run_bands(self, x, rows: tuple[Layer | Pool, ...], band: int):
+        *convs, pool = rows
+        lost = sum(row.dilation * (row.kernel - 1) for row in convs)
+        taken = band * pool.stride  # input rows, and the lost ones after them
+        count = (x.shape[1] - lost) // taken
+
+        def whole(params, x):
+            for row in convs:
+                layer = self._conv(row, parent=None)
+                x = nn.relu(layer.apply({"params": params[row.name]}, x))
+            return max_pool(x, pool.kernel)
+
+        @jax.custom_vjp
+        def in_bands(params, x):
+            def one(index):
+                rows = lax.dynamic_slice_in_dim(x, index * taken, taken + lost, 1)
+                return whole(params, rows)
+
+            y = jnp.moveaxis(lax.map(one, jnp.arange(count)), 0, 1)
+            y = y.reshape(len(x), -1, *y.shape[3:])
+            rest = x[:, count * taken :]
+            if rest.shape[1] <= lost:
+                return y
+            return jnp.concatenate([y, whole(params, rest)], 1)
+
+        # With gradients, whole maps are faster: they must be stored anyway.
+        in_bands.defvjp(
+            lambda params, x: jax.vjp(whole, params, x), lambda pull, y: pull(y)
+        )
+        params = {row.name: self.variables["params"][row.name] for row in convs}
+        return in_bands(params, x)
+
+
+_BAND_BYTES = 2**21  # of the largest map of a band, to stay in the cache
 
 
 class FrontEnd(VGG):
@@ -316,9 +379,11 @@ class FrontEnd(VGG):
 def _blocks(
     layers: tuple[Layer | Pool, ...], ends: Collection[str] = ()
 ) -> list[tuple[Layer | Pool, ...]]:
-    """Cut the layers before each pool, before each head layer, and after the ends."""
-    cuts = [i for i, row in enumerate(layers) if not row.channels or row.dropout]
-    cuts += [i + 1 for i, row in enumerate(layers) if row.name in ends]
+    """Cut the layers after each pool and each end, and before each head layer."""
+    cuts = [i for i, row in enumerate(layers) if row.dropout]
+    cuts += [
+        i + 1 for i, row in enumerate(layers) if not row.channels or row.name in ends
+    ]
     starts = [0, *sorted({i for i in cuts if 0 < i < len(layers)})]
     found = [layers[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)]
     return [rows for rows in found if rows]  # a table may have none

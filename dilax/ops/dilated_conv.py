@@ -54,8 +54,8 @@ def dilated_conv(
             are those at stride 1.
         lowering: how to compute it: `"direct"`, `"phases"`, `"pairs"`, `"winograd"`,
             `"taps"`, `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice`
-            for the output and each gradient. None takes the lowering that was measured
-            to be fastest. All agree up to rounding. Forward-mode derivatives need
+            for the output and each gradient. None takes what measurements showed to be
+            fastest. All agree up to rounding. Forward-mode derivatives need
             `"direct"`. Strided convolutions are always left to XLA.
 
     Returns:

@@ -2,16 +2,11 @@
 
 All compute the same sums of a padded input at stride 1, and none builds a dilated
 filter. Which is fastest depends on the backend and the shape, and differs between the
-output and the two gradients. `benchmarks/tune_dilated_conv.py` times every lowering on
-the layers of the paper's networks and writes lowerings.json; a shape that is not in
-that table takes the choice of the nearest one.
+output and the two gradients; `choose` has the rules.
 """
 
 import functools
-import json
-import math
 from collections.abc import Callable
-from importlib import resources
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -22,18 +17,22 @@ from jaxtyping import Array, Float
 
 from dilax.ops.winograd import by_winograd
 
-Lowering = Literal["direct", "phases", "pairs", "winograd", "taps", "rows", "patches"]
+Lowering = Literal[
+    "direct", "examples", "phases", "pairs", "winograd", "taps", "rows", "patches"
+]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 """
 - `"direct"` leaves it to XLA, with `rhs_dilation`.
+- `"examples"` does so too, but computes the kernel's gradient one example at a time,
+  with the channels as a batch.
 - `"phases"` splits the maps into dilation² interleaved ones, a batch for an undilated
   kernel (space to batch).
 - `"pairs"` treats neighbouring columns of the maps, or of the phases, as one column of
   twice the channels, which suits layers of few channels. It multiplies by zeros in a
   quarter of its products.
 - `"winograd"` computes three columns at a time with fewer products (Winograd 1980,
-  Lavin & Gray 2016): 5 for 3 taps instead of 9, 11 for 7 taps instead of 21. It
-  computes in float32 at least, as accurately as the others.
+  Lavin & Gray 2016): 5 for 3 taps instead of 9, 11 for 7 taps instead of 21. It is as
+  accurate as the others, but for bfloat16 (see `dilax.ops.winograd`).
 - `"taps"` adds up one matrix product per tap, `"rows"` one per row of taps whose inputs
   are concatenated, and `"patches"` takes a single product (im2col). These accumulate in
   float32 at least.
@@ -81,15 +80,13 @@ def convolve(
         alone: whether no gradients follow, so that memory may be saved in ways that
             cannot be differentiated.
     """
-    if lowering == "direct":
+    if lowering in ("direct", "examples"):
         return direct(x, kernel, dilation)
     if lowering in ("phases", "pairs"):
         undilated = direct if lowering == "phases" else _by_pairs
         return _by_phases(x, kernel, dilation, undilated)
     if lowering == "winograd":
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        y = by_winograd(x.astype(wide), kernel.astype(wide), dilation, alone)
-        return y.astype(x.dtype)
+        return by_winograd(x, kernel, dilation, alone)
     inputs = _tap_inputs(x, kernel.shape, dilation, lowering)
     weights = kernel.reshape(len(inputs), -1, kernel.shape[3])
     parts = zip(inputs, weights, strict=True)
@@ -128,6 +125,13 @@ def kernel_gradient(
     lowering: Lowering,
 ) -> Float[Array, "kh kw c d"]:
     """Pull the output's gradient back to a kernel of the given shape and dtype."""
+    if (
+        lowering == "direct"
+        and jax.default_backend() == "cpu"
+        and jax.device_count() == 1
+    ):
+        parts = [_by_example(a, g, dilation) for a, g in zip(x, gradient, strict=True)]
+        return sum(parts).astype(kernel.dtype)
     if lowering not in _PRODUCTS:
         linear = functools.partial(convolve, x, dilation=dilation, lowering=lowering)
         return jax.linear_transpose(linear, kernel)(gradient)[0]
@@ -135,6 +139,24 @@ def kernel_gradient(
     inputs = _tap_inputs(x, kernel.shape, dilation, lowering)
     products = [_product(s, gradient, pixels) for s in inputs]
     return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _by_example(x, gradient, dilation: int):
+    """Pull one example's gradient back to the kernel: convolve its maps with it.
+
+    Channels become the batch. A product with 1 moves them there, because XLA's CPU
+    backend transposes maps of few channels slowly.
+    """
+    one = jnp.eye(x.shape[2], dtype=x.dtype)
+    maps = lax.dot_general(one, x, (((1,), (2,)), ((), ())))
+    y = lax.conv_general_dilated(
+        maps[..., None],
+        gradient[:, :, None],
+        window_strides=(dilation, dilation),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.transpose(1, 2, 0, 3)
 
 
 def _by_phases(x, kernel, dilation: int, undilated):
@@ -210,11 +232,14 @@ class Choice(NamedTuple):
 
 DIRECT = Choice("direct", "direct", "direct")
 PHASES = Choice("phases", "phases", "phases")
+TAPS = Choice("taps", "taps", "taps")
 
 # Bytes of concatenated inputs above which a lowering that copies less is used.
 _MAX_COPIED = 2**28
 # Below this number of operations nothing can be gained, and direct compiles fastest.
 _MIN_WORK = 10**8
+# Bytes of a map of float32 that Winograd's sums would have to fetch from memory.
+_MAX_SUMMED = 2**25
 
 
 def choose(
@@ -224,7 +249,13 @@ def choose(
     dtype: DTypeLike,
     backend: str | None = None,
 ) -> Choice:
-    """Look up the fastest lowerings for a convolution of these shapes.
+    """Choose the lowerings of a convolution of these shapes, the fastest that we know.
+
+    On CPUs, these are rules that measurements gave (`benchmarks/lowerings.py` repeats
+    them). On GPUs and TPUs, which were not measured, they follow what compilers make of
+    the lowerings (see docs/accelerators.md): `"direct"`, but on GPUs `"phases"` for
+    dilated kernels, because for the gradients of `"direct"` cuDNN gets a kernel as
+    large as the map, and maps with a padding of zeros.
 
     Args:
         x: (b, h, w, c). Sizes may be symbolic, as in an export; the choice is then
@@ -232,13 +263,7 @@ def choose(
         kernel: (kh, kw, c, d).
         dilation: distance between taps in cells.
         dtype: of both.
-        backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend. Without
-            measurements, the choice follows what compilers make of the lowerings (see
-            docs/accelerators.md): `"direct"`, but on GPUs `"phases"` for dilated
-            kernels, because for the gradients of `"direct"` cuDNN gets a kernel as
-            large as the map, and maps with a padding of zeros. On both, the input's
-            gradient of large kernels, fc6's, takes `"rows"` where it would mostly
-            convolve a padding, as on crops.
+        backend: `"cpu"`, `"gpu"` or `"tpu"`; None takes the default backend.
     """
     backend = backend or jax.default_backend()
     if not all(isinstance(n, int) for n in x):
@@ -246,52 +271,30 @@ def choose(
     (b, h, w, c), (kh, kw, _, d) = x, kernel
     rows, columns = (max(1, n - dilation * (k - 1)) for n, k in ((h, kh), (w, kw)))
     cells = b * rows * columns
-    measured = _measured(backend, jnp.dtype(dtype).name)
-    if not measured:
-        if dilation == 1 or backend not in ("gpu", "tpu"):
-            return DIRECT
-        best = PHASES if backend == "gpu" else DIRECT
-        padded = kh > 3 and h * w > 2 * rows * columns
-        return best._replace(input="rows") if padded else best
-    if 2 * kh * kw * c * d * cells < _MIN_WORK:
+    # The input's gradient would mostly convolve a padding, as fc6's does on crops.
+    padded = h * w > 2 * rows * columns
+    if backend in ("gpu", "tpu"):
+        best = PHASES if backend == "gpu" and dilation > 1 else DIRECT
+        rows_of_taps = dilation > 1 and kh > 3 and padded
+        return best._replace(input="rows") if rows_of_taps else best
+    if backend != "cpu" or 2 * kh * kw * c * d * cells < _MIN_WORK:
         return DIRECT
-    point = _point(kh * kw, c, d, dilation, cells)
-    nearest = min(measured, key=lambda row: math.dist(row[0], point))[1]
-    tap_bytes = cells * c * jnp.dtype(dtype).itemsize
-
-    def affordable(lowering: Lowering) -> Lowering:
-        if lowering == "patches" and kh * kw * tap_bytes > _MAX_COPIED:
-            lowering = "rows"
-        if lowering == "rows" and kw * tap_bytes > _MAX_COPIED:
-            lowering = "taps"
-        return lowering
-
-    return Choice(*map(affordable, nearest))
-
-
-@functools.cache
-def _measured(backend: str, dtype: str) -> list[tuple[tuple[float, ...], Choice]]:
-    """Return the point and the choice of every row of the table."""
-    file = resources.files("dilax.ops") / "lowerings.json"
-    return [
-        (
-            _point(row["taps"] ** 2, c, d, row["dilation"], row["cells"]),
-            Choice(row["forward"], row["input"], row["kernel"]),
-        )
-        for row in json.loads(file.read_text("utf-8"))
-        for c, d in [row["channels"]]
-        if (row["backend"], row["dtype"]) == (backend, dtype)
-    ]
-
-
-def _point(
-    taps: int, channels: int, out: int, dilation: int, cells: int
-) -> tuple[float, ...]:
-    """Return logarithms, so that distances are ratios; the taps count most."""
-    return (
-        4 * math.log2(taps),
-        math.log2(channels),
-        math.log2(out),
-        math.log2(dilation) / 2,
-        math.log2(cells) / 4,
-    )
+    if kh * kw == 1:
+        return TAPS
+    if min(c, d) < 64:
+        best = DIRECT._replace(forward="pairs" if c * d <= 64 else "direct")
+    elif dtype == jnp.float32 and 4 * cells * d > _MAX_SUMMED and kw == 3:
+        best = DIRECT
+    else:
+        best = Choice("winograd", "winograd", "direct")
+    if jax.device_count() == 1:  # otherwise examples may be on several devices
+        best = best._replace(kernel="examples")
+    if padded or c * d > 100 * cells:
+        copied = kw * cells * c * jnp.dtype(dtype).itemsize
+        fits = [
+            name
+            for n, name in ((kh, "patches"), (1, "rows"))
+            if n * copied <= _MAX_COPIED
+        ]
+        best = best._replace(input=(*fits, "taps")[0])
+    return best

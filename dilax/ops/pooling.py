@@ -5,6 +5,7 @@ Unpooling to the positions of the maxima is SegNet's (Badrinarayanan et al. 2015
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -69,8 +70,8 @@ def max_pool(
     pixels would give 158 cells instead of the release's 159. With a stride or padding,
     as in ResNets and DeepLab, windows stay inside the padded map, as in PyTorch.
 
-    If several cells of a window are the largest, they share the gradient; Caffe gives
-    it to one of them.
+    If several cells of a window are the largest, the first one gets the gradient, as in
+    Caffe and PyTorch; with a stride or padding, they share it.
 
     Args:
         x: maps, NHWC.
@@ -90,13 +91,52 @@ def max_pool(
         refuse_shards(f"a pool of stride={stride} and padding={padding}")
 
     def pooled(x):
-        # A maximum of strided slices: its gradient is 5 to 10 times faster on XLA's CPU
-        # backend than the select-and-scatter of `lax.reduce_window`.
-        cells = windows(x, size, stride, padding, -jnp.inf)
-        return functools.reduce(jnp.maximum, cells)
+        if stride or padding:
+            # A maximum of strided slices: its gradient is 5 to 10 times faster on XLA's
+            # CPU backend than the select-and-scatter of `lax.reduce_window`.
+            cells = windows(x, size, stride, padding, -jnp.inf)
+            return functools.reduce(jnp.maximum, cells)
+        return _pooled(x, size)
 
     shards = current_shards()
     return shards.pool(x, size, pooled) if shards else pooled(x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _pooled(x, size: int):
+    return functools.reduce(jnp.maximum, windows(x, size, outside=-jnp.inf))
+
+
+def _pooled_forward(x, size: int):
+    maxima, places = _with_places(windows(x, size, outside=-jnp.inf))
+    return maxima, (places.astype(jnp.uint8), x[:0])
+
+
+def _pooled_backward(size: int, residuals, gradient):
+    # Seven times faster on XLA's CPU backend than the gradients of strided slices.
+    places, like = residuals
+    return (_spread(gradient, places, size)[:, : like.shape[1], : like.shape[2]],)
+
+
+def _with_places(cells: list):
+    """Return the maxima of cells, and the index of the first of the largest."""
+    maxima, places = cells[0], jnp.zeros(cells[0].shape, jnp.int32)
+    for n, cell in enumerate(cells[1:], 1):
+        places = jnp.where(cell > maxima, n, places)
+        maxima = jnp.maximum(maxima, cell)
+    return maxima, places
+
+
+def _spread(x, places, size: int):
+    """Put each cell at its place in a window of size² cells, with zeros elsewhere."""
+    b, h, w, c = x.shape
+    window = jnp.arange(size * size, dtype=places.dtype).reshape(size, 1, size, 1)
+    here = places[:, :, None, :, None] == window
+    grid = jnp.where(here, x[:, :, None, :, None], 0)
+    return grid.reshape(b, h * size, w * size, c)
+
+
+_pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def average_pool(x: Float[Array, "b h w c"], size: int = 3) -> Float[Array, "b h w c"]:
@@ -140,10 +180,8 @@ def max_pool_with_places(
     Source: Badrinarayanan et al. 2015, §3.
     """
     refuse_shards("a pool with places")
-    cells = windows(x, 2, outside=-jnp.inf)
-    places = jnp.argmax(jnp.stack(cells), 0)
-    kept = [jnp.where(places == n, cell, 0) for n, cell in enumerate(cells)]
-    return functools.reduce(jnp.add, kept), places
+    _, places = _with_places(windows(x, 2, outside=-jnp.inf))
+    return _pooled(x, 2), places
 
 
 def unpool(
@@ -166,7 +204,4 @@ def unpool(
     Source: Badrinarayanan et al. 2015, §3.
     """
     refuse_shards("unpooling")
-    b, h, w, c = x.shape
-    cells = jnp.stack([jnp.where(places == n, x, 0) for n in range(4)], 3)
-    grid = cells.reshape(b, h, w, 2, 2, c).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c)
-    return grid[:, : size[0], : size[1]]
+    return _spread(x, places, 2)[:, : size[0], : size[1]]
