@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import tifffile
 from PIL import Image
 
 from dilax.data.pixels import (
@@ -168,6 +167,8 @@ class _Stored(NamedTuple):
 def _stored(path: Path) -> _Stored:
     if is_tiff(path):
         # Pillow does not read all numbers, and inverts what viewers show inverted.
+        import tifffile  # here, because it takes long
+
         with tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
             count = sum(other.shape == page.shape for other in tiff.pages)

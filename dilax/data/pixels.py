@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 _CONVERT = "convert it to uint8 or uint16"
@@ -139,6 +138,8 @@ def read_header(path: Path, mask: bool = False) -> Header:
     size: tuple[int, ...]
     with naming(path):
         if is_tiff(path):
+            import tifffile  # here, because it takes long
+
             with tifffile.TiffFile(path) as tiff:
                 page: Any = tiff.pages.first
                 size, orientation = (page.imagelength, page.imagewidth), tag_of(page)
@@ -191,6 +192,8 @@ def read_pixels(
     """
     with naming(path):
         if is_tiff(path):
+            import tifffile  # here, because it takes long
+
             with tifffile.TiffFile(path) as tiff:
                 series, orientation = tiff.series[0], tag_of(tiff.pages.first)
                 axis = _channel_axis(series)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from PIL import Image, ImageDraw, ImageFont
 
 from dilax.data import DatasetSpec, read_pixels
@@ -151,6 +150,8 @@ def _is_deep_colour(file: Path) -> bool:
     if not is_tiff(file):
         return False
     try:
+        import tifffile  # here, because it takes long
+
         with tifffile.TiffFile(file) as tiff:
             page: Any = tiff.pages.first
             return page.photometric == _RGB and page.bitspersample == 16

@@ -269,7 +269,8 @@ class VGG(Backbone):
         def whole(params, x):
             for row in convs:
                 layer = self._conv(row, parent=None)
-                x = nn.relu(layer.apply({"params": params[row.name]}, x))
+                y = layer.apply({"params": params[row.name]}, x)
+                x = nn.relu(jnp.asarray(y))
             return max_pool(x, pool.kernel)
 
         @jax.custom_vjp

@@ -291,10 +291,10 @@ def choose(
         best = best._replace(kernel="examples")
     if padded or c * d > 100 * cells:
         copied = kw * cells * c * jnp.dtype(dtype).itemsize
-        fits = [
-            name
-            for n, name in ((kh, "patches"), (1, "rows"))
-            if n * copied <= _MAX_COPIED
-        ]
-        best = best._replace(input=(*fits, "taps")[0])
+        way: Lowering = "taps"
+        if kh * copied <= _MAX_COPIED:
+            way = "patches"
+        elif copied <= _MAX_COPIED:
+            way = "rows"
+        best = best._replace(input=way)
     return best
