@@ -38,7 +38,7 @@ def test_the_sums_of_what_is_chosen_are_between_the_fastest_and_what_was_timed(
     monkeypatch,
 ):
     shapes = [tune.Shape(3, 64, 64, 1, 70), tune.Shape(1, 256, 256, 1, 40)]
-    seconds = {"direct": 0.2, "winograd": 0.1, "taps": 0.3}
+    seconds = dict.fromkeys(LOWERINGS, 0.2) | {"winograd": 0.1, "taps": 0.3}
     monkeypatch.setattr(tune, "shapes", lambda: shapes)
     monkeypatch.setattr(tune, "measure", lambda *_: seconds)
     lines = tune.compare(["float32"], minutes=1).splitlines()

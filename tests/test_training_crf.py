@@ -255,7 +255,8 @@ def test_a_crf_is_searched_once_and_then_read(data, tmp_path):
     assert (found.spatial_sigma, found.iterations) == (2.0, 2)
     assert found.bilateral_weight in (0.125, 0.25, 0.5, 1.0, 2.0)
     record = (tmp_path / "run" / "crf" / "given_search.json").stat().st_mtime_ns
-    path.write_text(path.read_text().replace(str(found.spatial_sigma), "2.5"))
+    edited = json.loads(path.read_text()) | {"spatial_sigma": 2.5}
+    path.write_text(json.dumps(edited))
     (tmp_path / "run" / "results.json").unlink()  # cut off before it was written
     dilax.train(config, tmp_path / "run")
     assert (path.parent / "given_search.json").stat().st_mtime_ns == record

@@ -68,6 +68,7 @@ def training_batches(
 
     Example:
         >>> from dilax.data import Augmentation, Scenes
+        >>> from dilax.data.transforms import CropGeometry, ImageExample
         >>> example = ImageExample(CropGeometry((36, 36), 2, stride=8), Augmentation())
         >>> scenes = Scenes("train", count=4, size=64)
         >>> batch = next(iter(training_batches(scenes, example, 2, seed=0)))

@@ -67,11 +67,12 @@ def _add_bias(x, bias):
 
 def _bias_gradient(dtype, gradient):
     if jax.default_backend() != "cpu":
-        return gradient, jnp.sum(gradient, (0, 1, 2), jnp.float32).astype(dtype)
+        return gradient, jnp.sum(gradient, (0, 1, 2)).astype(dtype)
     # XLA's CPU backend adds columns up many times slower than it multiplies matrices.
-    cells = gradient.reshape(-1, gradient.shape[-1])
-    ones = jnp.ones(len(cells), cells.dtype)
-    total = jnp.matmul(ones, cells, preferred_element_type=jnp.float32)
+    ones = jnp.ones(gradient.shape[:3], gradient.dtype)
+    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    cells = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    total = lax.dot_general(ones, gradient, cells, preferred_element_type=wide)
     return gradient, total.astype(dtype)
 
 
