@@ -39,6 +39,7 @@ from dilax.models import (
     Layer,
     dilation8_voc,
 )
+from dilax.models.layers import Dropout
 from dilax.runtime import jit
 
 # What a context module starts from.
@@ -201,6 +202,13 @@ def test_dropout_zeroes_half_and_doubles_the_rest_in_training_alone():
     dropped = apply(model, params, x, train=True, rngs={"dropout": KEY})
     assert set(dropped.ravel()) == {0, 8}
     assert abs((dropped == 0).mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.3])
+def test_dropout_zeroes_the_share_that_it_is_given(rate):
+    x = jnp.ones((2, 50, 50, 5))
+    y = Dropout(rate).apply({}, x, train=True, rngs={"dropout": KEY})
+    assert abs(float((y == 0).mean()) - rate) < 0.01
 
 
 def test_training_mode_reaches_the_front_end_of_a_network_and_needs_a_key():

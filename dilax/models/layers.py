@@ -309,8 +309,7 @@ class Dropout(nn.Module):
             words = (*sides, -(-channels // 2))
             bits = jax.random.bits(jax.random.fold_in(key, index), words)
             halves = lax.bitcast_convert_type(bits, jnp.uint16).reshape(*sides, -1)
-            return halves[..., :channels] < round(keep * 2**16)
+            return halves[..., :channels].astype(jnp.uint32) < round(keep * 2**16)
 
-        # Behind a barrier, because XLA would draw again for each use of the mask.
-        mask = lax.optimization_barrier(jax.vmap(kept)(jnp.arange(len(x))))
+        mask = jax.vmap(kept)(jnp.arange(len(x)))
         return jnp.where(mask, x / jnp.asarray(keep, x.dtype), 0)
