@@ -54,6 +54,13 @@ def test_of_cells_that_tie_the_first_has_the_gradient_as_in_pytorch():
     assert pulled.ravel().tolist() == [0, 1, 0, 0]
 
 
+def test_the_largest_of_many_cells_has_the_gradient():
+    x = jnp.arange(20.0 * 20).reshape(1, 20, 20, 1)
+    y, pull = jax.vjp(lambda x: max_pool(x, 20), x)
+    (gradient,) = pull(jnp.ones_like(y))
+    assert np.flatnonzero(gradient).tolist() == [399]
+
+
 def test_the_overhanging_window_takes_the_largest_of_what_is_there():
     x = -jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(max_pool(x)[0, ..., 0], [[-1, -3], [-7, -9]])

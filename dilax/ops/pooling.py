@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -109,7 +110,7 @@ def _pooled(x, size: int):
 
 def _pooled_forward(x, size: int):
     maxima, places = _with_places(windows(x, size, outside=-jnp.inf))
-    return maxima, (places.astype(jnp.uint8), x[:0])
+    return maxima, (places.astype(np.min_scalar_type(size**2 - 1)), x[:0])
 
 
 def _pooled_backward(size: int, residuals, gradient):
