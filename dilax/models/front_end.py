@@ -146,6 +146,9 @@ VGG16_SLIM_HEAD = tuple(
 )
 
 
+_BAND_BYTES = 2**21  # of the largest map of a band, to stay in the cache
+
+
 class VGG(Backbone):
     """A network that is a table of convolutions and pools: VGG-16 and its relatives.
 
@@ -292,9 +295,6 @@ class VGG(Backbone):
         )
         params = {row.name: self.variables["params"][row.name] for row in convs}
         return in_bands(params, x)
-
-
-_BAND_BYTES = 2**21  # of the largest map of a band, to stay in the cache
 
 
 class FrontEnd(VGG):

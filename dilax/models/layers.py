@@ -65,20 +65,18 @@ def _add_bias(x, bias):
     return x + bias
 
 
-def _bias_gradient(dtype, gradient):
+def _bias_gradient(_, gradient):
     if jax.default_backend() != "cpu":
-        return gradient, jnp.sum(gradient, (0, 1, 2)).astype(dtype)
+        return gradient, jnp.sum(gradient, (0, 1, 2))
     # XLA's CPU backend adds columns up many times slower than it multiplies matrices.
     ones = jnp.ones(gradient.shape[:3], gradient.dtype)
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
     cells = (((0, 1, 2), (0, 1, 2)), ((), ()))
     total = lax.dot_general(ones, gradient, cells, preferred_element_type=wide)
-    return gradient, total.astype(dtype)
+    return gradient, total.astype(gradient.dtype)
 
 
-_add_bias.defvjp(
-    lambda x, bias: (x + bias, bias[:0]), lambda like, g: _bias_gradient(like.dtype, g)
-)
+_add_bias.defvjp(lambda x, bias: (x + bias, None), _bias_gradient)
 
 
 class ParallelConv(nn.Module):
