@@ -7,8 +7,8 @@ It times every layer of the front end (at full, quarter, and eighth width) on a 
 take turns, each twice in a row because the first run pays for memory that the previous
 one released; the fastest run of each counts. The last lines sum up what the choice of
 `dilax.ops.lowerings.choose` costs compared with the fastest lowering of each pass, and
-with XLA's own convolution. It takes 15 minutes on two cores. On a GPU each run is a
-loop of twenty.
+with XLA's own convolution. It takes about 15 minutes on two cores. On a GPU, each
+run is a loop of twenty.
 """
 
 import time
@@ -144,7 +144,10 @@ def compare(
         x = (batch, *(side + dilation * (taps - 1),) * 2, c)
         choice = choose(x, (taps, taps, c, d), dilation, dtype)
         for name, (make, arguments) in passes(shape, batch, dtype).items():
-            seconds = measure(make, arguments, ways(shape), repeats)
+            names = ways(shape)
+            if name != "kernel":  # the other passes of "examples" are those of "direct"
+                names.remove("examples")
+            seconds = measure(make, arguments, names, repeats)
             chosen = getattr(choice, name)
             times = [f"{1e3 * seconds.get(w, float('nan')):.3g}" for w in LOWERINGS]
             shown.append([dtype, *shape, name, *times, chosen])
