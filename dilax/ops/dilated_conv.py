@@ -52,11 +52,11 @@ def dilated_conv(
             input), `"reflect"` (the same size; the edge cell is not repeated), a number
             of zeros on each side, or ((top, bottom), (left, right)) zeros. The sizes
             are those at stride 1.
-        lowering: how to compute it: `"direct"`, `"phases"`, `"pairs"`, `"winograd"`,
-            `"taps"`, `"rows"` or `"patches"` (see `dilax.ops.lowerings`), or a `Choice`
-            for the output and each gradient. None takes what measurements showed to be
-            fastest. All agree up to rounding. Forward-mode derivatives need
-            `"direct"`. Strided convolutions are always left to XLA.
+        lowering: how to compute it: one of `dilax.ops.lowerings.LOWERINGS`, such as
+            `"direct"` or `"winograd"`, or a `Choice` for the output and each gradient.
+            None takes what measurements showed to be fastest. All agree up to rounding.
+            Forward-mode derivatives need `"direct"`. Strided convolutions are always
+            left to XLA.
 
     Returns:
         Output maps of ⌈(h + padding − l·(kh − 1)) / stride⌉ rows, and columns
