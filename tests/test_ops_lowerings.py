@@ -175,6 +175,8 @@ def test_on_a_cpu_many_channels_take_winograd_and_few_are_direct():
     assert _choice((1, 626, 626, 16), (3, 3, 16, 16))[:2] == ("direct",) * 2
     assert _choice((1, 898, 898, 64), (3, 3, 64, 64))[:2] == ("direct",) * 2
     assert _choice((1, 32, 32, 4096), (1, 1, 4096, 4096)) == Choice(*["taps"] * 3)
+    assert _choice((4, 626, 626, 16), (3, 3, 16, 16)).kernel == "examples"
+    assert _choice((60, 70, 70, 21), (3, 3, 21, 21), 2).kernel == "direct"
 
 
 def test_free_sizes_are_direct():

@@ -240,6 +240,8 @@ _MAX_COPIED = 2**28
 _MIN_WORK = 10**8
 # Bytes of a map of float32 that Winograd's sums would have to fetch from memory.
 _MAX_SUMMED = 2**25
+# Bytes of an example's map above which XLA's CPU backend transposes it slowly.
+_MAX_TRANSPOSED = 2**24
 
 
 def choose(
@@ -287,7 +289,8 @@ def choose(
         best = DIRECT
     else:
         best = Choice("winograd", "winograd", "direct")
-    if jax.device_count() == 1:  # otherwise examples may be on several devices
+    # With several devices, examples may be on different ones.
+    if 4 * h * w * c > _MAX_TRANSPOSED and jax.device_count() == 1:
         best = best._replace(kernel="examples")
     if padded or c * d > 100 * cells:
         copied = kw * cells * c * jnp.dtype(dtype).itemsize
