@@ -5,6 +5,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import export
 from networks import SLIM, TINY, apply, random_params
 
@@ -13,6 +14,7 @@ from dilax.inference.export import export_model, sizes_taken
 from dilax.models import (
     BASIC,
     PLAIN_STEM,
+    Backbone,
     ContextModule,
     DilatedNet,
     FrontEnd,
@@ -24,6 +26,18 @@ from dilax.models import (
     named_network,
     resnet_blocks,
 )
+
+
+class Own(Backbone):
+    """A network of layers of another library, without a dtype."""
+
+    num_classes: int
+    output_stride = 2
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Conv(self.num_classes, (3, 3), strides=2, name="final")(x / 64)
+
 
 CONTEXT = BASIC[:3]
 RELEASED = {
@@ -47,6 +61,7 @@ SMALL = {
         )
     ),
     "none": DilatedNet(FrontEnd(5, TINY), ContextModule(5, CONTEXT, padding="none")),
+    "own": DilatedNet(Own(5), upsample=True),
 }
 NETWORKS = RELEASED | SMALL
 # Their coarsest maps are at a 32nd of the image, their scores at every pixel.

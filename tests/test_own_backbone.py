@@ -10,7 +10,7 @@ from flax import linen as nn
 
 import dilax
 from dilax.cli import overridden
-from dilax.training import quickstart
+from dilax.training import estimate, quickstart
 from experiments import camvid
 
 RECIPES = Path(__file__).parent.parent / "docs" / "recipes.md"
@@ -42,6 +42,8 @@ def test_a_configuration_trains_it_and_its_run_predicts(own, tmp_path, monkeypat
     config = quickstart()
     config = overridden(config, ["--config.model.backbone=mynet:Small", *sizes])
     config.stages = config.stages[:1]
+    cost = estimate(config, dilax.training.build_spec(config))["front_end"]
+    assert cost.memory > 0 and "operations unknown" in str(cost)
     dilax.train(config, tmp_path)
     predictor = dilax.load_predictor(tmp_path)
     assert type(predictor.model.front_end) is own["Small"]

@@ -63,12 +63,15 @@ class Sizes(NamedTuple):
 
 def sizes_taken(model: DilatedNet) -> Sizes:
     """Return the sizes that give a whole number of cells."""
-    margin, stride = model.margin, model.front_end.receptive_field.stride
+    # A network of the user's own may state its stride without a table of layers.
+    front_end = model.front_end
+    stride = max(front_end.receptive_field.stride, front_end.output_stride)
+    margin = model.margin
     if model.context is not None and model.context.padding == "none":
         margin += model.map_stride * model.context.receptive_field.margin
     least, at = 1, 1
-    if model.front_end.padding == "reflect":
-        for kernel, dilation, step, padding in model.front_end.rows:
+    if front_end.padding == "reflect":
+        for kernel, dilation, step, padding in front_end.rows:
             if padding or step == 1:  # reflects by half of its reach
                 reach = (dilation * (kernel - 1) + 1) // 2
                 least = max(least, reach * at // stride + 1)
@@ -321,9 +324,12 @@ def _converted(model, params, spec, output, pixels) -> Any:
     # It warns about shapes inside the graph that are known only at run time.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     # In float32, because runtimes lack bfloat16 convolutions.
-    front_end = model.front_end.clone(dtype=jnp.float32)
-    context = model.context and model.context.clone(dtype=jnp.float32)
-    single = model.clone(front_end=front_end, context=context)
+    parts = {
+        name: part.clone(dtype=jnp.float32)
+        for name, part in (("front_end", model.front_end), ("context", model.context))
+        if hasattr(part, "dtype")  # a network of the user's own may have none
+    }
+    single = model.clone(**parts)
     network, weights = _network_function(single, spec, output), _flat_weights(params)
     step = 1 if output == "labels" else model.output_stride
     padded = _padding(lambda images: network(weights, images), sizes_taken(model), step)

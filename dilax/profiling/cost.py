@@ -102,13 +102,17 @@ def layer_calls(
         raise ValueError(f"shape={shape}: is not (batch, height, width, channels)")
     found: list[tuple[nn.Module, Any, Any]] = []
     maps: list[jax.ShapeDtypeStruct] = []  # the context module's input
+    parts: list[jax.ShapeDtypeStruct] = []  # outputs of front end and context module
 
     def intercept(function, args, kwargs, context):
         out = function(*args, **kwargs)
         if isinstance(context.module, _LAYERS):
             found.append((context.module, _shape(args[0]), _shape(out)))
-        if context.module.path == ("context",) and context.method_name == "__call__":
-            maps.append(_shape(args[0]))
+        if context.method_name == "__call__":
+            if context.module.path == ("context",):
+                maps.append(_shape(args[0]))
+            if context.module.path in (("front_end",), ("context",)):
+                parts.append(_shape(out))
         return out
 
     method = "__call__" if inputs == "images" else "from_maps"
@@ -134,11 +138,11 @@ def layer_calls(
         calls.append(
             LayerCall("/".join(modules), name, alone, params, given, gives, pad)
         )
-    last = calls[-1].output
-    if last.shape != out.shape and model.map_stride > 1:
+    scores = parts[-1].shape
+    if scores != out.shape and model.map_stride > 1:
         # DUC's rearrangement and the upsampling run as one.
         enlarge = model.clone(context=None).enlarged
-        given = jax.ShapeDtypeStruct(last.shape, out.dtype)
+        given = jax.ShapeDtypeStruct(scores, out.dtype)
         calls.append(LayerCall("", "upsampling", enlarge, {}, given, _shape(out)))
     return calls
 

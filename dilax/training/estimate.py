@@ -38,7 +38,7 @@ class Cost(NamedTuple):
         room: bytes that a device has; 0 if it does not say.
         seconds: time of a step; 0 if it was not run because it does not fit.
         steps: number of steps in the stage.
-        flops: operations of the network in a step, on all devices.
+        flops: operations of the network in a step, on all devices; 0 if unknown.
 
     Example:
         >>> str(Cost(memory=90 * 10**9, room=16 * 10**9, seconds=0, steps=9, flops=1))
@@ -59,9 +59,15 @@ class Cost(NamedTuple):
             return f"does not fit: {memory}; {remedy}"
         return (
             f"{self.steps} steps of {1000 * self.seconds:.3g} ms "
-            f"({self.flops / 1e9:.3g} GFLOP, {self.flops / self.seconds / 1e9:.0f} "
-            f"GFLOP/s), {self.steps * self.seconds / 60:.0f} minutes; {memory}"
+            f"({_speed(self.flops, self.seconds)}), "
+            f"{self.steps * self.seconds / 60:.0f} minutes; {memory}"
         )
+
+
+def _speed(flops: int, seconds: float) -> str:
+    if not flops:
+        return "operations unknown"
+    return f"{flops / 1e9:.3g} GFLOP, {flops / seconds / 1e9:.0f} GFLOP/s"
 
 
 def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
@@ -152,12 +158,11 @@ def profile(
                     seconds.append(run())
         del run  # to free its memory
         height, width = stage.crop
-        rate = step.flops / statistics.median(seconds) / 1e9
+        median = statistics.median(seconds)
         head = (
             f"Stage {stage.name}, layers on {step.together} of {stage.batch_size} "
             f"images of {width}×{height}, {step.times} times per step.\n{peak}\n"
-            f"A step takes {1000 * statistics.median(seconds):.3g} ms: "
-            f"{step.flops / 1e9:.3g} GFLOP, {rate:.0f} GFLOP/s"
+            f"A step takes {1000 * median:.3g} ms: {_speed(step.flops, median)}"
         )
         figures = layer_figures(
             step.cost, peak, time_layers(step.cost.layers, peak, repeats)
@@ -183,6 +188,8 @@ class PlannedStep(NamedTuple):
         cost: of the network on the images that run together on a device.
         together: the number of these images.
         times: how often that happens in a step, on all devices.
+        complete: whether the cost covers all layers; it does not if a network of the
+            user's own has layers from outside this package.
     """
 
     step: Any
@@ -190,11 +197,12 @@ class PlannedStep(NamedTuple):
     cost: NetworkCost
     together: int
     times: int
+    complete: bool
 
     @property
     def flops(self) -> int:
-        """Operations of the network in a step, on all devices."""
-        return self.cost.total.flops * self.times
+        """Operations of the network in a step, on all devices; 0 if unknown."""
+        return self.cost.total.flops * self.times if self.complete else 0
 
     def compile(self) -> jax.stages.Compiled:
         """Compile the step; training finds it in the persistent cache, if any."""
@@ -241,12 +249,16 @@ def plan_step(config: Config, spec: DatasetSpec, stage: StageConfig) -> PlannedS
     )
     times = stage.accumulate * placement.data
     together = stage.batch_size // times
+    cost = network_cost(model, (together, *image), [*trained], stage.inputs)
+    parts = [params.get(name, {}) for name in ("front_end", "context")[maps:]]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(parts))
     return PlannedStep(
         jit_train_step(model, stage, spec, config.seed, placement),
         (state, frozen, batch, weights),
-        network_cost(model, (together, *image), [*trained], stage.inputs),
+        cost,
         together,
         times,
+        complete=cost.parameters == parameters,
     )
 
 
