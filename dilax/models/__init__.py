@@ -1,6 +1,5 @@
 """Networks for dense prediction."""
 
-from dilax.models.backbone import Backbone
 from dilax.models.baselines import (
     DEEPLAB,
     DEEPLAB_7X7,
@@ -18,7 +17,7 @@ from dilax.models.context import (
     ContextModule,
     undilated,
 )
-from dilax.models.dilated_net import DilatedNet, apply_over_rows, row_mesh
+from dilax.models.dilated_net import Backbone, DilatedNet, apply_over_rows, row_mesh
 from dilax.models.effective_field import EffectiveField, effective_field
 from dilax.models.front_end import VGG16, VGG16_SLIM_HEAD, Branch, FrontEnd, Layer, Pool
 from dilax.models.residual import (

@@ -55,8 +55,6 @@ CITYSCAPES = (
     BASIC[-1],
 )
 
-# The padding of `dilated_conv` that keeps a map's size, by the values outside the map.
-
 
 def undilated(layers: tuple[ContextLayer, ...]) -> tuple[ContextLayer, ...]:
     """Return the table with dilation 1 everywhere: the control for dilation.

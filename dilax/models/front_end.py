@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.models.backbone import Backbone
+from dilax.models.dilated_net import Backbone
 from dilax.models.layers import (
     AveragePool,
     DilatedConv,

@@ -19,8 +19,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dilax.models.backbone import Backbone
 from dilax.models.context import ContextLayer
+from dilax.models.dilated_net import Backbone
 from dilax.models.front_end import Layer
 from dilax.models.layers import MaxPool, conv_norm, score_layer, score_rows
 

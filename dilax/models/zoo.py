@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from dilax.models.backbone import Backbone
 from dilax.models.baselines import (
     DEEPLAB,
     DEEPLAB_7X7,
@@ -16,7 +15,7 @@ from dilax.models.baselines import (
     SegNet,
 )
 from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
-from dilax.models.dilated_net import DilatedNet
+from dilax.models.dilated_net import Backbone, DilatedNet
 from dilax.models.front_end import FrontEnd
 from dilax.models.residual import DRN, DRN_C_26, DRN_D_22, DRN_D_38, DRN_D_54, ResNet
 from dilax.runtime import jit

@@ -1,7 +1,6 @@
 """The operators of the paper: dilated convolution, its initialization, upsampling."""
 
-from dilax.ops.dilated_conv import dilated_conv
-from dilax.ops.initializers import identity_init
+from dilax.ops.dilated_conv import dilated_conv, identity_init
 from dilax.ops.pooling import average_pool, max_pool, max_pool_with_places, unpool
 from dilax.ops.receptive_fields import (
     Gridding,

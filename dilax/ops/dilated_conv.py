@@ -1,10 +1,12 @@
-"""Dilated convolution (Yu & Koltun 2016, §2, Eq. 2), without a dilated filter."""
+"""Dilated convolution (Yu & Koltun 2016, Eq. 2), and identity initialization (§3)."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dilax.ops.lowerings import (
@@ -175,3 +177,59 @@ def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> tuple:
         case ((int(), int()), (int(), int())) if min(map(min, padding)) >= 0:
             return padding
     raise ValueError(f"padding={padding!r} is not one of {_ALLOWED}")
+
+
+def identity_init(groups: int, sigma: float = 0.0) -> Callable:
+    """Return an initializer whose kernels pass grouped feature maps on unchanged.
+
+    Random initialization did not help the context module (§3). With these kernels each
+    layer passes its input on, as in the recurrent networks of Le et al. (2015).
+
+    With c_i input and c_{i+1} output maps, both multiples of C = `groups` (Eq. 5):
+
+        k_b(t, a) = C / c_{i+1}   at the centre tap where ⌊aC/c_i⌋ = ⌊bC/c_{i+1}⌋,
+                    ε ~ N(0, σ²)  elsewhere.
+
+    Eq. 4 is the case c_i = c_{i+1} = C with σ = 0. Each layer preserves the sum of a
+    group's maps, so the gain of a stack telescopes to 1: at initialization without
+    noise, a stack with ReLU returns max(0, x).
+
+    Args:
+        groups: C, the number of classes.
+        sigma: σ, the standard deviation of the noise, small compared with C / c_{i+1}.
+            As in the released builder, noise is drawn for the whole kernel before the
+            matching centre taps are overwritten. 0 means no noise.
+
+    Returns:
+        `init(key, shape, dtype)` for HWIO shapes with odd kernel sides.
+
+    Raises:
+        ValueError: from the returned function, if channels are not multiples of
+            `groups` or a kernel side is even.
+
+    Example:
+        >>> kernel = identity_init(2)(jax.random.key(0), (3, 3, 2, 4), jnp.float32)
+        >>> kernel[1, 1].tolist()
+        [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+
+    Source: paper §3, Eq. 4 and Eq. 5; the release's network builder.
+    """
+
+    def init(key: jax.Array, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
+        del out_sharding
+        kh, kw, c_in, c_out = shape
+        if c_in % groups or c_out % groups:
+            raise ValueError(
+                f"identity_init: {c_in} -> {c_out} channels are not both multiples of "
+                f"groups={groups}"
+            )
+        if not (kh % 2 and kw % 2):
+            raise ValueError(f"identity_init: a {kh}x{kw} kernel has no centre tap")
+        a = np.arange(c_in) * groups // c_in
+        b = np.arange(c_out) * groups // c_out
+        centre = np.zeros(shape, np.float32)
+        centre[kh // 2, kw // 2] = (a[:, None] == b[None, :]) * (groups / c_out)
+        noise = sigma * jax.random.normal(key, shape, dtype) if sigma else 0.0
+        return jnp.where(centre != 0, jnp.asarray(centre, dtype), noise)
+
+    return init
