@@ -9,15 +9,12 @@ what became of each trial, or raises AssertionError; `run` counts them.
 """
 
 import argparse
-import collections
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import multiprocessing
 import os
-import re
 import resource
 import shutil
 import signal
@@ -26,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,15 +31,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
 import numpy as np
+import tifffile
 from absl import logging
+from broken_files import broken, check_broken
+from made_run import make_run
 from PIL import Image
 from tiny_run import tiny_config, write_images
-from weight_files import caffemodel, mutations, torch_arrays, vgg_layers
+from weight_files import caffemodel, torch_arrays, vgg_layers
 
 import dilax
 from dilax.data import DatasetSpec
 from dilax.inference.photos import count_pixels, read_photo
-from dilax.models import DilatedNet, FrontEnd, Layer, init_params
+from dilax.models import init_params
 from dilax.runtime import keep_compiled
 from dilax.training import Config, from_json, read_machine
 from dilax.training.build import build_model, build_spec
@@ -50,33 +51,10 @@ from dilax.training.inputs import StoredMaps
 from dilax.training.records import read_metrics
 from dilax.training.run import read_results
 from dilax.training.step import init_state
-from dilax.weights import Inputs, read_weights, save_weights
-from dilax.weights.load import assign_weights
+from dilax.weights import save_weights
 
 Trials = Iterator[str]
 _PROCESSES = multiprocessing.get_context("forkserver")  # which imports JAX once
-_MB = 1 << 20
-
-
-def broken(content: bytes, rng: np.random.Generator) -> bytes:
-    """A file with a flipped bit, zeros, other bytes, a cut, no bytes, or some twice."""
-    data, size = bytearray(content), len(content)
-    at = int(rng.integers(max(size, 1)))
-    end = at + int(rng.integers(1, 400))
-    match rng.integers(6):
-        case 0 if size:
-            data[at] ^= 1 << int(rng.integers(8))
-        case 1:
-            data[at:end] = bytes(len(data[at:end]))
-        case 2:
-            data[at:end] = rng.bytes(len(data[at:end]))
-        case 3:
-            del data[at:]
-        case 4:
-            data.clear()
-        case _:
-            data[at:at] = data[at:end]
-    return bytes(data)
 
 
 # Kills and full disks: a training in a process of its own.
@@ -89,11 +67,11 @@ def _two_stages(data: Path) -> Config:
 
 def _job(data: Path, workdir: Path, log: Path) -> None:
     """What a process runs: the command line."""
+    from dilax.cli import run
+
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
-    from dilax.cli import run
-
     flags = [f"--data_dir={data}", f"--workdir={workdir}", "--noestimate"]
     sys.argv = ["campaign", *flags]
     run({"tiny": lambda: _two_stages(data)}, "")
@@ -111,12 +89,9 @@ def _outcome(workdir: Path) -> tuple:
         (line["stage"], line["step"], line.get("loss"), sorted(line))
         for line in map(json.loads, (workdir / "metrics.jsonl").open())
     ]
-    params = jax.tree.leaves(dilax.load_checkpoint(workdir).params)
-    return (
-        (workdir / "results.json").read_text(),
-        steps,
-        [np.asarray(leaf).tobytes() for leaf in params],
-    )
+    leaves = jax.tree.leaves(dilax.load_checkpoint(workdir).params)
+    params = [np.asarray(leaf).tobytes() for leaf in leaves]
+    return (workdir / "results.json").read_text(), steps, params
 
 
 def _reference(folder: Path) -> tuple[Path, tuple, float]:
@@ -141,9 +116,7 @@ def kills(folder: Path, seed: int, count: int) -> Trials:
         for attempt in range(9):
             before = log.stat().st_size if log.exists() else 0
             process = _start(data, workdir, log)
-            number = rng.choice(
-                [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], p=[0.6, 0.2, 0.2]
-            )
+            number = rng.choice([9, 15, 2], p=[0.6, 0.2, 0.2])  # KILL, TERM, INT
             process.join(None if attempt == 8 else rng.uniform(0.1, 1) * seconds)
             if process.exitcode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -169,42 +142,31 @@ def kills(folder: Path, seed: int, count: int) -> Trials:
 def crashes(folder: Path, seed: int, count: int) -> Trials:
     """Copy a run's folder at random moments, as a kill would leave it; resume there.
 
-    The process is stopped meanwhile. Copies that are equal are resumed once. Not for
-    pytest, which compiles for this process in another way than for others.
+    The process is stopped meanwhile. Not for pytest, which compiles for this process
+    in another way than for others.
     """
     data, wanted, seconds = _reference(folder)
-    rng, copies, run = np.random.default_rng(seed), {}, 0
-    while count > 0:
+    rng, copies, run = np.random.default_rng(seed), list[Path](), 0
+    while len(copies) < count:
         run += 1
         workdir = folder / f"run{run}"
         process = _start(data, workdir, folder / "log.txt")
-        while count > 0:
+        while len(copies) < count:
             process.join(rng.uniform(0, seconds / 40))
             if process.exitcode is not None:
                 break
-            if not workdir.exists():
-                continue
-            os.kill(process.pid, signal.SIGSTOP)
-            copy = folder / f"copy{count}"
-            subprocess.run(["cp", "-a", str(workdir), str(copy)], check=True)
-            os.kill(process.pid, signal.SIGCONT)
-            digest = hashlib.sha256()
-            for path in sorted(copy.rglob("*")):
-                # What no resume reads.
-                if path.is_file() and "tensorboard" not in path.parts:
-                    times = rb'"(step_seconds|input_wait|\w+_nsecs)": [\d.e-]+'
-                    name, content = path.relative_to(copy), path.read_bytes()
-                    digest.update(bytes(name) + re.sub(times, b"", content))
-            copies.setdefault(digest.hexdigest(), []).append(copy)
-            count -= 1
+            if workdir.exists():
+                os.kill(process.pid, signal.SIGSTOP)
+                copies.append(folder / f"copy{len(copies)}")
+                subprocess.run(["cp", "-a", str(workdir), str(copies[-1])], check=True)
+                os.kill(process.pid, signal.SIGCONT)
         process.kill()
         process.join()
-    for same in copies.values():
-        dilax.train(_two_stages(data), same[0])
-        assert _outcome(same[0]) == wanted, f"{same[0].name} differs"
-        yield from ["resumed, equal"] + ["same state as another"] * (len(same) - 1)
-        for copy in same:
-            shutil.rmtree(copy)
+    for copy in copies:
+        dilax.train(_two_stages(data), copy)
+        assert _outcome(copy) == wanted, f"{copy.name} differs"
+        yield "resumed, equal"
+        shutil.rmtree(copy)
 
 
 def disks(folder: Path, seed: int, count: int) -> Trials:
@@ -230,9 +192,8 @@ def disks(folder: Path, seed: int, count: int) -> Trials:
                     break
                 assert process.exitcode == 1 and not again, text[-3000:]
                 assert "No space left" in text or "are free" in text, text[-3000:]
-                subprocess.run(
-                    ["mount", "-o", "remount,size=99m", str(small)], check=True
-                )
+                larger = ["mount", "-o", "remount,size=99m", str(small)]
+                subprocess.run(larger, check=True)
             assert _outcome(small / "run") == wanted
             yield "full, then equal" if again else "large enough"
         finally:
@@ -242,16 +203,13 @@ def disks(folder: Path, seed: int, count: int) -> Trials:
 # Damaged files of a run.
 
 
-def _state(step: int):
-    stage = tiny_config(Path()).stages[0]
-    params = init_params(build_model(tiny_config(Path()), stage, 3), step)
-    state = init_state(params, stage)
-    return state.replace(step=jax.numpy.int32(step))
-
-
 def checkpoints(folder: Path, seed: int, count: int) -> Trials:
     """Damage a file or folder of the last checkpoint, then load and resume."""
-    config, states = tiny_config(Path()), {step: _state(step) for step in (2, 4)}
+    config = tiny_config(Path())
+    model, states = build_model(config, config.stages[0], 3), {}
+    for step in (2, 4):
+        state = init_state(init_params(model, step), config.stages[0])
+        states[step] = state.replace(step=jax.numpy.int32(step))
     spec = DatasetSpec("three", ("a", "b", "c"), ((0, 0, 0),) * 3, (1.0, 2.0, 3.0))
     whole, work = folder / "whole", folder / "work"
     saved = Checkpoints(whole, "front_end")
@@ -293,9 +251,8 @@ def checkpoints(folder: Path, seed: int, count: int) -> Trials:
 def maps(folder: Path, seed: int, count: int) -> Trials:
     """Damage stored maps: what is read is as before, and so is the file after it."""
     config = tiny_config(write_images(folder / "data", 2))
-    spec = build_spec(config)
     model = build_model(config, config.stages[0], 3)
-    predictor = dilax.Predictor(model, init_params(model, 0), spec)
+    predictor = dilax.Predictor(model, init_params(model, 0), build_spec(config))
     source = dilax.training.check_run(config, folder / "run").train
     stored = StoredMaps(predictor, source, folder / "maps")
     stored.compute_missing("maps")
@@ -311,8 +268,6 @@ def maps(folder: Path, seed: int, count: int) -> Trials:
 
 def records(folder: Path, seed: int, count: int) -> Trials:
     """Damage the JSON files of a run: they are read, or refused by name."""
-    from made_run import make_run
-
     run = make_run(folder / "run", 3)
     figures = {"stages": {"front_end": {"memory": {"host": 1}, "seconds": 2.5}}}
     (run / "machine.json").write_text(json.dumps(figures))
@@ -338,9 +293,7 @@ def records(folder: Path, seed: int, count: int) -> Trials:
                     before = wanted[name]["stages"][stage]
                     same = before == {key: scores[key] for key in before}
                     assert same, f"trial {trial}: {scores}"
-                    yield "read"
-            else:
-                yield "read"
+            yield "read"
         except ValueError as error:
             assert str(path) in str(error), f"trial {trial}, {name}: {error}"
             yield "refused"
@@ -350,16 +303,10 @@ def records(folder: Path, seed: int, count: int) -> Trials:
 # Hostile files from elsewhere.
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def weights(folder: Path, seed: int, count: int) -> Trials:
     """Damage weight files of all kinds: refused, or read in bounded memory."""
     layers = {n: v for n, v in vgg_layers().items() if n in ("conv1_1", "fc7")}
     front_end = {n: {"kernel": k, "bias": b} for n, (k, b) in layers.items()}
-    model = DilatedNet(FrontEnd(5, (Layer("conv1_1", 3, 4), Layer("fc7", 1, 8))))
-    initial = {"front_end": jax.tree.map(np.zeros_like, front_end)}
     contents = {".caffemodel": caffemodel(layers)}
     for suffix in (".npz", ".safetensors"):
         save_weights({"front_end": front_end}, folder / f"a{suffix}")
@@ -370,42 +317,27 @@ def weights(folder: Path, seed: int, count: int) -> Trials:
         file = io.BytesIO()
         torch.save({n: torch.tensor(a) for n, a in torch_arrays(layers).items()}, file)
         contents[".pth"] = file.getvalue()
-    largest = max(map(len, contents.values()))
     for number, (suffix, content) in enumerate(contents.items()):
-        path = folder / f"broken{suffix}"
-        each = count // len(contents)
-        for trial, mutated in enumerate(mutations(content, each, seed + number)):
-            before = _peak()
-            path.write_bytes(mutated)
-            try:
-                found = read_weights(path, Inputs((0.0, 0.0, 0.0)))
-                assign_weights(found, model, initial, allow_missing=("*",))
-                yield f"{suffix} read"
-            except (ValueError, OSError):
-                yield f"{suffix} refused"
-            grown = _peak() - before
-            assert grown < 4 * largest + 200 * _MB, f"{suffix} {trial}: {grown} bytes"
+        each, path = count // len(contents), folder / f"broken{suffix}"
+        refused = check_broken(path, content, layers, each, seed + number)
+        yield from [f"{suffix} refused"] * refused
+        yield from [f"{suffix} read"] * (each - refused)
 
 
 def images(folder: Path, seed: int, count: int) -> Trials:
     """Damage photographs: refused by name, or read in bounded memory."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8).repeat(3, 0)
-    forms = ("png", "jpg", "tif", "gif", "bmp", "webp")
-    contents = {}
-    for form in forms:
+    for form in ("png", "jpg", "tif", "gif", "bmp", "webp"):
         Image.fromarray(pixels).save(folder / f"a.{form}")
-        contents[f"a.{form}"] = (folder / f"a.{form}").read_bytes()
-    import tifffile
-
     tifffile.imwrite(folder / "deep.tif", pixels.astype(np.uint16) * 257)
-    contents["deep.tif"] = (folder / "deep.tif").read_bytes()
+    contents = [(path, path.read_bytes()) for path in sorted(folder.iterdir())]
     warnings.simplefilter("ignore")
     for trial in range(count):
         rng = np.random.default_rng([seed, trial])
-        name = [*contents][rng.integers(len(contents))]
-        path, before = folder / name, _peak()
-        path.write_bytes(broken(contents[name], rng))
+        path, content = contents[rng.integers(len(contents))]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        path.write_bytes(broken(content, rng))
         try:
             count_pixels(path, str(path), 1 << 22)
             assert read_photo(path, str(path)).shape[2] == 3
@@ -413,8 +345,8 @@ def images(folder: Path, seed: int, count: int) -> Trials:
         except ValueError as error:
             assert str(path) in str(error), f"trial {trial}: {error}"
             yield f"{path.suffix} refused"
-        grown = _peak() - before
-        assert grown < 200 * _MB, f"trial {trial}, {name}: {grown} bytes"
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 200_000, f"trial {trial}, {path.name}: {grown} kB"
 
 
 PARTS = {  # with the number of trials that takes a minute or so
@@ -429,19 +361,14 @@ PARTS = {  # with the number of trials that takes a minute or so
 }
 
 
-def run(part: Callable[[Path, int, int], Trials], seed: int, count: int) -> str:
-    """Run a part; return a line of what became of its trials.
+def run(part: Callable[[Path, int, int], Trials], seed: int, count: int) -> Counter:
+    """Run a part; return what became of how many of its trials.
 
     Raises:
         AssertionError: if a trial broke a promise.
     """
-    start, found = time.perf_counter(), collections.Counter[str]()
     with tempfile.TemporaryDirectory(prefix="campaign") as folder:
-        for outcome in part(Path(folder), seed, count):
-            found[outcome] += 1
-    counts = ", ".join(f"{n} {name}" for name, n in sorted(found.items()))
-    seconds = time.perf_counter() - start
-    return f"{part.__name__}, seed {seed}: {counts} ({seconds:.0f} s)"
+        return Counter(part(Path(folder), seed, count))
 
 
 def main() -> int:
@@ -456,15 +383,16 @@ def main() -> int:
     keep_compiled()
     failures = 0
     for name in values.part or names:
-        count = max(1, int(PARTS[names[name]] * values.scale))
+        count, start = max(1, int(PARTS[names[name]] * values.scale)), time.time()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                line = run(names[name], values.seed, count)
-            print(line, flush=True)
+                found = run(names[name], values.seed, count)
+            line = ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items()))
         except Exception as error:
             failures += 1
-            kind = type(error).__name__
-            print(f"FAILED {name}, seed {values.seed}: {kind}: {error}", flush=True)
+            line = f"FAILED: {type(error).__name__}: {error}"
+        seconds = time.time() - start
+        print(f"{name}, seed {values.seed}: {line} ({seconds:.0f} s)", flush=True)
     return failures
 
 

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
-from layouts import by_id
 from PIL import Image
+from tiny_run import quick_environment
 from weight_files import keras_file, vgg_layers
 
 import dilax
 from dilax.cli import overridden
-from dilax.data import DATASETS, open_source
+from dilax.data import open_source
 from dilax.inference import predict_files
-from dilax.training import Config, from_json, open_evaluation
+from dilax.training import open_evaluation
 from dilax.training.build import check_config
 from dilax.training.serialization import to_json
 from experiments import folder
@@ -32,6 +32,10 @@ TINY = (  # the slim network and its stages, small enough for a test
     "--config.stages.front_end.steps=3",
     "--config.stages.context.steps=2",
     "--config.stages.joint.steps=2",
+    *(
+        f"--config.stages.{name}.context=(('conv1_1', 1, 1), ('conv2_1', 2, 1))"
+        for name in ("context", "joint")
+    ),
     "--config.pictures=2",
 )
 COLOURS = np.array([(128, 64, 128), (0, 0, 0), (64, 0, 128)], np.uint8)
@@ -41,33 +45,44 @@ COLOURS = np.array([(128, 64, 128), (0, 0, 0), (64, 0, 128)], np.uint8)
 
 
 @pytest.mark.parametrize(
-    "size, backend, scale, crop",
+    "name, size, backend, given, scale, crop",
     [
-        ((360, 480), "cpu", 0.53, (184, 248)),
-        ((480, 360), "cpu", 0.53, (248, 184)),
-        ((1024, 2048), "cpu", 0.19, (192, 288)),
-        ((1024, 2048), "gpu", 0.5, (512, 768)),
-        ((360, 480), "gpu", 1.0, (360, 480)),
-        ((24, 33), "cpu", 1.0, (24, 32)),
-        ((5, 300), "cpu", 1.0, (8, 288)),
-        ((60000, 90000), "cpu", 0.0032, (192, 288)),
+        ("small", (360, 480), "cpu", 0, 0.53, (184, 248)),
+        ("small", (480, 360), "cpu", 0, 0.53, (248, 184)),
+        ("small", (1024, 2048), "cpu", 0, 0.19, (192, 288)),
+        ("small", (1024, 2048), "gpu", 0, 0.5, (512, 768)),
+        ("small", (360, 480), "gpu", 0, 1.0, (360, 480)),
+        ("small", (24, 33), "cpu", 0, 1.0, (24, 32)),
+        ("small", (5, 300), "cpu", 0, 1.0, (8, 288)),
+        ("small", (60000, 90000), "cpu", 0, 0.0032, (192, 288)),
+        ("small", (1024, 2048), "cpu", 1.0, 1.0, (288, 288)),
+        ("small", (1024, 2048), "cpu", 0.1, 0.1, (96, 200)),
+        ("pretrained", (360, 480), "cpu", 0, 1.0, (288, 288)),
+        ("pretrained", (1024, 2048), "cpu", 0, 0.35, (288, 288)),
+        ("pretrained", (24, 33), "cpu", 0, 1.0, (24, 32)),
+        ("pretrained", (1024, 2048), "gpu", 0, 0.5, (512, 768)),
     ],
 )
-def test_the_crop_suits_the_images_and_the_machine(size, backend, scale, crop):
-    assert folder.choose_crop(size, backend) == (scale, crop)
-
-
-def test_a_given_scale_decides_the_crop():
-    assert folder.choose_crop((1024, 2048), "cpu", 1.0) == (1.0, (288, 288))
-    assert folder.choose_crop((1024, 2048), "cpu", 0.1) == (0.1, (96, 200))
+def test_the_crop_suits_the_images_and_the_machine(
+    name, size, backend, given, scale, crop
+):
+    assert folder.choose_crop(size, backend, given, name) == (scale, crop)
 
 
 @pytest.mark.parametrize(
-    "count, steps", [(1, (600, 150)), (100, (1500, 375)), (5000, (6000, 1500))]
+    "name, count, steps",
+    [
+        ("small", 1, [600, 600, 150]),
+        ("small", 100, [1500, 600, 375]),
+        ("small", 5000, [6000, 600, 1500]),
+        ("pretrained", 1, [600, 600]),
+        ("pretrained", 30, [900, 600]),
+        ("pretrained", 5000, [1000, 600]),
+    ],
 )
-def test_steps_suit_the_number_of_images(count, steps):
-    config = folder.choose({(360, 480): count}, "cpu")
-    assert [s.steps for s in config.stages] == [steps[0], 600, steps[1]]
+def test_steps_suit_the_number_of_images(name, count, steps):
+    config = folder.choose({(360, 480): count}, "cpu", name=name)
+    assert [s.steps for s in config.stages] == steps
     check_config(config)
 
 
@@ -191,27 +206,6 @@ def test_a_crf_suits_the_images_and_its_search_is_bounded(
 # From trained convolutions.
 
 
-@pytest.mark.parametrize(
-    "size, backend, scale, crop",
-    [
-        ((360, 480), "cpu", 1.0, (288, 288)),
-        ((1024, 2048), "cpu", 0.35, (288, 288)),
-        ((24, 33), "cpu", 1.0, (24, 32)),
-        ((1024, 2048), "gpu", 0.5, (512, 768)),
-    ],
-)
-def test_trained_convolutions_see_larger_images(size, backend, scale, crop):
-    assert folder.choose_crop(size, backend, name="pretrained") == (scale, crop)
-
-
-@pytest.mark.parametrize("count, steps", [(1, 600), (30, 900), (5000, 1000)])
-def test_fine_tuning_fits_half_an_hour(count, steps):
-    config = folder.choose({(360, 480): count}, "cpu", name="pretrained")
-    assert [s.name for s in config.stages] == ["front_end", "context"]
-    assert [s.steps for s in config.stages] == [steps, 600]
-    check_config(config)
-
-
 def test_trained_convolutions_are_loaded_by_name_unless_others_are_given(tmp_path):
     _colours(tmp_path / "data")
     options = {"recipe": folder.pretrained}
@@ -224,10 +218,11 @@ def test_trained_convolutions_are_loaded_by_name_unless_others_are_given(tmp_pat
     assert given.init == "a.h5"
 
 
-def test_many_classes_have_coarse_scores(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_MOST_FINE_CLASSES", 1)
-    _colours(tmp_path / "data")
-    config = _fitted(tmp_path / "data", tmp_path / "run", recipe=folder.pretrained)
+def test_many_classes_have_coarse_scores(tmp_path):
+    _colours(data := tmp_path / "data")
+    with (data / "classes.txt").open("a") as file:
+        file.writelines(f"class{i} {i} 0 0\n" for i in range(1, 24))
+    config = _fitted(data, tmp_path / "run", recipe=folder.pretrained)
     assert config.model.duc == 1
 
 
@@ -237,20 +232,17 @@ def test_images_that_trained_convolutions_cannot_take_are_refused(tmp_path):
         _fitted(tmp_path, tmp_path / "run", recipe=folder.pretrained)
 
 
-NARROW = (
-    "--config.model.width_multiplier=0.0625",
-    "--config.model.head_channels=4",
-    "--config.stages.front_end.steps=1",
-    "--config.pictures=0",
-)
-
-
 def test_a_run_starts_from_convolutions_alone(tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
     _colours(data)
     keras_file(tmp_path / "vgg.h5", vgg_layers(), top=False)
-    init = f"--config.init={tmp_path / 'vgg.h5'}"
-    config = _fitted(data, run, init, *NARROW, recipe=folder.pretrained)
+    flags = (
+        f"init={tmp_path / 'vgg.h5'}",
+        *("model.width_multiplier=0.0625", "model.head_channels=4"),
+        *("stages.front_end.steps=1", "pictures=0"),
+    )
+    flags = (f"--config.{flag}" for flag in flags)
+    config = _fitted(data, run, *flags, recipe=folder.pretrained)
     config.stages = config.stages[:1]
     dilax.train(config, run)
     report = (run / "init.txt").read_text("utf-8")
@@ -353,7 +345,8 @@ def _is_photo(path):
 
 def _run(*flags, cwd=None):
     command = [sys.executable, SCRIPT, *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    env = quick_environment()
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 COST = r"[\d.]+ ms \([\d.]+ GFLOP, \d+ GFLOP/s\), 0 minutes; 0\.\d\d GB"
@@ -400,68 +393,3 @@ def test_a_wrong_folder_ends_in_one_message_and_leaves_nothing(tmp_path):
     assert "nowhere: no such folder; set it with --data_dir" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-# CamVid, with other names and with colours for ids.
-
-ON_DISK = ("Sky", "Building", "Pole", "Road", "Sidewalk", "Tree", "Sign", "Fence")
-ON_DISK += ("Car", "Pedestrian", "Bicyclist")
-
-
-def _disguise(source, root):
-    """Copies a fourth of CamVid; the ids on disk of val, by the names of the copy."""
-    spec = DATASETS["camvid"]
-    colours = dict(zip(spec.classes, spec.palette, strict=True))
-    table = np.array([*(colours[name] for name in ON_DISK), (0, 0, 0)], np.uint8)
-    val = {}
-    for split, name in (("train", "Training"), ("val", "Validation")):
-        for i, path in enumerate(sorted((source / split).iterdir())[::4]):
-            new = f"Bild {i:03d} ü"
-            photo = root / name / "photos" / f"{new}{path.suffix}"
-            photo.parent.mkdir(parents=True, exist_ok=True)
-            photo.write_bytes(path.read_bytes())
-            with Image.open(source / f"{split}annot" / f"{path.stem}.png") as file:
-                ids = np.asarray(file)
-            _save(root / name / "painted masks" / f"{new}_L.png", table[ids])
-            if split == "val":
-                val[new] = ids
-    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in colours.items()]
-    (root / "names and colours.txt").write_text("\n".join([*lines, "void 0 0 0"]))
-    return val
-
-
-@pytest.mark.full
-@pytest.mark.slow
-def test_a_disguised_camvid_trains_without_editing_anything(real_data, tmp_path):
-    val = _disguise(real_data / "CamVid", tmp_path / "mine")
-    done = _run(
-        "--data_dir=mine",
-        "--classes=mine/names and colours.txt",
-        "--workdir=run",
-        *TINY,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    for line in (
-        "images: 92 train, 26 val",
-        "channels: 3 of 8 bits; all are 480x360; mean pixel, channels reversed: ",
-        "masks contain colours; 11 classes: Building ",
-        "images at 0.53 of their size",
-        "front_end: 3 of 4 248x184",
-        "without evaluation:",
-    ):
-        assert line in done.stdout
-    config, spec, source = open_evaluation(tmp_path / "run")
-    assert from_json(Config, tmp_path / "run/config.json") == config
-    assert spec.classes == DATASETS["camvid"].classes
-    np.testing.assert_allclose(spec.mean, DATASETS["camvid"].mean, atol=2)
-    train = [spec.classes.index(name) for name in ON_DISK]
-    table = np.array([*train, 255])
-    samples = by_id(source)
-    assert samples.keys() == val.keys()
-    for name, sample in samples.items():
-        np.testing.assert_array_equal(sample["label"], table[val[name]])
-    labelled = sum(int((ids < 11).sum()) for ids in val.values())
-    results = json.loads((tmp_path / "run/results.json").read_text())
-    for stage in results["stages"].values():
-        assert np.sum(stage["confusion"]) == labelled
