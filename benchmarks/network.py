@@ -235,7 +235,7 @@ def measure(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
         "title": case.title,
         "seconds": seconds,
         "first": first,
-        "ratios": {s: _ratio(seconds["dilax"], seconds[s]) for s in sides[1:]},
+        "ratios": {s: median_ratio(seconds["dilax"], seconds[s]) for s in sides[1:]},
         "apart": {s: float(abs(ours - outputs[s]).max()) for s in sides[1:]},
         "memory": memory,
     }
@@ -252,7 +252,7 @@ def _allocated(side: str) -> float:
     return most
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> float:
+def median_ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -278,15 +278,15 @@ def peak_memory(case: Case, side: str) -> float:
         import torch
 
         torch.zeros(1)
-    before = _memory("VmRSS")
+    before = process_memory("VmRSS")
     params = random_params(case.model) if side == "dilax" else None
     run = runner(side, case, params)
     for _ in range(2):
         run()
-    return _memory("VmHWM") - before
+    return process_memory("VmHWM") - before
 
 
-def _memory(field: str) -> float:
+def process_memory(field: str) -> float:
     """Bytes, of Linux's account of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * float(dict(line.split(":", 1) for line in lines)[field].split()[0])

@@ -99,7 +99,7 @@ def out_shape(model, *shape):
     return jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0], x).shape
 
 
-def close(one, other, tolerance=1e-4):
+def assert_close(one, other, tolerance=1e-4):
     """Asserts that maps agree, and that there is something on them."""
     other = np.asarray(other)
     size = np.abs(other).max()

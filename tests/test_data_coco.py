@@ -147,7 +147,7 @@ def test_segments_are_looked_up_to_the_pixel(panoptic):
 # What is not whole.
 
 
-def _refused(tmp_path, files, *parts, variant=""):
+def _assert_refused(tmp_path, files, *parts, variant=""):
     """The message, which has these parts in this order."""
     source = unpack(tmp_path / "source", files)
     match = ".*".join(map(re.escape, parts))
@@ -161,7 +161,9 @@ def test_images_that_are_listed_but_not_there_are_named(tmp_path):
     files = coco_files()
     for number in (139, 632):
         del files[f"val2017/{number:012}.jpg"]
-    message = _refused(tmp_path, files, "val: val2017/000000000139.jpg is missing")
+    message = _assert_refused(
+        tmp_path, files, "val: val2017/000000000139.jpg is missing"
+    )
     assert "632" not in message, "this one has nothing of VOC's"
     folder = prepared(tmp_path / "source", tmp_path, partial=True)
     assert [*opened(tmp_path, "val")] == ["000000000285"]
@@ -172,7 +174,7 @@ def test_a_missing_png_of_segments_is_named(tmp_path):
     files = coco_files()
     del files["annotations/panoptic_val2017/000000000285.png"]
     match = "val: annotations/panoptic_val2017/000000000285.png is missing"
-    _refused(tmp_path, files, match, variant="panoptic_2017")
+    _assert_refused(tmp_path, files, match, variant="panoptic_2017")
 
 
 @pytest.mark.parametrize("kind", ["instances", "panoptic"])
@@ -183,7 +185,7 @@ def test_a_list_that_is_too_short_is_refused_unless_partial(kind, tmp_path):
         kept = [e for e in files[file][part] if 724 not in (e["id"], e.get("image_id"))]
         files[file][part] = kept
     match = f"{file}: 3 images are listed, 4 published"
-    _refused(tmp_path, files, match, variant=f"{kind}_2017")
+    _assert_refused(tmp_path, files, match, variant=f"{kind}_2017")
     folder = prepared(tmp_path / "source", tmp_path, f"{kind}_2017", partial=True)
     assert metadata_of(folder)["partial"] is True
     assert len(opened(tmp_path, "val", f"{kind}_2017")) == 2
@@ -272,7 +274,7 @@ HUGE = 10**400
 def test_wrong_instances_are_refused_by_name(spoil, match, tmp_path):
     files = coco_files()
     spoil(files["annotations/instances_val2017.json"])
-    message = _refused(tmp_path, files, match)
+    message = _assert_refused(tmp_path, files, match)
     assert message.startswith("annotations/instances_val2017.json: ")
     assert message.endswith("get the file as COCO publishes it")
 
@@ -280,9 +282,9 @@ def test_wrong_instances_are_refused_by_name(spoil, match, tmp_path):
 @pytest.mark.parametrize(
     "content", [b'{"images": [', b"", b"\xff\xfe\x00", b"[" * 10**6, b"[]"]
 )
-def test_a_file_that_is_no_json_of_coco_is_refused(content, tmp_path):
+def test_a_file_that_is_no_json_of_coco_is_assert_refused(content, tmp_path):
     files = coco_files() | {"annotations/instances_val2017.json": content}
-    message = _refused(tmp_path, files, "get the file as COCO publishes it")
+    message = _assert_refused(tmp_path, files, "get the file as COCO publishes it")
     assert message.startswith("annotations/instances_val2017.json: ")
 
 
@@ -300,7 +302,7 @@ def test_wrong_segments_are_refused_by_name(key, value, match, tmp_path):
     files = coco_files()
     content = files["annotations/panoptic_val2017.json"]
     content["annotations"][0]["segments_info"][0][key] = value
-    _refused(tmp_path, files, match, variant="panoptic_2017")
+    _assert_refused(tmp_path, files, match, variant="panoptic_2017")
 
 
 @pytest.mark.parametrize(
@@ -313,4 +315,4 @@ def test_wrong_segments_are_refused_by_name(key, value, match, tmp_path):
 )
 def test_wrong_pngs_of_segments_are_refused_by_name(content, match, tmp_path):
     files = coco_files() | {"annotations/panoptic_val2017/000000000139.png": content}
-    _refused(tmp_path, files, match, variant="panoptic_2017")
+    _assert_refused(tmp_path, files, match, variant="panoptic_2017")

@@ -35,7 +35,7 @@ def _draws(batches):
     return np.ravel([batch["label"] for batch in batches]).tolist()
 
 
-def _equal(ours, theirs):
+def _assert_equal(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -46,7 +46,9 @@ def whole():
 
 @pytest.mark.parametrize("start", [1, 6])
 def test_a_batch_is_the_same_for_every_start_and_number_of_threads(whole, start):
-    _equal(whole[start:], _batches(9 - start, start=start, threads=start % 2 + 1))
+    _assert_equal(
+        whole[start:], _batches(9 - start, start=start, threads=start % 2 + 1)
+    )
 
 
 @pytest.mark.parametrize("shards, start", [(2, 0), (4, 3)])

@@ -89,14 +89,11 @@ def devkit(lists=LISTS, also="fgh"):
     }
 
 
-def test_devkit():
+def devkit_of_test():
     return {
         f"{DEVKIT}ImageSets/Segmentation/test.txt": listed(TESTS),
         **{f"{DEVKIT}JPEGImages/{i}.jpg": encoded(photo_of(i), "jpg") for i in TESTS},
     }
-
-
-test_devkit.__test__ = False
 
 
 def benchmark():
@@ -121,19 +118,19 @@ def tarred(path, files, mode="w"):
 def downloaded(folder):
     """The three archives."""
     tarred(folder / TRAINVAL, devkit())
-    tarred(folder / TEST, test_devkit())
+    tarred(folder / TEST, devkit_of_test())
     tarred(folder / BENCHMARK, benchmark(), "w:gz")
     return folder
 
 
 def together(folder):
     """Everything unpacked into one folder."""
-    return unpacked(folder, {**devkit(), **test_devkit(), **benchmark()})
+    return unpacked(folder, {**devkit(), **devkit_of_test(), **benchmark()})
 
 
 def apart(folder):
     """Everything unpacked, each into a folder of its own."""
-    for at, files in enumerate((devkit(), test_devkit(), benchmark())):
+    for at, files in enumerate((devkit(), devkit_of_test(), benchmark())):
         unpacked(folder / str(at), files)
     return folder
 
@@ -145,12 +142,12 @@ def among_other_years(folder):
         name.replace("VOC2012", "VOC2007"): content
         for name, content in devkit({"train": ["z"], "val": ["y"]}, "").items()
     }
-    return unpacked(folder, {**older, **devkit(), **test_devkit()})
+    return unpacked(folder, {**older, **devkit(), **devkit_of_test()})
 
 
 def inside(folder):
     """The folder VOC2012 itself, SBD in it."""
-    files = {**devkit(), **test_devkit(), **benchmark()}
+    files = {**devkit(), **devkit_of_test(), **benchmark()}
     return unpacked(folder, {n.removeprefix(DEVKIT): c for n, c in files.items()})
 
 
@@ -199,7 +196,7 @@ def test_every_layout_gives_the_published_splits(layout, variant, tmp_path, few)
 
 def test_sbds_own_copies_serve_where_voc_has_no_photograph(tmp_path, few):
     source = unpacked(
-        tmp_path / "source", {**devkit(also=""), **test_devkit(), **benchmark()}
+        tmp_path / "source", {**devkit(also=""), **devkit_of_test(), **benchmark()}
     )
     split = prepared(source, tmp_path / "home")["train_aug"]
     jpeg = Image.open(io.BytesIO(encoded(photo_of("h"), "jpg")))

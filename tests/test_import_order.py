@@ -76,7 +76,8 @@ def test_imports_come_from_the_same_room_runtime_or_the_left(module):
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError, naming them
+    order = graphlib.TopologicalSorter(GRAPH).static_order()
+    assert {*order} >= {*FILES}  # or CycleError is raised, which names them
 
 
 def test_no_room_or_file_is_a_drawer_for_everything():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported import ENLARGING, NETWORKS, SMALL, direct, params_of, spec_of
-from networks import close
+from networks import assert_close
 
 from dilax.inference import export_onnx
 from dilax.inference.export import sizes_taken
@@ -57,7 +57,9 @@ def test_one_file_takes_any_size_and_batch(tmp_path, onnxruntime, name):
     model, params, spec, path = _export(tmp_path, name)
     for shape in ((1, 16, 24, 3), (2, 41, 55, 3), (1, 1, 39, 3)):
         x = _images(*shape)
-        close(_run(onnxruntime, path, x), _expected(model, params, spec, x), 1e-4)
+        assert_close(
+            _run(onnxruntime, path, x), _expected(model, params, spec, x), 1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["front end", "same", "voc"])
@@ -65,7 +67,7 @@ def test_probabilities_and_labels_are_those_of_the_logits(tmp_path, onnxruntime,
     model, params, spec, path = _export(tmp_path, name, "probabilities")
     x, stride = _images(2, 19, 21, 3), model.output_stride
     logits = _expected(model, params, spec, x)
-    close(_run(onnxruntime, path, x), np.asarray(jax.nn.softmax(logits)), 1e-4)
+    assert_close(_run(onnxruntime, path, x), np.asarray(jax.nn.softmax(logits)), 1e-4)
     *_, path = _export(tmp_path, name, "labels")
     labels = _run(onnxruntime, path, x)
     assert labels.dtype == np.uint8 and labels.shape == (2, 19, 21)
@@ -75,7 +77,7 @@ def test_probabilities_and_labels_are_those_of_the_logits(tmp_path, onnxruntime,
 def test_16_bit_images(tmp_path, onnxruntime):
     model, params, spec, path = _export(tmp_path, "front end", pixels="uint16")
     x = _images(1, 9, 11, 3, dtype=np.uint16)
-    close(_run(onnxruntime, path, x), _expected(model, params, spec, x), 1e-4)
+    assert_close(_run(onnxruntime, path, x), _expected(model, params, spec, x), 1e-4)
 
 
 def test_a_network_of_bfloat16_is_computed_in_float32(tmp_path, onnxruntime):
@@ -83,7 +85,7 @@ def test_a_network_of_bfloat16_is_computed_in_float32(tmp_path, onnxruntime):
     half = DilatedNet(single.front_end.clone(dtype=jnp.bfloat16))
     params, x = params_of(single), _images(1, 9, 11, 3)
     export_onnx(half, params, spec, path, "logits")
-    close(_run(onnxruntime, path, x), _expected(single, params, spec, x), 1e-4)
+    assert_close(_run(onnxruntime, path, x), _expected(single, params, spec, x), 1e-4)
 
 
 def test_the_file_says_what_a_caller_must_know(tmp_path, onnxruntime):

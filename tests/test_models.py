@@ -1,6 +1,6 @@
 """The networks: initialisation, padding, crops, dropout, dtype.
 
-What single cells see of the image is tested in test_ops_receptive_field.py.
+What single cells see of the image is tested in test_receptive_field.py.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from networks import (
     SLIM,
     TINY,
     apply,
-    close,
+    assert_close,
     each_release,
     image,
     init_shapes,
@@ -93,7 +93,7 @@ def _padded_by(padding):
 def test_padding_a_module_once_or_by_layer_differs_at_the_border_alone():
     layer, entry = _padded_by("layer"), _padded_by("entry")
     inner = (slice(None), slice(17, -17), slice(17, -17))
-    close(layer[inner], entry[inner], 1e-5)
+    assert_close(layer[inner], entry[inner], 1e-5)
     differ = np.abs(layer - entry).max(axis=(0, 3)) > 1e-3
     assert differ[0].any() and differ[-1].any()
     assert differ[:, 0].any() and differ[:, -1].any()
@@ -101,7 +101,7 @@ def test_padding_a_module_once_or_by_layer_differs_at_the_border_alone():
 
 def test_a_module_without_padding_gives_the_interior():
     inner = _padded_by("layer")[:, 17:-17, 17:-17]
-    close(_padded_by("none"), inner, 1e-5)
+    assert_close(_padded_by("none"), inner, 1e-5)
     assert inner.shape == (1, 10, 12, 2)
 
 
@@ -139,7 +139,7 @@ def test_logits_of_a_crop_are_those_of_the_whole():
     params = random_params(model, whole)
     crop = whole[:, down : down + rows, right : right + columns]
     inside = apply(model, params, whole)[:, 2 : 2 + 3, 1 : 1 + 2]
-    close(apply(model, params, crop), inside)
+    assert_close(apply(model, params, crop), inside)
 
 
 # The parts of a network, training mode, dtype, and modules as values.
@@ -178,11 +178,13 @@ def test_a_network_is_its_front_end_and_then_its_context_module():
     alone = apply(model.front_end, params["front_end"], x)
     np.testing.assert_allclose(maps, alone, rtol=1e-6)
     whole = apply(model, params, x)
-    close(apply(model, params, jnp.asarray(maps), method="from_maps"), whole, 1e-5)
+    assert_close(
+        apply(model, params, jnp.asarray(maps), method="from_maps"), whole, 1e-5
+    )
     context = apply(model.context, params["context"], jnp.asarray(maps))
     same = model.clone(context=None)
     enlarged = apply(same, {}, jnp.asarray(context), method="from_maps")
-    close(enlarged, whole, 1e-5)
+    assert_close(enlarged, whole, 1e-5)
 
 
 def test_without_a_context_module_the_logits_are_the_maps():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from named_twins import TWINS, Twin
-from networks import KEY, close, image
+from networks import KEY, assert_close, image
 
 import dilax
 from dilax.models import (
@@ -208,7 +208,7 @@ def test_logits_agree_with_a_twin_in_pytorch(name, torch):
     with torch.no_grad():
         given = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
         wanted = TWINS[name](twin, given).permute(0, 2, 3, 1).numpy()
-    close(np.asarray(apply(model, x)), wanted)
+    assert_close(np.asarray(apply(model, x)), wanted)
 
 
 # Behaviour.

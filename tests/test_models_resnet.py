@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import KEY, apply, close, image, init_shapes, out_shape, random_params
+from networks import (
+    KEY,
+    apply,
+    assert_close,
+    image,
+    init_shapes,
+    out_shape,
+    random_params,
+)
 from resnet_twin import torch_resnet
 
 from dilax.models import (
@@ -112,7 +120,7 @@ def test_features_are_those_of_pytorch_from_the_same_weights(
     with torch.no_grad():
         expected = twin(x).permute(0, 2, 3, 1).numpy()
     ours = (rgb - np.float32(mean))[..., ::-1] * 255
-    close(_features(model, params["front_end"], ours), expected)
+    assert_close(_features(model, params["front_end"], ours), expected)
 
 
 def _features(model, params, x):
@@ -150,7 +158,9 @@ def test_the_whole_backbone_is_that_of_pytorch_at_full_width(torch, tmp_path):
     x = torch.tensor((rgb - mean) / deviation).float().permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = twin(x).permute(0, 2, 3, 1).numpy()
-    close(_features(model, params, (rgb - np.float32(mean))[..., ::-1] * 255), expected)
+    assert_close(
+        _features(model, params, (rgb - np.float32(mean))[..., ::-1] * 255), expected
+    )
 
 
 @pytest.mark.slow
@@ -168,7 +178,7 @@ def test_another_mean_pixel_goes_into_the_first_normalisation(torch, tmp_path):
     known = np.float32([0.406 * 255, 0.456 * 255, 0.485 * 255])
     a = _features(model, own["front_end"], image - known)
     b = _features(model, other["front_end"], image - mean)
-    close(b[:, 3:-3, 3:-3], a[:, 3:-3, 3:-3])
+    assert_close(b[:, 3:-3, 3:-3], a[:, 3:-3, 3:-3])
 
 
 def test_batch_normalisation_in_training_is_that_of_pytorch(torch):
@@ -210,7 +220,7 @@ def test_cell_i_is_centred_on_pixel_8i():
     params = random_params(model, x)
     params = jax.tree.map(lambda a: (a + a[:, ::-1]) / 2 if a.ndim == 4 else a, params)
     y = apply(model, params, x)
-    close(apply(model, params, x[:, :, ::-1]), y[:, :, ::-1])
+    assert_close(apply(model, params, x[:, :, ::-1]), y[:, :, ::-1])
 
 
 @pytest.mark.full
@@ -282,7 +292,7 @@ def test_parallel_convolutions_are_their_sum():
         + part["bias"]
         for part, rate in zip(params["final"].values(), (1, 3), strict=True)
     )
-    close(apply(model, params, x), expected)
+    assert_close(apply(model, params, x), expected)
 
 
 def test_rates_go_into_any_table_s_dilated_layers():

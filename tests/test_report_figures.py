@@ -1,5 +1,7 @@
 """Sheets and figures: size, panels, colours, legends, and the files written."""
 
+import argparse
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,16 +63,20 @@ def test_long_legends_take_several_lines_below_the_pictures(tmp_path):
     assert box.y0 >= 0 and box.y1 <= below
 
 
-def test_figure_5_follows_the_way_of_the_joint_stage(tmp_path):
+def test_figure_5_follows_the_way_of_the_joint_stage(tmp_path, monkeypatch):
     """Not another network that the run trained before."""
+    sample = {"image": np.zeros((4, 4, 3), np.uint8)}
+    monkeypatch.setattr(figures, "open_evaluation", lambda *_: (None, SPEC, [sample]))
+    monkeypatch.setattr(figures, "load_predictor", lambda _, stage: lambda image: stage)
     config = tables.recipe(5, "scenes")
     assert config.stages[0].name == "segnet"
     (tmp_path / "config.json").write_text(to_json(config))
     (tmp_path / "results.json").write_text("{}")
-    assert {t: s.name for t, s in figures._training([tmp_path]).items()} == {
-        "Front end": "front_end",
-        "+ Context": "basic",
-        "+ Joint": "joint",
+    values = argparse.Namespace(runs=[tmp_path], data_dir="", images=[], rows=1)
+    assert figures.side_by_side(5, values).predictions == {
+        "Front end": ["front_end"],
+        "+ Context": ["basic"],
+        "+ Joint": ["joint"],
     }
 
 
