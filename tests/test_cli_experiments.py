@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import write_images
+from tiny_run import quick_environment, write_images
 
 from dilax.cli import modes, overridden
 from dilax.training import with_network_of_init
@@ -28,12 +28,17 @@ TINY = (  # the quickstart, small enough for a test
     "--config.stages.control.crop=(24, 32)",
     "--config.stages.joint.steps=2",
     "--config.stages.joint.crop=(20, 20)",
+    *(
+        f"--config.stages.{name}.context=(('conv1_1', 1, 1), ('conv2_1', {rate}, 1))"
+        for name, rate in (("context", 2), ("control", 1), ("joint", 2))
+    ),
 )
 
 
 def _run(*flags, experiment="voc", cwd=None):
     command = [sys.executable, ROOT / "experiments" / f"{experiment}.py", *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    env = quick_environment()
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 def test_fields_are_set_by_index_by_name_and_as_literals():

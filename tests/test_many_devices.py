@@ -1,11 +1,11 @@
 """The tests in tests/many_devices, in a process that sees eight devices."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tiny_run import quick_environment
 
 FOLDER = Path(__file__).with_name("many_devices")
 
@@ -13,14 +13,8 @@ FOLDER = Path(__file__).with_name("many_devices")
 @pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(f.name for f in FOLDER.glob("test_*.py")))
 def test_on_eight_devices(file):
-    env = {
-        **os.environ,
-        # Most of what it takes is compiling, which is quicker so.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTEST_ADDOPTS": "",
-    }
+    env = quick_environment("--xla_force_host_platform_device_count=8")
+    env |= {"JAX_PLATFORMS": "cpu", "PYTEST_ADDOPTS": ""}
     plain = ["-p", "no:xdist", "-o", "addopts=--strict-markers", "-q"]
     hooks = ["--jaxtyping-packages=dilax,beartype.beartype"]
     done = subprocess.run(

@@ -11,7 +11,7 @@ from networks import (
     TINY,
     VGG_NAMES,
     apply,
-    close,
+    assert_close,
     each_release,
     image,
     init_shapes,
@@ -193,16 +193,20 @@ def test_the_whole_network_equals_its_twin_in_torch(torch, release):
     params = random_params(model, x)
     y = _torch_twin(torch, params, x, release)
     assert y.shape[1:3] == ((32, 40) if release.upsample else (4, 5))
-    close(apply(model, params, x), y)
+    assert_close(apply(model, params, x), y)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", [RELEASES[0], RELEASES[3]], ids=["Large", "10"])
+@pytest.mark.parametrize(
+    "release",
+    [pytest.param(RELEASES[0], marks=pytest.mark.full), RELEASES[3]],
+    ids=["Large", "10"],
+)
 def test_at_full_width_it_equals_its_twin_in_torch(torch, release):
     x = image(397, 404)
     model = release.build()
     params = random_params(model, x)
-    close(apply(model, params, x), _torch_twin(torch, params, x, release))
+    assert_close(apply(model, params, x), _torch_twin(torch, params, x, release))
 
 
 @each_release
@@ -211,4 +215,4 @@ def test_the_context_module_equals_its_twin_in_torch_on_large_maps(torch, releas
     context = release.build(2).context
     params = random_params(context, maps)
     twin = _torch_context(torch, params, _planes(torch, maps), release)
-    close(apply(context, params, maps), twin.permute(0, 2, 3, 1))
+    assert_close(apply(context, params, maps), twin.permute(0, 2, 3, 1))

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_run import tiny_config, write_images
+from tiny_run import quick_environment, tiny_config, write_images
 
 from dilax.training import build_spec, estimate
 from dilax.training.estimate import Cost, EmptyRun, plan_step
@@ -110,7 +110,7 @@ def test_training_does_not_compile_again_what_was_compiled_to_estimate(tmp_path)
         [sys.executable, tmp_path / "run.py", tmp_path],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=quick_environment() | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "2 1"

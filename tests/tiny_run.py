@@ -1,5 +1,6 @@
 """Eight small images on disk, and a recipe that trains on them in seconds."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ def write_images(root: Path, count: int = 8, size: tuple[int, int] = (24, 32)) -
             Image.fromarray(label).save(root / "labels" / split / f"{i}.png")
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return root
+
+
+def quick_environment(flags: str = "") -> dict[str, str]:
+    """For processes that compile longer than they run; see conftest.py."""
+    return {**os.environ, "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0"}
 
 
 def optimizer(rate: float = 0.02, **fields) -> OptimizerConfig:

@@ -38,8 +38,6 @@ LAYERS = (
 MARGIN = FrontEnd(3, LAYERS).margin
 MESHES = {
     "data": MeshConfig(data=8),
-    "rows": MeshConfig(rows=8),
-    "data and model": MeshConfig(data=2, model=4),
     "all three": MeshConfig(data=2, rows=2, model=2),
     "rows, and whole parameters nowhere": MeshConfig(data=4, rows=2, shard_params=True),
 }
@@ -47,7 +45,7 @@ DATA_AND_ROWS = MeshConfig(data=2, rows=4)
 
 
 def _config(mesh, model=None, **fields):
-    given = {"trains": "all", "context": BASIC[:4], "batch_size": 8, **fields}
+    given = {"trains": "all", "context": BASIC[:2], "batch_size": 8, **fields}
     rate = OptimizerConfig(learning_rate=1e-3)
     stage = StageConfig("joint", optimizer=rate, **given)
     options = model or ModelConfig(layers=LAYERS)
@@ -174,13 +172,14 @@ def test_maps_train_the_context_module_over_rows():
         "label": rng.integers(0, 3, (8, 21, 30)).astype(np.uint8),
     }
     fields = {"trains": "context", "inputs": "maps", "start": "front_end"}
+    fields["context"] = BASIC[:4]
     one, _, first = _train(MeshConfig(data=1), batch, **fields)
-    many, _, place = _train(MESHES["rows"], batch, **fields)
+    many, _, place = _train(MeshConfig(rows=8), batch, **fields)
     _assert_same(_whole(many.params, place), _whole(one.params, first))
 
 
 def test_head_and_state_lie_where_the_mesh_says():
-    state, _, _ = _trained("data and model")
+    state, _, _ = _trained("all three")
     shapes = {
         name: {
             s.data.shape
@@ -189,8 +188,8 @@ def test_head_and_state_lie_where_the_mesh_says():
         for name, leaf in (("fc6", "kernel"), ("fc7", "kernel"), ("conv2", "kernel"))
     }
     assert shapes == {
-        "fc6": {(3, 3, 8, 4)},
-        "fc7": {(1, 1, 4, 16)},
+        "fc6": {(3, 3, 8, 8)},
+        "fc7": {(1, 1, 8, 16)},
         "conv2": {(3, 3, 8, 8)},
     }
     state, _, _ = _trained("rows, and whole parameters nowhere")
