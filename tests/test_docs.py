@@ -1,16 +1,20 @@
 """The documentation agrees with the code: reference, messages, commands, examples."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import operator
+import pkgutil
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import dilax
 from dilax.__main__ import MODES, TOOLS
@@ -133,3 +137,49 @@ def test_the_convolution_is_that_of_pytorch(torch):
     expected = torch.nn.functional.conv2d(x, weight, dilation=2)
     ours = np.asarray(found["y"]).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+# Every public name is documented, with an example that runs.
+
+
+ROOMS = ["dilax"] + [f"dilax.{m.name}" for m in pkgutil.iter_modules(dilax.__path__)]
+ROOMS = [r for r in ROOMS if r == "dilax" or (ROOT / r.replace(".", "/")).is_dir()]
+
+
+def _public(room):
+    """Its functions and classes."""
+    module = importlib.import_module(room)
+    found = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+    # A name for a type, such as dict[str, Array], has no docstring of its own.
+    found = {n: v for n, v in found.items() if hasattr(v, "__module__")}
+    return {
+        n: v for n, v in found.items() if inspect.isclass(v) or inspect.isroutine(v)
+    }
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_has_an_example(room):
+    parser = doctest.DocTestParser()
+    lacking = {
+        name
+        for name, value in _public(room).items()
+        if not parser.get_examples(inspect.getdoc(value) or "")
+    }
+    assert not lacking
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])
+def test_every_room_has_a_page_with_all_its_names(room):
+    page = (ROOT / "docs" / "api" / f"{room.split('.')[1]}.md").read_text()
+    assert f"::: {room}\n" in page
+    for name, value in _public(room).items():
+        # The room's page leaves out what a module of the room has the name of.
+        same = (ROOT / room.replace(".", "/") / f"{name}.py").exists()
+        assert not same or f"::: {value.__module__}.{name}\n" in page
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == dilax.__version__ == citation["version"]
+    assert citation["references"][0]["year"] == 2016

@@ -1,92 +1,28 @@
-"""Whole runs, as a user starts them."""
+"""Whole runs, as a user starts them, and on each data set as its publisher gives it."""
 
+import io
 import itertools
 import json
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-import time
+import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from tiny_run import tiny_config, write_images
+import scipy.io
+from layouts import encoded, ids, photo, unpacked, zipped
+from PIL import Image
+from tiny_run import write_images
 
 import dilax
-from dilax.data.prepared import prepare
-from dilax.training.config import Config
-from dilax.training.serialization import from_json, to_json
-from experiments import camvid, voc
+from dilax.data import DATASETS
+from dilax.data.prepared import open_prepared, prepare
+from experiments import camvid, cityscapes, coco, hdc, kitti, voc
 
 pytestmark = pytest.mark.slow
-
-TRAIN = """
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-import dilax
-from dilax.training.config import Config
-from dilax.training.serialization import from_json
-dilax.train(from_json(Config, Path(sys.argv[1])), sys.argv[2])
-"""
-
-
-def _start(config, workdir):
-    command = [sys.executable, "-c", TRAIN, str(config), str(workdir)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-def _kill_when(process, reached):
-    """SIGKILL as soon as `reached()`; False if the process ended before."""
-    while process.poll() is None:
-        if reached():
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def _parameters(workdir):
-    return jax.tree.leaves(dilax.load_checkpoint(workdir)[1])
-
-
-@pytest.mark.full
-def test_killed_at_many_moments_it_ends_where_an_uninterrupted_run_ends(tmp_path):
-    config = tiny_config(write_images(tmp_path / "data"))
-    dilax.train(config, tmp_path / "whole")
-    path = tmp_path / "config.json"
-    path.write_text(to_json(config))
-    assert from_json(Config, path) == config
-    workdir = tmp_path / "killed"
-    log = workdir / "metrics.jsonl"
-
-    def logged(lines):
-        return lambda: log.exists() and log.read_text().count("\n") >= lines
-
-    def saving():
-        return any(workdir.glob("checkpoints/joint/*tmp*"))
-
-    moments = [
-        (workdir / "config.json").exists,
-        logged(5),
-        (workdir / "maps" / "front_end" / "train_whole" / "000003.msgpack").exists,
-        logged(11),
-        saving,
-    ]
-    killed = [_kill_when(_start(path, workdir), moment) for moment in moments]
-    assert sum(killed) >= 4  # the last moment may pass between two looks
-    assert _start(path, workdir).wait() == 0
-    for a, b in zip(_parameters(tmp_path / "whole"), _parameters(workdir), strict=True):
-        np.testing.assert_array_equal(a, b)
-    whole, again = (
-        (tmp_path / name / "results.json").read_text() for name in ("whole", "killed")
-    )
-    assert whole == again
 
 
 def test_on_scenes_it_takes_dilation_to_tell_the_towers_apart(tmp_path):
@@ -180,3 +116,237 @@ def test_real_camvid_images_train_and_every_labelled_pixel_is_scored(
     losses = [json.loads(line)["loss"] for line in lines]
     assert losses[-1] < 0.75 * losses[0]
     assert not list(itertools.islice((tmp_path / "run").rglob("*.partial"), 1))
+
+
+# Each data set as its publisher gives it, to a trained and evaluated network.
+
+
+SIZE = 48, 64
+EXPERIMENTS = {
+    "voc": voc,
+    "coco": coco,
+    "camvid": camvid,
+    "kitti": kitti,
+    "cityscapes": cityscapes,
+}
+
+
+def _usually(name):
+    """All data sets, of which only one is trained on without `-m full`."""
+    return [
+        pytest.param(n, marks=[pytest.mark.full] * (n != name)) for n in EXPERIMENTS
+    ]
+
+
+def _tar(path, files, mode):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def _mat(label):
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"GTcls": {"Segmentation": label}})
+    return file.getvalue()
+
+
+def _voc(root):
+    top, lists = "VOCdevkit/VOC2012", "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    names = {"train": ["a", "b"], "val": ["c"], "trainval": ["a", "b", "c"]}
+    files = {f"{lists}/{s}.txt": "\n".join(n).encode() for s, n in names.items()}
+    for i, name in enumerate("abc"):
+        files[f"{top}/JPEGImages/{name}.jpg"] = encoded(photo(i, *SIZE), "jpg")
+        mask = ids(i, [0, 5, 20, 255], *SIZE)
+        files[f"{top}/SegmentationClass/{name}.png"] = encoded(mask)
+    _tar(root / "VOCtrainval_11-May-2012.tar", files, "w")
+    top = "benchmark_RELEASE/dataset"
+    files = {f"{top}/train.txt": b"b\nd\n", f"{top}/val.txt": b"c\n"}
+    for i, name in enumerate("bcd"):
+        files[f"{top}/cls/{name}.mat"] = _mat(ids(i + 7, [0, 9], *SIZE))
+        files[f"{top}/img/{name}.jpg"] = encoded(photo(i + 7, *SIZE), "jpg")
+    _tar(root / "benchmark.tgz", files, "w:gz")
+    lists, top = "VOCdevkit/VOC2012/ImageSets", "VOCdevkit/VOC2012/JPEGImages"
+    files = {
+        f"{lists}/Segmentation/test.txt": b"t\n",
+        f"{top}/t.jpg": encoded(photo(9, *SIZE), "jpg"),
+    }
+    _tar(root / "VOC2012test.tar", files, "w")
+
+
+VOC_NAMES = (
+    *("airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
+    *("cow", "dining table", "dog", "horse", "motorcycle", "person"),
+    *("potted plant", "sheep", "couch", "train", "tv"),
+)
+
+
+def _coco(root):
+    categories = [{"id": i + 1, "name": n} for i, n in enumerate(VOC_NAMES)]
+    notes = {}
+    for split, numbers in {"train": (1, 2), "val": (3,)}.items():
+        names = {i: f"{i:012d}.jpg" for i in numbers}
+        ring = [4, 4, 40, 4, 40, 30, 4, 30]
+        objects = [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": i,
+                "segmentation": [ring],
+                "iscrowd": 0,
+                "area": 900,
+                "bbox": [4, 4, 36, 26],
+            }
+            for i in numbers
+        ]
+        images = [
+            {"id": i, "file_name": n, "width": SIZE[1], "height": SIZE[0]}
+            for i, n in names.items()
+        ]
+        content = {"images": images, "annotations": objects, "categories": categories}
+        notes[f"annotations/instances_{split}2017.json"] = json.dumps(content).encode()
+        photos = {
+            f"{split}2017/{n}": encoded(photo(i, *SIZE), "jpg")
+            for i, n in names.items()
+        }
+        zipped(root / f"{split}2017.zip", photos)
+    zipped(root / "annotations_trainval2017.zip", notes)
+
+
+def _camvid(root):
+    files = {}
+    for split, names in {"train": ["0001TP_006690", "0006R0_f00930"]}.items():
+        for name in names:
+            files |= _camvid_pair(split, name)
+        files[f"{split}.txt"] = "\n".join(names).encode()
+    files |= _camvid_pair("val", "0016E5_07959")
+    unpacked(root, {**files, "val.txt": b"0016E5_07959\n"})
+
+
+def _camvid_pair(split, name):
+    seed = sum(map(ord, name))
+    return {
+        f"{split}/{name}.png": encoded(photo(seed, *SIZE)),
+        f"{split}annot/{name}.png": encoded(ids(seed, range(12), *SIZE)),
+    }
+
+
+def _kitti(root):
+    colours = np.array([*DATASETS["kitti"].palette, (0, 0, 0)], np.uint8)
+    files = {}
+    for folder, count in {"Training_00": 2, "Validation_07": 1}.items():
+        for i in range(count):
+            label = colours[ids(i, range(12), *SIZE)]
+            files[f"{folder}/RGB/{i:06d}.png"] = encoded(photo(i, *SIZE))
+            files[f"{folder}/GT/{i:06d}.png"] = encoded(label)
+    unpacked(root, files)
+
+
+def _cityscapes(root):
+    images, labels = {}, {}
+    for i, split in enumerate(("train", "train", "val", "test")):
+        name = f"{split}/aachen/aachen_{i:06d}_000019"
+        images[f"leftImg8bit/{name}_leftImg8bit.png"] = encoded(photo(i, *SIZE))
+        label = encoded(ids(i, range(34) if split != "test" else [0, 3], *SIZE))
+        labels[f"gtFine/{name}_gtFine_labelIds.png"] = label
+    zipped(root / "leftImg8bit_trainvaltest.zip", images)
+    zipped(root / "gtFine_trainvaltest.zip", labels)
+
+
+WRITERS = {
+    "voc": _voc,
+    "coco": _coco,
+    "camvid": _camvid,
+    "kitti": _kitti,
+    "cityscapes": _cityscapes,
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """All five, prepared from their publishers' files."""
+    root = tmp_path_factory.mktemp("published")
+    for name, write in WRITERS.items():
+        source = root / name
+        source.mkdir()
+        write(source)
+        prepare(name, source, root / "home", partial=True, verify=False)
+    return root / "home"
+
+
+def _trained(config, home, workdir, crop):
+    config.data.data_dir = str(home)
+    config.eval_batch_size = 1
+    for stage in config.stages:
+        stage.steps, stage.batch_size, stage.accumulate = 2, 2, 1
+        stage.evaluate_every = 0
+        stage.crop = crop or stage.crop
+    return dilax.train(config, workdir)
+
+
+def _labelled(home, config):
+    data = config.data
+    spec = DATASETS[data.dataset]
+    source = open_prepared(data.dataset, spec, str(home), data.val, data.variant)
+    return sum(int((sample["label"] != 255).sum()) for sample in source)
+
+
+@pytest.mark.parametrize("name", _usually("voc"))
+def test_small_trains_on_the_prepared_set(name, home, tmp_path):
+    config = EXPERIMENTS[name].small()
+    config.data.scale = 1.0
+    names = [stage.name for stage in config.stages]
+    assert names == ["front_end", "context", "control", "joint"]
+    config.stages = config.stages[:2]
+    results = _trained(config, home, tmp_path / "run", (32, 48))
+    assert list(results["stages"]) == [stage.name for stage in config.stages]
+    for stage in results["stages"].values():
+        assert np.sum(stage["confusion"]) == _labelled(home, config) > 1000
+    if name == "voc":
+        _check_submission(tmp_path / "run")
+
+
+def _check_submission(workdir):
+    """The test image, as the server takes it."""
+    script = Path(__file__).parent.parent / "experiments" / "voc.py"
+    command = [sys.executable, script, "--mode=submit", f"--workdir={workdir}"]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(workdir / "submission.tar") as archive:
+        [file] = archive.getnames()
+        image = Image.open(io.BytesIO(archive.extractfile(file).read()))
+    assert file == "results/VOC2012/Segmentation/comp6_test_cls/t.png"
+    assert image.size == SIZE[::-1]
+    assert set(np.unique(image).tolist()) <= set(range(21))
+
+
+@pytest.mark.parametrize("name", _usually("cityscapes"))
+def test_paper_trains_its_first_stage_on_the_prepared_set(name, home, tmp_path):
+    config = EXPERIMENTS[name].paper()
+    config.stages, config.model.width_multiplier = config.stages[:1], 1 / 32
+    config.data.variant, config.init = "", None
+    results = _trained(config, home, tmp_path / "run", None)
+    [stage] = results["stages"].values()
+    assert np.sum(stage["confusion"]) == _labelled(home, config) > 1000
+    assert ("mean_category_iou" in stage) == (name == "cityscapes")
+
+
+@pytest.mark.full
+def test_hdc_trains_on_the_prepared_set(home, tmp_path):
+    config = hdc.camvid()
+    config.data.scale = 1.0
+    config.stages = config.stages[3:]
+    config.stages[0].model.width_multiplier = 1 / 32
+    results = _trained(config, home, tmp_path / "run", (32, 48))
+    assert np.sum(results["stages"]["hdc_duc"]["confusion"]) == _labelled(home, config)
+
+
+def test_coco_joins_the_images_of_voc_where_a_stage_asks_for_it(home, tmp_path):
+    config = coco.paper()
+    config.data.data_dir, config.init = str(home), None
+    run = dilax.training.check_run(config, tmp_path / "run")
+    mixed, front_end = (run.samples(stage) for stage in config.stages[:2])
+    names = [sample["id"] for sample in mixed]
+    assert names == ["a", "b", "d", "000000000001", "000000000002"]
+    assert [sample["id"] for sample in front_end] == ["a", "b", "d"]

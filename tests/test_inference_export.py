@@ -11,15 +11,25 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from exported import NETWORKS, SMALL, direct, images, load, params_of, spec_of, write
-from networks import close
+from exported import (
+    ENLARGING,
+    NETWORKS,
+    SMALL,
+    direct,
+    images,
+    load,
+    params_of,
+    spec_of,
+    write,
+)
+from networks import assert_close
 
 import dilax
 from dilax.data import DATASETS, reflect_pad
 from dilax.inference import Predictor
 from dilax.inference import export as exporting
-from dilax.inference.export import export_model
-from dilax.models import DilatedNet, FrontEnd
+from dilax.inference.export import export_model, sizes_taken
+from dilax.models import VGG16_SLIM_HEAD, ContextModule, DilatedNet, FrontEnd, Layer
 from dilax.runtime import jit
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -47,14 +57,16 @@ def test_one_file_gives_what_the_network_gives_at_any_size_and_batch(tmp_path, n
     run = jit(network.call)
     for shape in ((1, 2, 3), (2, 5, 2)):
         x = images(model, *shape)
-        close(run(weights, x), direct(model, params, spec, x), 1e-5)
+        assert_close(run(weights, x), direct(model, params, spec, x), 1e-5)
 
 
 def test_probabilities_are_the_softmax(tmp_path):
     model, params, spec, path = write(tmp_path, "same", "probabilities")
     network, weights, _ = load(path)
     x = images(model, 2, 3, 4)
-    close(network.call(weights, x), _softmax(direct(model, params, spec, x)), 1e-5)
+    assert_close(
+        network.call(weights, x), _softmax(direct(model, params, spec, x)), 1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["front end", "same"])
@@ -79,7 +91,7 @@ def test_images_need_not_be_8_bit_rgb(tmp_path, channels, dtype):
     )
     network, weights, _ = load(path)
     x = images(model, 1, 3, 3, channels, dtype)
-    close(network.call(weights, x), direct(model, params, spec, x), 1e-5)
+    assert_close(network.call(weights, x), direct(model, params, spec, x), 1e-5)
 
 
 def test_a_network_in_bfloat16_gives_float32(tmp_path):
@@ -90,7 +102,9 @@ def test_a_network_in_bfloat16_gives_float32(tmp_path):
     [aval] = network.out_avals
     assert aval.dtype == np.float32
     x = images(model, 1, 3, 3)
-    close(network.call(weights, x), direct(model, params, spec_of("same"), x), 1e-5)
+    assert_close(
+        network.call(weights, x), direct(model, params, spec_of("same"), x), 1e-5
+    )
 
 
 # What stands in the file.
@@ -161,7 +175,7 @@ def test_the_readme_runs_the_network(tmp_path, monkeypatch, name, output):
         np.testing.assert_array_equal(cells, want)
     else:
         want = logits if output == "logits" else _softmax(logits)
-        close(got[None], want[None, : len(got)], 1e-5)
+        assert_close(got[None], want[None, : len(got)], 1e-5)
 
 
 def test_it_runs_where_dilax_is_not(tmp_path):
@@ -179,7 +193,7 @@ def test_it_runs_where_dilax_is_not(tmp_path):
     program = [sys.executable, "-c", "\n".join(lines)]
     subprocess.run(program, cwd=tmp_path, env=environment, check=True, timeout=120)
     want = _softmax(direct(model, params, spec, image[None]))
-    close(np.load(tmp_path / "result.npy")[None], want, 1e-5)
+    assert_close(np.load(tmp_path / "result.npy")[None], want, 1e-5)
 
 
 # What is not written.
@@ -237,3 +251,70 @@ def test_what_stops_half_way_leaves_what_was_there(tmp_path, monkeypatch, stop):
 
 def test_a_new_folder_is_made(tmp_path):
     assert _try(tmp_path / "new" / "x.zip").stat().st_size > 0
+
+
+# The sizes of images that exported networks take.
+
+
+@pytest.mark.parametrize(
+    "model, sizes",
+    [
+        (DilatedNet(FrontEnd(2)), (186, 8, 1)),
+        (DilatedNet(FrontEnd(2, padding="same"), None, True), (0, 8, 1)),
+        # Pool after pool, fc6 at an eighth reflects by 8 cells: 9 are needed.
+        (DilatedNet(FrontEnd(2, VGG16_SLIM_HEAD, padding="reflect")), (0, 8, 9)),
+        # A kernel of 9 reflects by 4 pixels, which are 2 cells after the pool.
+        (
+            DilatedNet(
+                FrontEnd(2, (Layer("a", 9, 2), Layer("b", 2)), padding="reflect")
+            ),
+            (0, 2, 3),
+        ),
+        (DilatedNet(FrontEnd(2), ContextModule(2, padding="none")), (450, 8, 1)),
+        # Five pools inside, and enlarged again.
+        (ENLARGING["fcn8s"], (0, 32, 1)),
+        (ENLARGING["segnet"], (0, 32, 1)),
+    ],
+)
+def test_the_sizes_a_network_takes(model, sizes):
+    assert sizes_taken(model) == sizes
+
+
+@pytest.mark.parametrize("name", ["front end", "reflect", "entry", "none"])
+def test_the_smallest_size_gives_that_many_cells(tmp_path, name):
+    model, params, spec, path = write(tmp_path, name)
+    network, weights, about = load(path)
+    x = images(model, 1, 0, 0)
+    logits = network.call(weights, x)
+    assert logits.shape == (1, about["least"], about["least"], 5)
+    np.testing.assert_allclose(logits, direct(model, params, spec, x), 1e-4, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENLARGING)
+def test_networks_that_enlarge_inside_take_any_batch_and_size(tmp_path, name):
+    model, params, spec, path = write(tmp_path, name)
+    network, weights, about = load(path)
+    assert about["input_shape"] == "(batch, 32*rows, 32*columns, 3)"
+    assert about["output_shape"] == "(batch, 32*rows, 32*columns, 5)"
+    for shape in ((1, 0, 1), (2, 2, 0)):
+        x = images(model, *shape)
+        logits = jax.jit(network.call)(weights, x)
+        np.testing.assert_allclose(logits, direct(model, params, spec, x), 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, message",
+    [
+        ((1, 15, 14, 3), np.uint8, r"2\*rows \+ 10.* = 15|remainder 1.*2\*rows \+ 10"),
+        ((1, 14, 10, 3), np.uint8, r">= 1 for dimension variable 'columns'"),
+        ((14, 14, 3), np.uint8, r"Rank mismatch.*2\*rows \+ 10"),
+        ((1, 14, 14, 4), np.uint8, r"Shape mismatch.*\(1, 14, 14, 4\)"),
+        ((1, 14, 14, 3), np.float32, r"expected uint8 and called with float32"),
+    ],
+)
+def test_other_images_are_refused_with_the_rule(tmp_path, shape, dtype, message):
+    *_, path = write(tmp_path, "front end")
+    network, weights, _ = load(path)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(network.call)(weights, np.zeros(shape, dtype))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import KEY, RELEASES, TINY, close, random_params
+from networks import KEY, RELEASES, TINY, assert_close, random_params
 
 from dilax.models import (
     BASIC,
@@ -21,7 +21,8 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.ops.lowerings import DIRECT
-from dilax.profiling import layer_calls, network_cost, undilated_twin
+from dilax.profiling import Work, layer_calls, network_cost, undilated_twin
+from dilax.profiling.roofline import Peak, device_peak, measured_peak
 
 SHAPE = (2, 60, 56, 3)
 NET = DilatedNet(FRONT := FrontEnd(5, TINY), ContextModule(5, BASIC[:4]))
@@ -174,7 +175,9 @@ def test_the_layers_called_one_by_one_are_the_network(model):
         final = call.name in ("final", "ctx_final", "upsampling")
         out = out.astype(jnp.float32) if final else out
         out = out if final or call.name.startswith("pool") else jax.nn.relu(out)
-    close(out, model.apply({"params": params}, x), 2e-2 if model is HALF else 1e-4)
+    assert_close(
+        out, model.apply({"params": params}, x), 2e-2 if model is HALF else 1e-4
+    )
 
 
 @pytest.mark.parametrize("padding", ["same", "reflect"])
@@ -212,3 +215,46 @@ def test_the_undilated_twin_gives_as_much_from_less():
 def test_shapes_that_do_not_fit_are_refused(shape, message, unchecked):
     with pytest.raises(ValueError, match=message):
         network_cost(dilation10_cityscapes(), shape)
+
+
+# The roofline of this machine.
+
+
+def test_the_least_time_is_that_of_the_slower_of_both():
+    peak = Peak("a chip", flops=100.0, bandwidth=10.0)
+    assert peak.seconds(Work(flops=500, bytes=10)) == 5
+    assert peak.seconds(Work(flops=500, bytes=60)) == 6
+
+
+@pytest.mark.parametrize(
+    "device, dtype, teraflops, terabytes",
+    [
+        ("NVIDIA H200", "bfloat16", 989.4, 4.8),
+        ("NVIDIA H100 80GB HBM3", "float32", 494.7, 3.35),
+        ("NVIDIA H100 PCIe", "bfloat16", 756, 2),
+        ("NVIDIA A100-SXM4-40GB", "float32", 156, 1.555),
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312, 2.039),
+        ("TPU v4", "bfloat16", 275, 1.228),
+        ("TPU v5 lite", "float32", 197, 0.819),
+        ("TPU v5p", "bfloat16", 459, 2.765),
+    ],
+)
+def test_known_devices(device, dtype, teraflops, terabytes):
+    peak = device_peak(dtype, device)
+    assert peak.flops == pytest.approx(teraflops * 1e12)
+    assert peak.bandwidth == pytest.approx(terabytes * 1e12)
+    assert not peak.measured
+
+
+def test_unknown_devices_are_refused():
+    with pytest.raises(ValueError, match="device='NVIDIA GT 710': is not this one"):
+        device_peak(jnp.float32, "NVIDIA GT 710")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="measures a CPU")
+def test_this_machine_is_measured_once():
+    peak = device_peak()
+    assert peak.measured
+    assert 1e9 < peak.flops < 1e14
+    assert 2e8 < peak.bandwidth < 2e12
+    assert device_peak(jnp.float32, peak.device) is measured_peak("float32")

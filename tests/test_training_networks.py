@@ -1,21 +1,27 @@
-"""Every named network through the code that trains, evaluates, predicts and resumes."""
+"""Every named network, and one's own, through all that trains, evaluates, predicts."""
 
 import dataclasses
 import json
+import re
+import sys
+from pathlib import Path
 from typing import get_args
 
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from tiny_run import optimizer, tiny_config, write_images
 
 import dilax
+from dilax.cli import overridden
 from dilax.models import BASIC, PLAIN_STEM, Block, Named
-from dilax.training import LossConfig, StageConfig, recipes
+from dilax.training import LossConfig, StageConfig, estimate, quickstart, recipes
 from dilax.training.build import check_config
 from dilax.training.checkpoint import Checkpoints, stage_params
 from dilax.training.config import Config, DataConfig, ModelConfig
 from dilax.training.serialization import from_json
+from experiments import camvid
 
 NAMES = get_args(Named)
 
@@ -144,9 +150,12 @@ def test_statistics_move_where_the_front_end_trains_and_stay_elsewhere(data, tmp
         width_multiplier=1 / 16,
         padding="same",
     )
-    context = dataclasses.replace(config.stages[1], trains="context")
+    first = dataclasses.replace(config.stages[0], steps=2, evaluate_every=0)
+    context = dataclasses.replace(
+        first, name="context", trains="context", start="front_end", context=BASIC[:1]
+    )
     maps = dataclasses.replace(context, name="maps", inputs="maps")
-    config.stages = (config.stages[0], context, maps)
+    config.stages = (first, context, maps)
     dilax.train(config, tmp_path / "run")
     spec = dilax.load_checkpoint(tmp_path / "run")[2]
     stats = [
@@ -232,3 +241,60 @@ def test_each_loss_trains_a_tiny_network(name, data, tmp_path):
     assert from_json(Config, tmp_path / "run" / "config.json") == config
     losses = _losses(tmp_path / "run")
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
+
+
+# A Flax network of one's own as the front end, as docs/recipes.md shows it.
+
+
+RECIPES = Path(__file__).parent.parent / "docs" / "recipes.md"
+
+
+@pytest.fixture(scope="module")
+def own():
+    """What the recipe defines, after it has run."""
+    section = RECIPES.read_text("utf-8").split("## Your own backbone")[1]
+    first = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    names: dict = {"__name__": "mynet"}
+    exec(compile(first, str(RECIPES), "exec"), names)
+    return names
+
+
+def test_the_recipe_learns_and_predicts_images_of_any_size(own):
+    assert own["losses"][-1] < 0.6 * own["losses"][0]
+    image = np.full((35, 46, 3), 90, np.uint8)
+    assert own["predictor"](image).shape == (35, 46)
+    assert own["model"].output_stride == 1 and own["model"].map_stride == 4
+
+
+def test_a_configuration_trains_it_and_its_run_predicts(own, tmp_path, monkeypatch):
+    module = type(sys)("mynet")
+    module.Small = own["Small"]
+    monkeypatch.setitem(sys.modules, "mynet", module)
+    sizes = [f"--config.stages[{i}].steps=1" for i in range(4)]
+    sizes += [f"--config.stages[{i}].crop=(32, 32)" for i in range(4)]
+    config = quickstart()
+    sizes.append("--config.data.scale=0.25")
+    config = overridden(config, ["--config.model.backbone=mynet:Small", *sizes])
+    config.stages = config.stages[:1]
+    cost = estimate(config, dilax.training.build_spec(config))["front_end"]
+    assert cost.memory > 0 and "operations unknown" in str(cost)
+    dilax.train(config, tmp_path)
+    predictor = dilax.load_predictor(tmp_path)
+    assert type(predictor.model.front_end) is own["Small"]
+    assert predictor(np.zeros((20, 30, 3), np.uint8)).shape == (20, 30)
+
+
+def test_it_pads_inside_so_images_are_not_cut_into_the_release_s_tiles():
+    config = overridden(camvid.paper(), ["--config.model.backbone=mynet:Small"])
+    assert dilax.training.build_spec(camvid.paper()).tile == (900, 1100)
+    assert dilax.training.build_spec(config).tile is None
+
+
+@pytest.mark.parametrize("name", ["nowhere:Net", "mynet", "flax.linen:Dense", "os:no"])
+def test_what_is_no_backbone_is_refused_with_the_remedy(name):
+    config = overridden(quickstart(), [f"--config.model.backbone={name}"])
+    message = rf"model.backbone={name}.*(not found.*module:Class|dilax.Backbone)"
+    with pytest.raises(ValueError, match=message):
+        dilax.training.check_run(config, Path("not made"))
+    with pytest.raises(TypeError, match="Backbone"):
+        dilax.DilatedNet(nn.Dense(3))

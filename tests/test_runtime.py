@@ -1,8 +1,9 @@
-"""Compiler options that XLA knows, and a compilation cache that outlives a process."""
+"""Compiler options, the compilation cache, and the job that a process joins."""
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,17 @@ import numpy as np
 import pytest
 
 from dilax.runtime.compiling import compiler_options, jit, known_options
+from dilax.runtime.processes import (
+    differing_process,
+    gathered,
+    is_writer,
+    job_settings,
+    join_job,
+    own_share,
+)
+
+# Compiler options that XLA knows, and a cache that outlives a process.
+
 
 KNOWN = {"xla_backend_optimization_level": "1"}  # as old as XLA, on every backend
 ON_CPU = jax.default_backend() == "cpu"
@@ -70,7 +82,9 @@ def test_jit_returns_what_jax_jit_returns():
 
     ours = jit(function, static_argnames="power")(x, power=3)
     theirs = jax.jit(function, static_argnames="power")(x, power=3)
-    jax.tree.map(np.testing.assert_allclose, ours, theirs)
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_allclose(ours[name], array)
 
 
 def test_products_with_constants_are_right():
@@ -113,3 +127,81 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path, name, folder):
     wanted = str(tmp_path / folder)
     assert _run(**{name: str(tmp_path)}) == [wanted, "1", "False"]
     assert _run(**{name: str(tmp_path)}) == [wanted, "1", "True"]
+
+
+# Which job a process joins, by flags or by the environment.
+
+
+TORCHRUN = {
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+    "WORLD_SIZE": "16",
+    "RANK": "9",
+    "LOCAL_RANK": "1",
+}
+
+
+def _flags(**given):
+    none = dict.fromkeys(("coordinator", "processes", "process_id"))
+    return SimpleNamespace(**{**none, "distributed": False, "join_timeout": 1, **given})
+
+
+def test_a_process_alone_joins_nothing():
+    assert job_settings(_flags(), TORCHRUN) is None  # unless asked to
+
+
+def test_flags_name_a_job():
+    flags = _flags(coordinator="host:1234", processes=4, process_id=3)
+    assert job_settings(flags, {}) == {
+        "coordinator_address": "host:1234",
+        "num_processes": 4,
+        "process_id": 3,
+    }
+
+
+def test_torchrun_s_variables_name_a_job():
+    assert job_settings(_flags(distributed=True), TORCHRUN) == {
+        "coordinator_address": "10.0.0.1:29500",
+        "num_processes": 16,
+        "process_id": 9,
+        "local_device_ids": [1],
+    }
+
+
+def test_other_clusters_are_left_to_jax():
+    assert job_settings(_flags(distributed=True), {"SLURM_JOB_ID": "1"}) == {}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"coordinator": "a:1"}, "--coordinator: give --processes and --process_id"),
+        ({"processes": 2}, "--processes: give --coordinator"),
+        ({"process_id": 0}, "--process_id: give --coordinator"),
+        (
+            {"coordinator": "a:1", "processes": 2, "process_id": 2},
+            "--process_id=2: must be 0 to 1",
+        ),
+        (
+            {"coordinator": "host", "processes": 2, "process_id": 0},
+            "--coordinator=host: must be HOST:PORT",
+        ),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        job_settings(_flags(**given), {})
+
+
+def test_a_coordinator_that_does_not_answer_is_named():
+    flags = _flags(coordinator="127.0.0.1:9", processes=2, process_id=1)
+    with pytest.raises(ValueError, match=r"coordinator=127\.0\.0\.1:9: did not answer"):
+        join_job(flags)
+
+
+def test_one_process_has_and_writes_all():
+    assert is_writer()
+    assert own_share([3, 1, 2]) == [3, 1, 2]
+    every = gathered(np.array([[2**40, -1]]))
+    assert every.tolist() == [[[2**40, -1]]]
+    assert differing_process("anything") is None
