@@ -16,8 +16,11 @@ camvid      CamVid as in camvid.py --config=small.
 camvid_scratch
             CamVid as in camvid.py --config=scratch, with the undilated controls of both
             modules, and trimap IoU.
+camvid_vgg  CamVid at full width, as in camvid.py --config=vgg, with the same controls;
+            needs trained convolutions (--config.init).
 camvid_narrow
-            The same with the quickstart's front end, which sees 30 pixels; no CRFs.
+            As camvid_scratch, with the quickstart's front end, which sees 30 pixels, and
+            without CRFs.
 voc         VOC as in voc.py --config=small.
 kitti       KITTI as in kitti.py --config=small.
 cityscapes  Cityscapes as in cityscapes.py --config=small.
@@ -84,15 +87,25 @@ def camvid() -> Config:
     return small(camvid_recipes.small())
 
 
-def camvid_scratch() -> Config:
-    """As camvid.py --config=scratch, but shorter; undilated controls, trimap IoU."""
-    config = camvid_recipes.scratch()
-    config.stage("front_end").steps, config.stage("context").steps = 2500, 400
+def with_controls(config: Config) -> Config:
+    """Return the nine stages on a CamVid recipe, undilated controls, and trimap IoU."""
     dense = CRFConfig(grid=CRFGrid((3.0, 6.0), (80.0,), (8.0,)), search_images=10)
     rnn = rnn_stage(60, 2, (240, 320), bilateral_sigma_rgb=8.0)
     config = structured(config, dense, rnn, controls=True)
     config.boundaries = True
     return config
+
+
+def camvid_scratch() -> Config:
+    """As camvid.py --config=scratch, but shorter; undilated controls, trimap IoU."""
+    config = camvid_recipes.scratch()
+    config.stage("front_end").steps, config.stage("context").steps = 2500, 400
+    return with_controls(config)
+
+
+def camvid_vgg() -> Config:
+    """As camvid.py --config=vgg; undilated controls, trimap IoU."""
+    return with_controls(camvid_recipes.vgg())
 
 
 def camvid_narrow() -> Config:
@@ -224,6 +237,7 @@ CONFIGURATIONS = {
     "scenes": scenes,
     "camvid": camvid,
     "camvid_scratch": camvid_scratch,
+    "camvid_vgg": camvid_vgg,
     "camvid_narrow": camvid_narrow,
     "voc": voc,
     "kitti": kitti,

@@ -35,9 +35,10 @@ NINE = [
 CONTROLS = ["basic_control", "large_control"]
 MODULES = {"front_end": (), "basic": BASIC, "large": LARGE}
 MODULES |= {f"{name}_control": undilated(MODULES[name]) for name in ("basic", "large")}
+FIFTEEN = NINE + [name + end for name in CONTROLS for end in ("", "_crf", "_crfrnn")]
 STAGES = {
-    table3.camvid_scratch: NINE
-    + [name + end for name in CONTROLS for end in ("", "_crf", "_crfrnn")],
+    table3.camvid_scratch: FIFTEEN,
+    table3.camvid_vgg: FIFTEEN,
     table3.camvid_narrow: NINE[::3] + CONTROLS,
 }
 
