@@ -19,7 +19,7 @@ camvid_scratch
 camvid_vgg  CamVid at full width, as in camvid.py --config=vgg, with the same controls;
             needs trained convolutions (--config.init).
 camvid_narrow
-            As camvid_scratch, with the quickstart's front end, which sees 30 pixels, and
+            As camvid_scratch, with the quickstart's front end (it sees 30 pixels) and
             without CRFs.
 voc         VOC as in voc.py --config=small.
 kitti       KITTI as in kitti.py --config=small.

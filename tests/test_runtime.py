@@ -11,6 +11,7 @@ import jaxlib
 import numpy as np
 import pytest
 
+from dilax.ops import dilated_conv
 from dilax.runtime.compiling import compiler_options, jit, known_options
 from dilax.runtime.processes import (
     differing_process,
@@ -48,6 +49,15 @@ def test_options_and_values_that_the_compiler_does_not_know_are_dropped():
     assert known_options({"xla_backend_optimization_level": "high"}) == {}
 
 
+@pytest.mark.skipif(not ON_CPU, reason="the order that XLA chooses on CPUs")
+def test_transformed_kernels_are_not_all_in_memory_at_once():
+    kernel = jax.ShapeDtypeStruct((7, 7, 64, 256), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, 30, 30, 64), jnp.float32)
+    convolve = jit(lambda x, k: dilated_conv(x, k, dilation=4, lowering="winograd"))
+    memory = convolve.lower(x, kernel).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * 4 * kernel.size / 7  # of eleven
+
+
 def test_options_are_found_inside_another_function_s_trace():
     found = []
     jax.jit(lambda x: (found.append(known_options(KNOWN)), x)[1])(1.0)
@@ -62,6 +72,7 @@ def test_options_of_cpus():
     options = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
         "xla_disable_hlo_passes": "cse_barrier_expander",
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     }
     assert compiler_options() == options
     assert compiler_options(once=True) == options | KNOWN

@@ -77,8 +77,7 @@ def convolve(
         kernel: taps × input maps × output maps.
         dilation: distance between taps in cells.
         lowering: see `LOWERINGS`.
-        alone: whether no gradients follow, so that memory may be saved in ways that
-            cannot be differentiated.
+        alone: whether no gradients follow; see `by_winograd`.
     """
     if lowering in ("direct", "examples"):
         return direct(x, kernel, dilation)

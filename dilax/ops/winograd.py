@@ -41,9 +41,7 @@ def by_winograd(
         x: input maps.
         kernel: taps × input maps × output maps.
         dilation: distance between taps in cells.
-        alone: whether no gradients follow. The weights of one point are then computed
-            at a time, to hold only one set in memory; JAX cannot transpose the barrier
-            that this takes.
+        alone: whether no gradients follow, so that products may be in bfloat16.
     """
     (b, h, w, c), (kh, kw, _, d) = x.shape, kernel.shape
     out, wide_type = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
@@ -74,9 +72,6 @@ def by_winograd(
                     rhs_dilation=(dilation, 1),
                     dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 )
-            if alone:
-                product, kernel = lax.optimization_barrier((product, kernel))
-                taps = kernel[:, first : first + _MAX_TAPS]
             for i, factor in enumerate(of_outputs[:, point]):
                 outputs[i] += [_times(factor, product)] if factor else []
     sums = [_sum(parts).reshape(b, rows, groups, dilation, d) for parts in outputs]
