@@ -305,7 +305,7 @@ def records(folder: Path, seed: int, count: int) -> Trials:
 
 def weights(folder: Path, seed: int, count: int) -> Trials:
     """Damage weight files of all kinds: refused, or read in bounded memory."""
-    layers = {n: v for n, v in vgg_layers().items() if n in ("conv1_1", "fc7")}
+    layers = {n: v for n, v in vgg_layers().items() if n in ("conv1_2", "fc7")}
     front_end = {n: {"kernel": k, "bias": b} for n, (k, b) in layers.items()}
     contents = {".caffemodel": caffemodel(layers)}
     for suffix in (".npz", ".safetensors"):

@@ -119,12 +119,6 @@ def test_parameters_and_gradients_are_those_of_one_device(name, one_device):
     _assert_same(_whole(state.params, placement), params)
 
 
-def test_parts_of_a_batch_add_up():
-    one, _, first = _train(MeshConfig(data=1), _batch(), accumulate=2)
-    many, _, place = _train(MeshConfig(data=4, rows=2), _batch(), accumulate=2)
-    _assert_same(_whole(many.params, place), _whole(one.params, first))
-
-
 def test_a_network_that_pads_and_upsamples_inside_is_the_same():
     slim = ModelConfig(layers=LAYERS, padding="same", upsample=True)
     batch = _batch(inner=36, margin=0, stride=1)
@@ -133,10 +127,14 @@ def test_a_network_that_pads_and_upsamples_inside_is_the_same():
     _assert_same(_whole(many.params, place), _whole(one.params, first))
 
 
-@pytest.mark.parametrize("name", ["ohem", "lovasz", "dice"])  # not sums over pixels
-def test_every_loss_is_that_of_one_device(name):
+@pytest.mark.parametrize(
+    "name, parts",
+    [("ohem", 1), ("lovasz", 1), ("dice", 2)],  # not sums over pixels
+)
+def test_every_loss_is_that_of_one_device_also_in_parts_of_a_batch(name, parts):
     """Rows that fill up a map are ignored, and images' pixels found over devices."""
-    fields = {"loss": LossConfig(name, gamma=1.0, threshold=0.4), "ema": 0.5}
+    loss = LossConfig(name, gamma=1.0, threshold=0.4)
+    fields = {"loss": loss, "ema": 0.5, "accumulate": parts}
     one, losses, first = _train(MeshConfig(data=1), _batch(), **fields)
     many, ours, place = _train(DATA_AND_ROWS, _batch(), **fields)
     np.testing.assert_allclose(ours, losses, rtol=1e-5)
