@@ -127,7 +127,7 @@ def test_logits_cover_the_image_at_the_networks_stride(name):
     model = DilatedNet(named_network(name, 21))
     stride = 1 if name in ("fcn8s", "segnet") else 8
     assert model.output_stride == model.map_stride == stride and model.margin == 0
-    for h, w in ((321, 321), (360, 480), (65, 71)):
+    for h, w in ((360, 480), (65, 71)):
         x = jax.ShapeDtypeStruct((1, h, w, 3), jnp.float32)
         shape = jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0], x).shape
         assert shape == (1, -(-h // stride), -(-w // stride), 21)

@@ -51,12 +51,6 @@ def test_tensorboard_has_what_was_written_before_a_kill(tmp_path):
     writer.close()
 
 
-def test_tensorboard_reads_what_was_written(tmp_path):
-    _write(tmp_path, "a", 0, [1, 2])
-    [events] = (tmp_path / "tensorboard" / "a").iterdir()
-    assert b"loss" in events.read_bytes()
-
-
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     write_text(path, "old")
