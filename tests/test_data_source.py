@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tiny_run import write_images
 
 from dilax.data import DatasetSpec, colour_map, evenly_spread
 from dilax.data.lists import read_lines
 from dilax.data.pairing import Pair
-from dilax.data.source import ImageLabelFiles
+from dilax.data.source import ImageLabelFiles, open_source
 
 SPEC = DatasetSpec("three", ("a", "b", "c"), colour_map(3), (1.0, 2.0, 3.0))
 
@@ -171,6 +172,19 @@ def test_an_image_of_absurd_size_is_a_wrong_header(two, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match=r"a\.png: cannot be read .*48 pixels"):
         ImageLabelFiles(two, SPEC)
+
+
+@pytest.mark.parametrize(
+    "dataset, split, message",
+    [
+        ("folder", "test", r"data: has no split 'test'; it has \['train', 'val'\]"),
+        ("vok", "train", r"data\.dataset='vok': must be one of folder, voc"),
+    ],
+)
+def test_data_that_there_is_not_is_refused(tmp_path, dataset, split, message):
+    data = write_images(tmp_path / "data", count=2)
+    with pytest.raises(ValueError, match=message):
+        open_source(dataset, SPEC, str(data), split)
 
 
 # Lists.

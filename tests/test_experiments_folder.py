@@ -25,6 +25,7 @@ from dilax.training.serialization import to_json
 from experiments import folder
 
 SCRIPT = Path(__file__).parent.parent / "experiments/folder.py"
+CONTEXT = "context=(('conv1_1', 1, 1), ('conv2_1', 2, 1))"
 TINY = (  # the slim network and its stages, small enough for a test
     "--config.model.layers="
     "(('conv1', 3, 6, 1, 0.0), ('pool1', 2, 0, 1, 0.0), ('pool2', 2, 0, 1, 0.0), "
@@ -32,10 +33,8 @@ TINY = (  # the slim network and its stages, small enough for a test
     "--config.stages.front_end.steps=3",
     "--config.stages.context.steps=2",
     "--config.stages.joint.steps=2",
-    *(
-        f"--config.stages.{name}.context=(('conv1_1', 1, 1), ('conv2_1', 2, 1))"
-        for name in ("context", "joint")
-    ),
+    f"--config.stages.context.{CONTEXT}",
+    f"--config.stages.joint.{CONTEXT}",
     "--config.pictures=2",
 )
 COLOURS = np.array([(128, 64, 128), (0, 0, 0), (64, 0, 128)], np.uint8)
@@ -255,7 +254,11 @@ def test_what_cannot_be_read_is_left_out_on_demand(tmp_path):
     (tmp_path / "train/Bild 3 ü_mask.png").unlink()
     with pytest.raises(ValueError, match=r"3 ü\.png: has no mask.*\n.*skip_unreadable"):
         _fitted(tmp_path, tmp_path / "run")
-    _fitted(tmp_path, tmp_path / "run", "--config.data.skip_unreadable=true")
+    _fitted(tmp_path, tmp_path / "run", skip := "--config.data.skip_unreadable=true")
+    for path in (tmp_path / "train").glob("*ü.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="no readable training images are left"):
+        _fitted(tmp_path, tmp_path / "run", skip)
 
 
 # Kinds of images and masks, through a network and back to files.
@@ -378,7 +381,8 @@ def test_it_says_what_it_chose_and_will_take_and_adds_a_crf(tmp_path):
         assert sheet.width > 6 * 160
     results = tmp_path / "data/run/results.json"
     before = json.loads(results.read_text())["stages"]
-    again = _run(*flags, "--crf=dense", cwd=tmp_path)
+    flags += ["--crf=dense", f"--config.stages.joint_crf.{CONTEXT}"]
+    again = _run(*flags, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "search joint_crf: 12 CRFs on 2 images, about " in again.stdout
     after = json.loads(results.read_text())["stages"]

@@ -3,7 +3,7 @@ import itertools
 import json
 
 import pytest
-from tiny_run import tiny_config
+from tiny_run import tiny_config, write_images
 
 from dilax.data import Augmentation, DatasetSpec
 from dilax.models import (
@@ -13,7 +13,7 @@ from dilax.models import (
     dilation8_voc,
     dilation10_cityscapes,
 )
-from dilax.training import Config, CRFConfig
+from dilax.training import Config, CRFConfig, check_run
 from dilax.training.build import build_model, build_spec, check_config
 from dilax.training.serialization import from_json, to_json
 from experiments import camvid, cityscapes, coco, kitti, table3, voc
@@ -213,6 +213,20 @@ def _changed(tmp_path, index, **fields):
 def test_impossible_stages_are_refused_by_name(tmp_path, index, fields, message):
     with pytest.raises(ValueError, match=message):
         check_config(_changed(tmp_path, index, **fields))
+
+
+def test_a_crf_that_trains_and_rows_over_devices_exclude_each_other(tmp_path):
+    config = _changed(tmp_path, 2, trains="crf", crf=RNN)
+    config.mesh.rows = 2
+    with pytest.raises(ValueError, match=r"mesh\.rows=2: --config\.stages\[2\]\.crf"):
+        check_config(config)
+
+
+def test_more_images_come_from_a_set_of_the_same_classes(tmp_path):
+    config = tiny_config(write_images(tmp_path / "data"))
+    config.data.extra = "coco"
+    with pytest.raises(ValueError, match=r"data\.extra=coco: has other classes than"):
+        check_run(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import dataclasses
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import quick_environment, tiny_config, write_images
@@ -71,6 +73,22 @@ def test_a_step_that_does_not_fit_is_not_run(tmp_path, monkeypatch):
     cost = estimate(config, build_spec(config))["front_end"]
     assert not cost.seconds and cost.memory > cost.room == 10_000
     assert "does not fit" in str(cost) and "raise accumulate" in str(cost)
+
+
+def test_what_a_tpu_s_compiler_refuses_does_not_fit(tmp_path, monkeypatch):
+    """The compiler of a TPU does not return a program that is too large."""
+    config = tiny_config(write_images(tmp_path))
+    module = sys.modules["dilax.training.estimate"]
+    planned = SimpleNamespace(flops=1)
+
+    def refuse():
+        raise jax.errors.JaxRuntimeError("Ran out of memory: Used 18.50G of 15.75G hbm")
+
+    planned.compile = refuse
+    monkeypatch.setattr(module, "plan_step", lambda *_: planned)
+    cost = estimate(config, build_spec(config))["front_end"]
+    assert (cost.memory, cost.room, cost.seconds) == (18.5 * 2**30, 15.75 * 2**30, 0)
+    assert "does not fit" in str(cost)
 
 
 def test_what_a_device_has_is_shown_beside_what_a_step_needs():
