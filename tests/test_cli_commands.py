@@ -1,5 +1,6 @@
 """The `dilax` command: its modes and tools, their help, and the doctor's verdict."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_the_doctor_finds_this_machine_well():
         assert part in done.stdout
     assert done.stdout.count("\nok ") == 4
     assert "WARNING" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_doctor_names_a_platform_that_is_missing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "dilax", "doctor"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "none_such"},
+    )
+    assert done.returncode == 1
+    assert "FAILED  devices" in done.stdout and "none_such" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_what_fails_is_named_and_the_rest_goes_on(capsys):

@@ -23,6 +23,7 @@ from toys import variant_dir as variant_dir
 from dilax.data.builders import builder as shards
 from dilax.data.builders.builder import SegmentationBuilder
 from dilax.data.prepared import builder_class, prepare
+from dilax.runtime import download
 from dilax.runtime.files import alone
 
 Usage = namedtuple("Usage", "total used free")
@@ -82,6 +83,15 @@ def test_a_download_that_fails_leaves_nothing_prepared(publisher, home, variant_
     with pytest.raises(OSError, match=r"toys\.zip: the server answers 404"):
         prepare("toys", None, home)
     assert left(variant_dir) == []
+
+
+def test_without_a_connection_the_error_says_what_to_get(home, monkeypatch):
+    nobody = "http://127.0.0.1:9/toys.zip"
+    monkeypatch.setattr(Toys, "ARCHIVES", (Toys.ARCHIVES[0]._replace(url=nobody),))
+    monkeypatch.setattr(download, "PAUSES", ())
+    with pytest.raises(OSError, match="cannot be reached") as refused:
+        prepare("toys", None, home)
+    assert Toys.HOW in str(refused.value)
 
 
 def test_a_publisher_who_changed_the_file_is_believed_only_with_unverified(

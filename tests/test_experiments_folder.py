@@ -352,7 +352,7 @@ def _run(*flags, cwd=None):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
-COST = r"[\d.]+ ms \([\d.]+ GFLOP, \d+ GFLOP/s\), 0 minutes; 0\.\d\d GB"
+COST = r"[\d.]+ ms \([\d.]+ GFLOP, \d+ GFLOP/s\), 00:00 in all; 0\.\d\d GB"
 
 
 @pytest.mark.slow
@@ -372,6 +372,7 @@ def test_it_says_what_it_chose_and_will_take_and_adds_a_crf(tmp_path):
         r"on \d+ x .+, without evaluation:",
         rf"  front_end: 3 steps of {COST}",
         rf"  joint: 2 steps of {COST}",
+        "  not estimated, as they read no images: context",
         "",
     ]
     lines = done.stdout.splitlines()

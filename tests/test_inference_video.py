@@ -173,3 +173,9 @@ def test_frames_are_shown_as_the_display_matrix_says(tmp_path, matrix):
     expected = SHOWN[matrix](image)
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).mean() < 8
+
+
+def test_a_missing_file_is_named(tmp_path):
+    missing = pytest.raises(ValueError, match=r"drive\.mp4: no such file")
+    with missing, open_video(tmp_path / "drive.mp4", 10**6):
+        pass

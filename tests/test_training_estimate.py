@@ -50,7 +50,7 @@ def test_operations_are_the_network_s_three_passes_on_the_whole_batch(costs):
     conv, fc, final = (4 * 18 * 18 * 27 * 6, 4 * 9 * 9 * 6 * 8, 4 * 9 * 9 * 8 * 3)
     assert small["front_end"].flops == 2 * (2 * conv + 3 * (fc + final))
     text = str(small["front_end"]._replace(seconds=0.5, memory=12_340_000))
-    assert text == "6 steps of 500 ms (0.00098 GFLOP, 0 GFLOP/s), 0 minutes; 0.01 GB"
+    assert text == "6 steps of 500 ms (0.00098 GFLOP, 0 GFLOP/s), 00:03 in all; 0.01 GB"
 
 
 def test_operations_of_parts_add_up(tmp_path):

@@ -17,6 +17,7 @@ from dilax.models import BASIC, VGG16_SLIM_HEAD
 from dilax.training import DataConfig, ModelConfig, OptimizerConfig, import_weights
 from dilax.training.build import build_model, build_spec
 from dilax.training.initial import check_fits, check_init, params_from_init
+from dilax.training.run import check_run
 from dilax.weights import Inputs, save_weights
 from dilax.weights.stored import adapted
 from experiments import camvid, cityscapes, coco, kitti, voc
@@ -242,6 +243,12 @@ def test_a_head_in_part_is_refused(data, tmp_path):
     config = _convolutions(data, tmp_path, without=("fc7",))
     with pytest.raises(ValueError, match=r"lacks front_end/fc7/bias.*=fc6,fc7,final"):
         check_fits(config, _model(config)[1])
+
+
+def test_missing_data_is_found_before_weights_are_downloaded(data, tmp_path):
+    config = dataclasses.replace(tiny_config(tmp_path / "none"), init="vgg16")
+    with pytest.raises(ValueError, match="none"):
+        check_run(config, tmp_path / "run")
 
 
 def test_a_run_starts_from_the_network_that_a_key_names(data, tmp_path):

@@ -169,6 +169,17 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(whole, data):
         dilax.train(config, whole[0])
 
 
+def test_long_values_are_cut_to_where_they_differ(whole, data, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    before = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(before | {"name": 60 * "x" + " then"})
+    )
+    config = dataclasses.replace(tiny_config(data), name=60 * "x" + " now")
+    with pytest.raises(ValueError, match=r'…x{19} then" there, …x{19} now" here'):
+        dilax.train(config, folder)
+
+
 def test_other_images_in_the_place_of_the_first_are_refused(whole, data, tmp_path):
     other = write_images(tmp_path / "other", count=9)
     with pytest.raises(ValueError, match=r"with other images .*8 there, 9 here"):

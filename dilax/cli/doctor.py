@@ -8,6 +8,7 @@ page.
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -61,6 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, help="folder of prepared data sets")
     values = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # no warning of orbax matters here
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # a platform that is not there
+        given = os.environ.get("JAX_PLATFORMS", "")
+        print(f"FAILED  devices: JAX finds none (JAX_PLATFORMS={given}) {error}")
+        return 1
     rows = [*_installed(), *_prepared(values.data_dir or default_data_dir())]
     print(f"{tabulate(rows, tablefmt='plain')}\n")
     with tempfile.TemporaryDirectory(prefix="dilax-doctor") as folder:

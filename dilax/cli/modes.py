@@ -121,6 +121,8 @@ def _preview(values: Any, config: Config, workdir: Path) -> None:
         show(f"on {len(jax.devices())} x {device}, without evaluation:")
         for name, cost in costs.items():
             show(f"  {name}: {cost}")
+        if others := [s.name for s in config.stages if s.name not in costs]:
+            show(f"  not estimated, as they read no images: {', '.join(others)}")
     if values.profile:
         folder = workdir / "profile"
         for table in profile(config, spec, folder).values():
@@ -283,8 +285,7 @@ def compare(values: Any) -> None:
     """
     _check_alone("compare")
     if len(values.workdirs) < 2:
-        named = ",".join(values.workdirs)
-        raise ValueError(f"--workdirs={named}: give at least two runs, such as a,b")
+        raise ValueError("--workdirs: give the folders of two runs or more: a,b")
     output = values.output or "compare.html"
     path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
     print(f"{len(values.workdirs)} runs side by side: {path}")

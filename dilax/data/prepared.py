@@ -287,6 +287,12 @@ def _downloaded(builder: SegmentationBuilder, folder: Path) -> Path:
                 download(archive.url, folder / archive.name, *known)
             except WrongFile as error:
                 raise ValueError(f"{error}; --unverified accepts the file") from error
+            except OSError as error:
+                if error.errno:  # of this machine, such as a full disk
+                    raise
+                raise OSError(
+                    f"{error}. Without a connection: {builder.HOW}"
+                ) from error
         elif archive not in present:
             logging.warning("%s cannot be downloaded: %s", archive.name, archive.holds)
     return folder

@@ -119,9 +119,11 @@ def open_video(path: Path, max_pixels: int) -> Iterator[Source]:
         max_pixels: maximum number of pixels of a frame.
 
     Raises:
-        ValueError: if PyAV is missing, it cannot read the file, or the frames are too
-            large.
+        ValueError: if the file or PyAV is missing, PyAV cannot read the file, or the
+            frames are too large.
     """
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
     av = _av()
     try:
         container = av.open(str(path))

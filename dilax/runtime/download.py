@@ -101,12 +101,12 @@ def _fetch(url: str, output: str, _: Any, *, file: Path, size: int) -> None:
         ) as error:
             if _size(partial) > before:
                 pauses = iter(PAUSES)
+            lost = isinstance(error, requests.ConnectionError)
+            reason = "cannot be reached" if lost else error
             pause = next(pauses, None)
             if pause is None:
-                lost = isinstance(error, requests.ConnectionError)
-                reason = "cannot be reached" if lost else error
                 raise OSError(f"{url}: {reason}; {_RESUME}") from error
-            logging.warning("%s: %s; trying again", url, error)
+            logging.warning("%s: %s; trying again", url, reason)
             time.sleep(pause)
     _version(partial).unlink(missing_ok=True)
     os.replace(partial, output)

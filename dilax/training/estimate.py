@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from tqdm import tqdm
 
 from dilax.data import DatasetSpec
 from dilax.profiling import NetworkCost, network_cost
@@ -60,7 +61,7 @@ class Cost(NamedTuple):
         return (
             f"{self.steps} steps of {1000 * self.seconds:.3g} ms "
             f"({_speed(self.flops, self.seconds)}), "
-            f"{self.steps * self.seconds / 60:.0f} minutes; {memory}"
+            f"{tqdm.format_interval(self.steps * self.seconds)} in all; {memory}"
         )
 
 

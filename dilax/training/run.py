@@ -113,13 +113,11 @@ def check_run(config: Config, workdir: Path) -> Run:
     """
     check_config(config)
     check_init(config)
-    path, data, init = workdir / "config.json", config.data, config.init
+    path, data = workdir / "config.json", config.data
     if data.data_dir:
         where = str(Path(data.data_dir).expanduser().resolve())
         data = dataclasses.replace(data, data_dir=where)
-    if init:  # a run that has started has read it already
-        init = locate_init(init, fetch=not path.exists())
-    config = dataclasses.replace(config, data=data, init=init)
+    config = dataclasses.replace(config, data=data)
     spec = build_spec(config)
     train, val = (open_split(data, spec, split) for split in (data.train, data.val))
     extra: Sequence[dict] = ()
@@ -130,6 +128,9 @@ def check_run(config: Config, workdir: Path) -> Run:
                 f"--config.data.extra={data.extra}: has other classes than {spec.name}"
             )
         extra = open_source(data.extra, other, data.data_dir, "train")
+    if config.init:  # a run that has started has read it already
+        init = locate_init(config.init, fetch=not path.exists())
+        config = dataclasses.replace(config, init=init)
     run = Run(config, workdir, spec, train, val, extra)
     if path.exists():
         _check_same_config(from_json(Config, path), config, path)
@@ -189,7 +190,11 @@ def _difference(old: Any, new: Any, separator: str = ", ") -> str:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return ", ".join(f"[{i}] {_difference(a, b)}" for i, (a, b) in pairs if a != b)
-    return f"{json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"
+    texts = [json.dumps(old), json.dumps(new)]
+    pairs = enumerate(zip(*texts, strict=False))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - 20)
+    there, here = ("…" * (start > 0) + text[start : start + 60] for text in texts)
+    return f"{there} there, {here} here"
 
 
 def picture_indices(config: Config, count: int) -> list[int]:
