@@ -1,4 +1,4 @@
-"""All benchmarks of this machine, one after the other, into one report.
+"""Run all benchmarks that suit this machine, and write one report.
 
     python -m benchmarks [--output=FOLDER] [--minutes=8] [--only=forward,layers]
         [--data_dir=FOLDER]
@@ -110,14 +110,14 @@ CPU = (
 
 
 def arguments(part: Part, out: str, data: str) -> list[str]:
-    """The command of a part, after the interpreter."""
+    """Return the command of a part, after the interpreter."""
     module, *options = shlex.split(part.command)
     filled = [option.format(out=out, data=data) for option in options]
     return ["-m", f"benchmarks.{module}", *filled]
 
 
 def run(command: Sequence[str], seconds: float) -> tuple[str, str]:
-    """What a command prints, and why it failed, if it did.
+    """Return what a command prints and, if it failed, why.
 
     Args:
         command: after the interpreter.
@@ -143,7 +143,7 @@ def run(command: Sequence[str], seconds: float) -> tuple[str, str]:
 
 
 def section(part: Part, command: Sequence[str], text: str, failure: str) -> str:
-    """Of the report."""
+    """Return a section of the report."""
     told = f"\n**Failed**: {failure}\n" if failure else ""
     return (
         f"\n## {part.name}\n\n`python {shlex.join(command)}`\n\n{text.strip()}\n{told}"
@@ -153,7 +153,7 @@ def section(part: Part, command: Sequence[str], text: str, failure: str) -> str:
 def report(
     parts: Sequence[Part], out: Path, data: str, minutes: float = math.inf
 ) -> list[str]:
-    """Runs the parts, and writes report.md as it goes.
+    """Run the parts, and write report.md as they finish.
 
     Args:
         parts: in their order.
@@ -185,7 +185,7 @@ def report(
 
 
 def _draw(out: Path, path: Path) -> None:
-    """Adds a plot of all comparisons, if there are any and matplotlib is there."""
+    """Add a plot of all comparisons, if there are any and matplotlib is installed."""
     files = [out / f"{name}.json" for name in ("forward", "step", "large")]
     records = [json.loads(f.read_text("utf-8")) for f in files if f.exists()]
     results = [row for record in records for row in record["results"]]
@@ -196,7 +196,7 @@ def _draw(out: Path, path: Path) -> None:
 
 
 def define_flags() -> None:
-    """Defines them; not on import, as other benchmarks share names."""
+    """Define the flags; not on import, because other benchmarks share names."""
     flags.DEFINE_string("output", "benchmark-report", "Folder of the report.")
     flags.DEFINE_string("data_dir", "", "Images, for the parts that read some.")
     flags.DEFINE_list("only", [], "Parts to run; all by default.")
@@ -204,7 +204,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Writes the report, and prints it."""
+    """Write the report, and print it."""
     del argv
     logging.set_verbosity(logging.WARNING)
     asked, gpu = flags.FLAGS, jax.default_backend() != "cpu"

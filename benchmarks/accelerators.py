@@ -1,4 +1,4 @@
-"""What compilers make of dilax for TPUs and GPUs, without one. Nothing is run.
+"""Compile dilax for TPUs and GPUs without having one; nothing is run.
 
     pip install -e '.[tpu]'
     python -m benchmarks.accelerators --topology=v5e:2x2 --what=forward,step,joint
@@ -86,7 +86,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Job(NamedTuple):
-    """Something to compile.
+    """A program to compile.
 
     Attributes:
         name: in the table.
@@ -143,7 +143,7 @@ def as_on(devices: list[Any]) -> Iterator[None]:
 
 
 def settings(name: str, flag: Any) -> Any:
-    """The paper's recipe, with what the flags change."""
+    """Return the paper's recipe, changed by the flags."""
     config = RECIPES[name].paper()
     config.model.width_multiplier = flag.width
     mesh = MeshConfig(data=flag.data, rows=flag.rows)
@@ -151,7 +151,7 @@ def settings(name: str, flag: Any) -> Any:
 
 
 def step(name: str, what: str, flag: Any, devices: list[Any]) -> Job | None:
-    """A training step of a stage; None if the recipe has no such stage."""
+    """Return a training step of a stage, or None if the recipe has no such stage."""
     config = settings(name, flag)
     stages = {stage.name: stage for stage in config.stages}
     if not (stage := stages.get(STAGES[what])):
@@ -168,7 +168,7 @@ def step(name: str, what: str, flag: Any, devices: list[Any]) -> Job | None:
 
 
 def network(name: str, what: str, flag: Any, devices: list[Any]) -> Job:
-    """A forward pass, or a tile of prediction over all chips."""
+    """Return a forward pass, or the prediction of a tile on all chips."""
     config = settings(name, flag)
     spec, stage = build_spec(config), config.stage("joint")
     model = build_model(config, stage, spec.num_classes)
@@ -193,7 +193,7 @@ def network(name: str, what: str, flag: Any, devices: list[Any]) -> Job:
 
 
 def dense_crf(name: str, what: str, flag: Any, devices: list[Any]) -> Job:
-    """A dense CRF of one image of VOC, traced: with room for the worst case."""
+    """Return a dense CRF on one VOC image, traced, with room for the worst case."""
     shapes = (
         jax.ShapeDtypeStruct((375, 500, 21), jnp.float32),
         jax.ShapeDtypeStruct((375, 500, 3), jnp.uint8),
@@ -203,12 +203,12 @@ def dense_crf(name: str, what: str, flag: Any, devices: list[Any]) -> Job:
 
 
 def placed(tree: Any, sharding: Any) -> Any:
-    """Shapes on these devices."""
+    """Return shapes on these devices."""
     return jax.tree.map(lambda x: x.update(sharding=sharding), tree)
 
 
 def compiled(job: Job) -> tuple[Program, float, str]:
-    """What a job takes, the seconds of its compilation, and its text."""
+    """Return the program, the seconds that compiling it takes, and its text."""
     start = time.perf_counter()
     program = job.function.lower(*job.arguments).compile()
     seconds = time.perf_counter() - start
@@ -216,7 +216,7 @@ def compiled(job: Job) -> tuple[Program, float, str]:
 
 
 def row(job: Job, program: Program, seconds: float, device: Any, dtype: str) -> list:
-    """A row of the table."""
+    """Return a row of the table."""
     kind = device.device_kind
     ms = program.cycles / CLOCKS.get(kind, math.inf) / 1e6
     ideal = job.flops * job.loops / device_peak(dtype, kind).flops * 1e3
@@ -271,7 +271,7 @@ def main(argv: list[str]) -> None:
 
 
 def composition(program: Program) -> str:
-    """Cycles by operation, the collectives, and the windows of convolutions."""
+    """Return cycles by operation, the collectives, and the windows of convolutions."""
     total = max(1, program.cycles)
     cycles = [f"{k} {100 * n / total:.0f} %" for k, n in program.shares.most_common(6)]
     kinds: dict[str, list[int]] = {}

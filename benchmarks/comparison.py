@@ -1,4 +1,4 @@
-"""What compared figures look like: a Markdown table, a plot, the machine's name."""
+"""Show comparisons: a Markdown table, a plot, and the name of the machine."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ _CPUINFO = Path("/proc/cpuinfo")  # of Linux
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     rows = []
     for result in results:
         sides = list(result["seconds"])
@@ -39,7 +39,7 @@ def _spread(seconds: list[float]) -> str:
 
 
 def plot(results: list[dict[str, Any]], path: str) -> None:
-    """Bars of the time that dilax takes, PyTorch's being 1."""
+    """Plot the time that dilax takes, relative to PyTorch."""
     from matplotlib import pyplot
 
     sides = list(dict.fromkeys(side for r in results for side in r["ratios"]))
@@ -60,7 +60,7 @@ def plot(results: list[dict[str, Any]], path: str) -> None:
 
 
 def machine() -> str:
-    """What runs this, for the table."""
+    """Return the name of the machine, for the table."""
     names = [line.split(":")[1] for line in _cpu_lines() if "model name" in line]
     cpu = names[0].strip() if names else platform.processor()
     gpu = [d.device_kind for d in jax.devices() if d.platform != "cpu"]

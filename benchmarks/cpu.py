@@ -1,4 +1,4 @@
-"""What dilax's operators gain over the obvious way to write them, on XLA's CPU backend.
+"""What dilax's operators gain on CPUs over the obvious way to write them.
 
     python benchmarks/cpu.py [--repeats=5]
 
@@ -30,7 +30,7 @@ def _random(*shape: int) -> jax.Array:
 
 
 def _transposed_conv(x: jax.Array) -> jax.Array:
-    """Bilinear ×8 as a grouped convolution of a dilated input."""
+    """Upsample by 8, bilinearly, as a grouped convolution of a dilated input."""
     ramp = 1 - np.abs(np.arange(16) - 7.5) / 8
     kernel = np.tile(np.outer(ramp, ramp)[:, :, None, None], (1, 1, 1, x.shape[-1]))
     return lax.conv_general_dilated(
@@ -73,7 +73,7 @@ def _looped(params, x: jax.Array):
 
 
 def rows():
-    """(title, ours, obvious, arguments) of each comparison."""
+    """Return (title, dilax's way, the obvious way, arguments) of each comparison."""
     maps, images = _random(1, 66, 66, 21), _random(2, 436, 436, 3)
     pool = _random(2, 313, 313, 64)
     params = jit(_NET.init)(jax.random.key(0), images[:1])["params"]
@@ -112,7 +112,7 @@ def _compare(title, ours, obvious, arguments, repeats: int) -> list:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table."""
+    """Print the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
     table = [_compare(*row, _REPEATS.value) for row in rows()]

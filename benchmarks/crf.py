@@ -1,4 +1,4 @@
-"""Seconds an image of `DenseCRF`, against pydensecrf2 (C++), and how exact both filter.
+"""`DenseCRF` and pydensecrf2 (C++): seconds per image, and the error of their filters.
 
     python -m benchmarks.crf --data_dir=FOLDER [--images=5] [--methods=auto,lattice]
 
@@ -48,14 +48,14 @@ BILATERAL = (80.0, 13.0, 10.0)  # bandwidths of positions and colours, weight
 
 
 def probabilities(shape: tuple[int, int], classes: int, seed: int) -> np.ndarray:
-    """(h, w, k): smooth, and sure of themselves in most places."""
+    """Return smooth class probabilities (h, w, k), confident in most places."""
     noise = np.random.default_rng(seed).normal(size=(*shape, classes))
     logits = 400 * scipy.ndimage.gaussian_filter(noise, (16, 16, 0))
     return scipy.special.softmax(logits, axis=-1).astype(np.float32)
 
 
 def ours(method: str, p: np.ndarray, image: np.ndarray) -> tuple[float, float, Any]:
-    """Seconds of preparation and of inference, and the marginals."""
+    """Return the seconds of preparation and of inference, and the marginals."""
     crf = dilax.DenseCRF(
         *SPATIAL, *BILATERAL, iterations=_ITERATIONS.value, method=method
     )
@@ -67,7 +67,7 @@ def ours(method: str, p: np.ndarray, image: np.ndarray) -> tuple[float, float, A
 
 
 def theirs(p: np.ndarray, image: np.ndarray) -> tuple[float, float, Any]:
-    """The same of pydensecrf2."""
+    """Do the same with pydensecrf2."""
     from pydensecrf import densecrf
 
     (height, width, k), (sigma, weight) = p.shape, SPATIAL
@@ -87,7 +87,7 @@ def theirs(p: np.ndarray, image: np.ndarray) -> tuple[float, float, Any]:
 
 
 def speed_table(images: Sequence[np.ndarray]) -> str:
-    """Medians over the images; ratios of what took turns on the same image."""
+    """Return medians over the images; ratios are of runs in turn on the same image."""
     maps = [probabilities(SIZE, _CLASSES.value, i) for i in range(len(images))]
     ways: dict[str, Callable] = {
         m: lambda p, image, m=m: ours(m, p, image) for m in _METHODS.value
@@ -123,7 +123,7 @@ def _row(name: str, first: tuple, runs: list, reference: list) -> list[str]:
 
 
 def accuracy_table(images: Sequence[np.ndarray]) -> str:
-    """Filters of one class's probabilities, divided by those of ones on both sides."""
+    """Compare the filters, normalized on both sides, on one class's probabilities."""
     errors: dict[str, list[float]] = {"lattice": [], "pydensecrf2": []}
     for i, image in enumerate(images):
         part = image[: _PART.value, : _PART.value]
@@ -147,7 +147,7 @@ def _normalised(gaussian: Callable, p: np.ndarray) -> np.ndarray:
 
 
 def _message_of_theirs(p: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """What one iteration adds to the first class's logit, at a weight of 1."""
+    """Return what one iteration adds to the first class's logit, for a weight of 1."""
     from pydensecrf import densecrf
 
     height, width, _ = image.shape
@@ -167,7 +167,7 @@ def _message_of_theirs(p: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     del argv
     logging.set_verbosity(logging.WARNING)
     if not _DATA_DIR.value:

@@ -1,4 +1,4 @@
-"""What dense upsampling (DUC) costs beside bilinear upsampling and transposed layers.
+"""Dense upsampling (DUC) against bilinear upsampling and a transposed convolution.
 
     python -m benchmarks.duc [--cells=60] [--features=512] [--classes=19] [--repeats=5]
 
@@ -33,7 +33,7 @@ Params = dict[str, jax.Array]
 
 
 def heads(features: int, classes: int) -> dict[str, tuple[Callable, Params]]:
-    """Name → (function of parameters and features, its parameters)."""
+    """Return, by name, (function of parameters and features, its parameters)."""
 
     def params(maps: int, **more: tuple[int, ...]) -> Params:
         rng = np.random.default_rng(0)
@@ -82,14 +82,14 @@ def _duc_of_1(params: Params, x: jax.Array) -> jax.Array:
 
 
 def gradient(head: Callable) -> Callable:
-    """Of a head's squared scores, by its parameters and its features."""
+    """Return the gradient of a head's squared scores by parameters and features."""
     return jax.grad(lambda params, x: (head(params, x) ** 2).mean(), (0, 1))
 
 
 def time_in_turn(
     functions: Mapping[str, Callable[[], Any]], repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of each function in each round, A B C A B C …, after one to compile."""
+    """Return the seconds of each function in each round, in turn, once compiled."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(repeats + 1):
         for name, function in functions.items():
@@ -101,7 +101,7 @@ def time_in_turn(
 
 
 def rows(side: int, features: int, classes: int, repeats: int) -> list[list[str]]:
-    """A row for each head: parameters, then ms and ratio, forward and gradient."""
+    """Return a row per head: parameters, then ms and ratio, forward and gradient."""
     found = heads(features, classes)
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.normal(size=(1, side, side, features)), jnp.float32)
@@ -122,7 +122,7 @@ def rows(side: int, features: int, classes: int, repeats: int) -> list[list[str]
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table."""
+    """Print the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
     sizes = _CELLS.value, _FEATURES.value, _CLASSES.value

@@ -55,7 +55,7 @@ def _one_core(source, example, count: int) -> list[list]:
 
 
 def _waiting(step, state, frozen, batches) -> list[str]:
-    """(milliseconds a step, share of them that it waits) once it runs."""
+    """Return milliseconds per step, and the share of waiting, once the loop runs."""
     waited = 0.0
     for number in range(_WARM + _STEPS.value):
         if number == _WARM:
@@ -71,7 +71,7 @@ def _waiting(step, state, frozen, batches) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the two tables."""
+    """Print the two tables."""
     del argv
     logging.set_verbosity(logging.WARNING)
     config = importlib.import_module(f"experiments.{_DATASET.value}").small()

@@ -40,7 +40,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Where to write the figures as JSO
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table."""
+    """Print the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
     model = RELEASED[_NETWORK.value].build(

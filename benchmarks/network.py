@@ -50,7 +50,7 @@ _GPU_RUNS = 10  # that one clock times on a GPU
 
 
 class Case(NamedTuple):
-    """What is run: `"forward"`, `"step"` or `"joint"`; of which network, and how."""
+    """What to run (`"forward"`, `"step"`, `"joint"`), with which network, and how."""
 
     what: str
     width: float
@@ -62,9 +62,9 @@ class Case(NamedTuple):
 
     @property
     def model(self) -> DilatedNet:
-        """The network, or its front end, which a step trains.
+        """The network; for a step, its front end.
 
-        `joint` trains upsampling too where the network does that itself.
+        `joint` includes upsampling where the network does that itself.
         """
         net = RELEASED[self.network].build(
             width_multiplier=self.width, dtype=jnp.dtype(self.dtype)
@@ -77,25 +77,25 @@ class Case(NamedTuple):
 
     @property
     def spec(self) -> DatasetSpec:
-        """Of the data set that the network is for."""
+        """The data set that the network is for."""
         return DATASETS[RELEASED[self.network].dataset]
 
     @property
     def title(self) -> str:
-        """For tables and plots."""
+        """The name in tables and plots."""
         usual = self.network == Case._field_defaults["network"]
         network = "" if usual else f"{self.network} "
         return f"{network}{self.what} {self.size}²{', remat' * self.remat}"
 
     @property
     def images(self) -> np.ndarray:
-        """(b, h, w, 3) uint8."""
+        """Random images (b, h, w, 3), uint8."""
         shape = (self.batch, self.size, self.size, 3)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     @property
     def labels(self) -> np.ndarray:
-        """(b, h / 8, w / 8) uint8, of the inside; (b, h, w) if upsampling trains."""
+        """Random labels, uint8: (b, h / 8, w / 8), or (b, h, w) with upsampling."""
         model = self.model
         side = (self.size - 2 * model.margin) // (1 if model.upsample else 8)
         shape = (self.batch, side, side)
@@ -109,11 +109,11 @@ class Runner(NamedTuple):
     fetch: Callable[[Any], np.ndarray]
 
     def __call__(self) -> np.ndarray:
-        """Runs once: to the probabilities of cells, or the loss."""
+        """Run once, and return the probabilities of cells, or the loss."""
         return self.fetch(self.start())
 
     def seconds(self) -> float:
-        """Of a run. Several queue on a GPU, which would else wait for the host."""
+        """Time a run; on a GPU several, which would otherwise wait for the host."""
         runs = 1 if jax.default_backend() == "cpu" else _GPU_RUNS
         begin = time.perf_counter()
         for _ in range(runs):
@@ -123,7 +123,7 @@ class Runner(NamedTuple):
 
 
 def random_params(model: DilatedNet) -> Any:
-    """Parameters of which the image decides the output."""
+    """Return parameters for which the output depends on the image."""
     shape = (1, *(2 * model.margin + 8,) * 2, 3)
     params = jit(model.init)(jax.random.key(0), jnp.zeros(shape))["params"]
     params["front_end"]["final"]["kernel"] *= 10
@@ -131,7 +131,7 @@ def random_params(model: DilatedNet) -> Any:
 
 
 def dilax_runner(case: Case, params: Any) -> Runner:
-    """Ours."""
+    """Return the run in dilax."""
     model = case.model
     if case.what == "forward":
         x = jnp.asarray(case.images, jnp.float32) - jnp.array(case.spec.mean)
@@ -162,7 +162,7 @@ def dilax_runner(case: Case, params: Any) -> Runner:
 
 
 def torch_runner(case: Case, params: Any, compiled: bool) -> Runner:
-    """The same in PyTorch."""
+    """Return the run in PyTorch."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -208,14 +208,14 @@ def torch_runner(case: Case, params: Any, compiled: bool) -> Runner:
 
 
 def runner(side: str, case: Case, params: Any) -> Runner:
-    """Of `"dilax"`, `"eager"` or `"compile"`."""
+    """Return the run of a side: `"dilax"`, `"eager"`, or `"compile"`."""
     if side == "dilax":
         return dilax_runner(case, params)
     return torch_runner(case, params, side == "compile")
 
 
 def measure(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
-    """Seconds of all sides, and how far their first outputs are apart."""
+    """Return the seconds of all sides, and how much their first outputs differ."""
     params = random_params(case.model)
     runners, first, outputs, memory = {}, {}, {}, {}
     for side in sides:
@@ -243,7 +243,7 @@ def measure(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
 
 
 def _allocated(side: str) -> float:
-    """The most that a side's allocator has given out on the GPU so far, in bytes."""
+    """Return the peak of a side's allocations on the GPU so far, in bytes."""
     if side == "dilax":
         return float((jax.devices()[0].memory_stats() or {})["peak_bytes_in_use"])
     import torch
@@ -258,7 +258,7 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def in_child(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
-    """What `measure` gives, in a process of its own; on a CPU with peak memory."""
+    """Call `measure` in a new process; on a CPU, add the peak memory."""
     result = _child("measure", case, sides, repeats)
     if flags.FLAGS.memory and jax.default_backend() == "cpu" and _CPUINFO.exists():
         result["memory"] = {s: _child("peak_memory", case, s) for s in sides[:2]}
@@ -266,7 +266,7 @@ def in_child(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
 
 
 def _child(function: str, *arguments: Any) -> Any:
-    """What a function of this module gives, called in a process of its own."""
+    """Call a function of this module in a new process."""
     command = [sys.executable, "-m", "benchmarks.network"]
     command.append(f"--child={json.dumps([function, *arguments])}")
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -274,7 +274,7 @@ def _child(function: str, *arguments: Any) -> Any:
 
 
 def peak_memory(case: Case, side: str) -> float:
-    """Peak memory in bytes of a network and its passes, without its initialization."""
+    """Return the peak memory, in bytes, of a network and two runs, once initialized."""
     if side != "dilax":
         import torch
 
@@ -290,13 +290,13 @@ def peak_memory(case: Case, side: str) -> float:
 
 
 def process_memory(field: str) -> float:
-    """Bytes, of Linux's account of this process."""
+    """Return a figure, in bytes, of Linux's account of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * float(dict(line.split(":", 1) for line in lines)[field].split()[0])
 
 
 def cases() -> list[Case]:
-    """What the flags ask for."""
+    """Return the cases that the flags ask for."""
     crops = [flags.FLAGS.crop]
     forward = [int(side) for side in flags.FLAGS.sizes]
     sizes = {"forward": forward, "step": crops, "joint": crops}
@@ -321,7 +321,7 @@ def cases() -> list[Case]:
 
 
 def define_flags() -> None:
-    """Defines them; not on import, as other benchmarks share names."""
+    """Define the flags; not on import, because other benchmarks share names."""
     flags.DEFINE_list("what", ["forward", "step"], "Of forward, step, joint.")
     flags.DEFINE_enum(
         "network", Case._field_defaults["network"], [*RELEASED], "Which network."
@@ -341,7 +341,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table."""
+    """Print the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
     if flags.FLAGS.child:

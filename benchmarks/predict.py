@@ -1,4 +1,4 @@
-"""Images a second of `Predictor`, against PyTorch with the same network and protocol.
+"""Images per second of `Predictor` and of PyTorch, with the same network and protocol.
 
     python -m benchmarks.predict --data_dir=FOLDER [--images=10] [--width=0.25]
 
@@ -34,7 +34,7 @@ _WIDTH = flags.DEFINE_float("width", 0.25, "Share of VGG-16's channels.")
 
 @dataclasses.dataclass
 class Twin:
-    """The same prediction in PyTorch.
+    """The same prediction, in PyTorch.
 
     Attributes:
         torch: the module.
@@ -57,7 +57,7 @@ class Twin:
         self.network, self.form = network.to(memory_format=form), form
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The (h, w) label map of an image."""
+        """Return the label map (h, w) of an image."""
         grid = plan_tiles(image.shape[:2], self.spec.tile, self.model.margin, 8)
         with self.torch.inference_mode():
             outputs = iter([self._tile(tile) for tile in grid.cut(image)])
@@ -68,13 +68,13 @@ class Twin:
             return self._labels(self.torch.cat(rows, 2), image.shape)
 
     def _tile(self, tile: np.ndarray):
-        """(1, k, h / 8, w / 8) class probabilities of a tile."""
+        """Return the class probabilities (1, k, h / 8, w / 8) of a tile."""
         x = self.torch.from_numpy(subtract_mean(tile, self.spec.mean))
         x = x.permute(2, 0, 1)[None].contiguous(memory_format=self.form)
         return self.network(x).softmax(1)
 
     def _labels(self, cells, shape) -> np.ndarray:
-        """Interpolated with pixel p at p / 8, of the cells that the image needs."""
+        """Interpolate the cells that the image needs, with pixel p at p / 8."""
         rows, columns = (-(-n // 8) + 1 for n in shape[:2])
         cells = cells[:, :, :rows, :columns]
         size = [8 * (n - 1) + 1 for n in cells.shape[2:]]
@@ -93,13 +93,13 @@ def _seconds(predict, image: np.ndarray) -> float:
 
 
 def _faster(twins: list[Twin], image: np.ndarray) -> Twin:
-    """The twin of the shorter time, the first run of each left out."""
+    """Return the faster twin; the first run of each does not count."""
     times = [min([_seconds(twin, image) for _ in range(3)][1:]) for twin in twins]
     return twins[times.index(min(times))]
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table."""
+    """Print the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
     if not _DATA_DIR.value:

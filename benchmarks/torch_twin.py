@@ -1,4 +1,4 @@
-"""The networks of dilax in PyTorch, from a model's tables: what we compare with."""
+"""The networks of dilax in PyTorch, built from a model's tables, to compare with."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from dilax.models import DilatedNet
 
 
 def torch_network(torch: Any, model: DilatedNet, params: Any = None) -> Any:
-    """A `torch.nn.Module` that gives a model's logits, (b, 3, h, w) → (b, k, h', w').
+    """Return a `torch.nn.Module`: images (b, 3, h, w) → logits (b, k, h', w').
 
     Args:
         torch: the module.
