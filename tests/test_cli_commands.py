@@ -124,11 +124,17 @@ def test_the_arithmetic_is_found_wrong_where_it_is(monkeypatch):
         doctor.check_convolution()
 
 
+LOSSES = """\
+{"stage": "front_end", "step": 5, "loss": 2.0}
+{"stage": "front_end", "step": 10, "loss": 1.9}
+"""
+
+
 def test_a_loss_that_does_not_fall_is_found(monkeypatch, tmp_path):
     def train(config, workdir):
         workdir.mkdir()
-        (workdir / "metrics.jsonl").write_text('{"loss": 2.0}\n{"loss": 1.9}\n')
+        (workdir / "metrics.jsonl").write_text(LOSSES)
 
-    monkeypatch.setattr(doctor, "train", train)
+    monkeypatch.setattr(doctor.training, "train", train)
     with pytest.raises(ValueError, match=r"loss 2.00 → 1.90.*must fall by a fifth"):
         doctor.check_run(tmp_path)

@@ -2,7 +2,4 @@
 
 from dilax.cli.command import overridden, run
 
-__all__ = [
-    "overridden",
-    "run",
-]
+__all__ = ["overridden", "run"]

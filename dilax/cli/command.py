@@ -8,11 +8,14 @@
 modes read the configuration from the run's folder.
 """
 
+import argparse
+import contextlib
 import errno
 import inspect
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -20,7 +23,7 @@ from absl import app, flags, logging
 
 from dilax.cli.modes import MODES, Summarize, train_runs
 from dilax.cli.options import OPTIONS, define_flags
-from dilax.runtime import Interrupted, keep_compiled
+from dilax.runtime import keep_compiled
 from dilax.runtime.files import print_any_name, printable
 from dilax.runtime.processes import join_job, leave, stop_on_signals
 from dilax.training import (
@@ -161,6 +164,14 @@ def overridden(config: Config, overrides: list[str]) -> Config:
     return validated(config)
 
 
+def tool_parser(command: str, document: str | None) -> argparse.ArgumentParser:
+    """Return the parser of `dilax COMMAND`, whose help shows a module's docstring."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(
+        f"dilax {command}", description=document, formatter_class=form
+    )
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the command with a message and an exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)
@@ -168,9 +179,10 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
-    """Run the mode; errors that users can fix end in one message, not a traceback."""
+    """Run the mode on the flags."""
     values = flags.FLAGS
-    try:
+    small = "a smaller crop or batch" if mode == "train" else "--tiling=blend"
+    with errors_in_one_message(smaller=small):
         if len(argv) > 1:
             raise ValueError(f"{argv[1]}: not a flag; flags begin with --. Try --help.")
         if "weights" in values and values.weights:
@@ -182,10 +194,21 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
             join_job(values)
         keep_compiled()
         act(values)
-    except Interrupted as stop:
-        fail(str(stop), 128 + stop.signum)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command resumes", 130)
+
+
+@contextlib.contextmanager
+def errors_in_one_message(interrupted: str = "", smaller: str = "") -> Iterator[None]:
+    """End the command in one message, not a traceback, after errors that users can fix.
+
+    Args:
+        interrupted: the message after Ctrl-C or SIGTERM; "" is that of a run.
+        smaller: what needs less memory.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:  # from SIGTERM and from runs, with a message
+        message = interrupted or str(stop) or "interrupted; the same command resumes"
+        fail(message, 128 + getattr(stop, "signum", signal.SIGINT))
     except (OSError, ValueError, NonFiniteLoss) as error:
         logging.debug("Traceback of the error below", exc_info=True)
         fail(_os_problem(error) if isinstance(error, OSError) else str(error))
@@ -199,8 +222,7 @@ def _guarded(argv: list[str], act: Callable[[Any], None], mode: str) -> None:
                 "another process of the job ended or cannot be reached; start all of "
                 f"them again to resume from the last checkpoint ({line})"
             )
-        small = "a smaller crop or batch" if mode == "train" else "--tiling=blend"
-        fail(f"out of memory; {small} needs less ({error})")
+        fail(f"out of memory; {smaller} needs less ({error})")
 
 
 def _take_pretrained(values: Any, mode: str) -> None:

@@ -8,7 +8,6 @@ dilax data clean masks --to clean_masks
 
 import argparse
 import functools
-import signal
 from collections.abc import Callable
 from logging import Formatter
 from pathlib import Path
@@ -19,7 +18,7 @@ from absl import flags, logging
 from tabulate import tabulate
 from tqdm import tqdm
 
-from dilax.cli.command import fail
+from dilax.cli.command import errors_in_one_message, tool_parser
 from dilax.data import in_order
 from dilax.data.builders.builder import Variant
 from dilax.data.masks import MaskReading, clean_masks, main_colours
@@ -50,23 +49,13 @@ def main(argv: list[str] | None = None) -> None:
     logging.get_absl_handler().setFormatter(Formatter("%(message)s"))
     logging.set_verbosity(logging.WARNING)
     stop_on_signals()
-    try:
+    removed = "interrupted; incomplete files were removed: run the command again"
+    with errors_in_one_message(removed):
         values.command(values)
-    except KeyboardInterrupt as stop:
-        code = 128 + getattr(stop, "signum", signal.SIGINT)
-        fail("interrupted; incomplete files were removed: run the command again", code)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{error.strerror or error}")
-    except ValueError as error:
-        fail(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "dilax data", description=__doc__, formatter_class=form
-    )
+    parser = tool_parser("data", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     home = argparse.ArgumentParser(add_help=False)
     text = "folder of all prepared data sets [%(default)s]"

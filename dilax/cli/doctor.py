@@ -5,9 +5,7 @@ run on rendered scenes, whose loss must fall, predicts with its network, and wri
 page.
 """
 
-import argparse
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
@@ -22,24 +20,15 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from dilax.data import DATASETS, Scenes
-from dilax.data.prepared import NAMES, builder_class, default_data_dir, prepared_dir
+from dilax import training
+from dilax.cli.command import tool_parser
+from dilax.data import DATASETS, Scenes, prepared
 from dilax.inference import Predictor, save_image
 from dilax.models import Layer
 from dilax.ops import dilated_conv
 from dilax.report import write_page
 from dilax.runtime import jit
-from dilax.training import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    StageConfig,
-    load_checkpoint,
-    machine,
-    train,
-    versions,
-)
+from dilax.training.records import read_metrics
 
 _EXTRAS = {
     "av": "videos: pip install 'dilax[video]'",
@@ -54,11 +43,7 @@ Check = tuple[str, Callable[[], str]]
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is installed, test it, and return 0 if everything works, else 1."""
-    parser = argparse.ArgumentParser(
-        "dilax doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser("doctor", __doc__)
     parser.add_argument("--data_dir", type=Path, help="folder of prepared data sets")
     values = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # no warning of orbax matters here
@@ -68,15 +53,15 @@ def main(argv: list[str] | None = None) -> int:
         given = os.environ.get("JAX_PLATFORMS", "")
         print(f"FAILED  devices: JAX finds none (JAX_PLATFORMS={given}) {error}")
         return 1
-    rows = [*_installed(), *_prepared(values.data_dir or default_data_dir())]
+    rows = [*_installed(), *_prepared(values.data_dir or prepared.default_data_dir())]
     print(f"{tabulate(rows, tablefmt='plain')}\n")
     with tempfile.TemporaryDirectory(prefix="dilax-doctor") as folder:
         return run_checks(checks(Path(folder)))
 
 
 def _installed() -> list[list[str]]:
-    found = machine()
-    packages = {**found["versions"], **versions(_PACKAGES)}
+    found = training.machine()
+    packages = {**found["versions"], **training.versions(_PACKAGES)}
     rows = [[name, version or "not installed"] for name, version in packages.items()]
     free = shutil.disk_usage(".").free
     rows += [
@@ -95,9 +80,10 @@ def _prepared(root: Path) -> list[list[str]]:
     rows = [
         ["prepared data", str(root) if root.is_dir() else f"{root}: no such folder"]
     ]
-    for name in NAMES:
-        variants = [variant.name for variant in builder_class(name).BUILDER_CONFIGS]
-        there = [v for v in variants if prepared_dir(name, v, root).is_dir()]
+    for name in prepared.NAMES:
+        variants = prepared.builder_class(name).BUILDER_CONFIGS
+        folders = {v.name: prepared.prepared_dir(name, v.name, root) for v in variants}
+        there = [variant for variant, folder in folders.items() if folder.is_dir()]
         remedy = f"not prepared; dilax data prepare {name}"
         rows.append([f"  {name}", ", ".join(there) or remedy])
     return [*rows, ["  scenes", "always available: rendered"]]
@@ -172,19 +158,24 @@ def check_run(folder: Path) -> str:
                 path = data / kind / split / f"{sample['id']}.png"
                 save_image(Image.fromarray(np.asarray(sample[array], np.uint8)), path)
     (data / "classes.txt").write_text("\n".join(SCENES.classes) + "\n")
-    stage = StageConfig(
+    stage = training.StageConfig(
         "front_end",
         trains="front_end",
         steps=_STEPS,
         batch_size=_BATCH,
         crop=(_SIDE, _SIDE),
-        optimizer=OptimizerConfig("adam", learning_rate=5e-3),
+        optimizer=training.OptimizerConfig("adam", learning_rate=5e-3),
     )
     layers = (Layer("conv1", 3, 16), Layer("pool1", 2), Layer("fc", 1, 32))
-    source, model = DataConfig("folder", data_dir=str(data)), ModelConfig(layers=layers)
-    train(Config("doctor", source, model, (stage,), log_every=5), folder / "run")
-    lines = (folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
-    losses = [json.loads(line)["loss"] for line in lines]
+    config = training.Config(
+        "doctor",
+        data=training.DataConfig("folder", data_dir=str(data)),
+        model=training.ModelConfig(layers=layers),
+        stages=(stage,),
+        log_every=5,
+    )
+    training.train(config, folder / "run")
+    losses = [line["loss"] for line in read_metrics(folder / "run")]
     fell = f"loss {losses[0]:.2f} → {losses[-1]:.2f} in {_STEPS} steps"
     if not losses[-1] < 0.8 * losses[0]:
         raise ValueError(f"{fell}: it must fall by a fifth")
@@ -198,7 +189,7 @@ def check_prediction(folder: Path) -> str:
         ValueError: if the result is not a label map of the image.
     """
     image = Scenes("val", count=1, size=_SIDE)[0]["image"]
-    labels = Predictor(*load_checkpoint(folder / "run"))(image)
+    labels = Predictor(*training.load_checkpoint(folder / "run"))(image)
     if labels.shape != image.shape[:2] or labels.max() >= len(SCENES.classes):
         raise ValueError(f"wrong labels: {labels.shape}, up to {labels.max()}")
     return f"{len(np.unique(labels))} classes in {_SIDE} x {_SIDE} pixels"

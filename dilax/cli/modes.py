@@ -14,45 +14,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from dilax.data import distinct_colours
+from dilax import inference, report, training
+from dilax.data import distinct_colours, evenly_spread
 from dilax.evaluation import boundary_table, evaluate, stage_table
-from dilax.inference import (
-    Predictor,
-    export_model,
-    export_onnx,
-    is_video,
-    predict_photos,
-    predict_video,
-    save_image,
-    write_submission,
-)
-from dilax.report import (
-    prediction_sheet,
-    seed_table,
-    watcher,
-    write_comparison,
-    write_page,
-)
 from dilax.runtime.processes import is_writer, wait_for_all
-from dilax.training import (
-    Config,
-    check_run,
-    estimate,
-    from_json,
-    import_weights,
-    load_checkpoint,
-    load_predictor,
-    open_evaluation,
-    pack,
-    picture_indices,
-    predictions_folder,
-    profile,
-    train,
-    validated,
-    write_text,
-)
-from dilax.training.checkpoint import unfinished_step
-from dilax.training.records import record_stage
+from dilax.training import Config, checkpoint, open_evaluation, records
 from dilax.training.run import Run, SavedPredictions, run_results, write_results
 
 Summarize = Callable[[Sequence[Mapping], Path], str]
@@ -67,13 +33,14 @@ def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None
             f"--seeds={','.join(texts)}: must be distinct whole numbers, such as 0,1,2"
         )
     seeds = {int(text): workdir / f"seed{int(text)}" for text in texts}
+    config = training.validated(config)
     runs = [
-        _train_once(values, dataclasses.replace(validated(config), seed=seed), folder)
+        _train_once(values, dataclasses.replace(config, seed=seed), folder)
         for seed, folder in (seeds or {config.seed: workdir}).items()
     ]
     if seeds:
-        table = seed_table(runs)
-        write_text(workdir / "seeds.md", table + "\n")
+        table = report.seed_table(runs)
+        training.write_text(workdir / "seeds.md", table + "\n")
         if is_writer():
             print(f"\n{table}\n")
     if summarize and is_writer():
@@ -82,26 +49,26 @@ def train_runs(values: Any, config: Config, summarize: Summarize | None) -> None
 
 def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     _preview(values, config, workdir)
-    results = train(config, workdir, watcher(workdir))
+    results = training.train(config, workdir, report.watcher(workdir))
     wait_for_all(f"trained {workdir}")
     if not is_writer():
         return results
     _, spec, source = open_evaluation(workdir)
     print(f"\n{stage_table(results['stages'], spec.context_classes)}\n")
     if config.pictures:
-        shown, path = picture_indices(config, len(source)), workdir / "pictures.png"
-        predictions = {
-            stage.name: [
-                predictions_folder(workdir, stage.name) / f"{i:04d}.png" for i in shown
-            ]
-            for stage in config.stages
-        }
-        save_image(
-            prediction_sheet([source[i] for i in shown], predictions, spec), path
+        path = workdir / "pictures.png"
+        shown = evenly_spread(len(source), config.pictures)
+        names = [stage.name for stage in config.stages]
+        folders = {n: training.predictions_folder(workdir, n) for n in names}
+        sheet = report.prediction_sheet(
+            [source[i] for i in shown],
+            {n: [f / f"{i:04d}.png" for i in shown] for n, f in folders.items()},
+            spec,
         )
+        inference.save_image(sheet, path)
         print(f"pictures: {path}")
     alone = jax.process_count() == 1  # several must read a checkpoint together
-    watcher(workdir, measure=alone)()
+    report.watcher(workdir, measure=alone)()
     print(f"page: {workdir.resolve() / 'report.html'}")
     tqdm.write(f"table, results and checkpoints: {workdir}")
     return results
@@ -112,11 +79,11 @@ def _preview(values: Any, config: Config, workdir: Path) -> None:
     estimates = values.estimate and not (workdir / "config.json").exists()
     if not estimates and not values.profile:
         return
-    spec = check_run(config, workdir).spec  # errors come before the estimate
+    spec = training.check_run(config, workdir).spec  # errors come before the estimate
     if estimates:
         show = print if is_writer() else lambda *_, **__: None
         show("compiling each stage, to estimate memory and time …", flush=True)
-        costs = estimate(config, spec)
+        costs = training.estimate(config, spec)
         device = jax.devices()[0].device_kind
         show(f"on {len(jax.devices())} x {device}, without evaluation:")
         for name, cost in costs.items():
@@ -125,7 +92,7 @@ def _preview(values: Any, config: Config, workdir: Path) -> None:
             show(f"  not estimated, as they read no images: {', '.join(others)}")
     if values.profile:
         folder = workdir / "profile"
-        for table in profile(config, spec, folder).values():
+        for table in training.profile(config, spec, folder).values():
             print(f"\n{table}")
         print(f"traces and tables: {folder}")
 
@@ -144,7 +111,7 @@ def evaluate_run(values: Any) -> None:
     config, spec, source = open_evaluation(workdir, values.data_dir, values.split)
     predictor = predictor_of(values, config.eval_batch_size)
     stage = config.stage(values.stage)
-    step = unfinished_step(workdir, stage)
+    step = checkpoint.unfinished_step(workdir, stage)
     run = Run(config, workdir, spec, (), source)
     saved = None
     if step is None and _as_trained(values) and os.access(workdir, os.W_OK):
@@ -160,8 +127,8 @@ def evaluate_run(values: Any) -> None:
         results = run_results(run)
         if stage.name not in results["stages"]:
             write_results(run, results, stage, found)
-        record_stage(workdir, stage.name, evaluation_seconds=seconds)
-        print(f"page: {write_page(workdir, data_dir=config.data.data_dir)}")
+        records.record_stage(workdir, stage.name, evaluation_seconds=seconds)
+        print(f"page: {report.write_page(workdir, data_dir=config.data.data_dir)}")
     unfinished = f" (step {step} of {stage.steps}, unfinished)"
     scores = {stage.name + unfinished * (step is not None): found.as_dict()}
     print(f"\n{len(source)} images of {spec.name} {config.data.val}\n")
@@ -170,7 +137,7 @@ def evaluate_run(values: Any) -> None:
         print(f"\n{boundary_table(scores)}")
     if values.output:
         text = json.dumps({"stages": scores}, indent=1) + "\n"
-        write_text(Path(values.output).expanduser(), text)
+        training.write_text(Path(values.output).expanduser(), text)
 
 
 def _as_trained(values: Any) -> bool:
@@ -195,7 +162,7 @@ def submit(values: Any) -> None:
     suffix = ".zip" if kind == "cityscapes" else ".tar"
     path = output_of(values, f"submission{suffix}")
     predictor = predictor_of(values, config.eval_batch_size)
-    write_submission(predictor, source, kind, path, values.competition)
+    inference.write_submission(predictor, source, kind, path, values.competition)
     print(f"{len(source)} images of {split} for the server of {spec.name}: {path}")
 
 
@@ -219,11 +186,11 @@ def predict(values: Any) -> None:
         spec = predictor.spec
         palette = distinct_colours(spec.num_classes)
         predictor.spec = dataclasses.replace(spec, palette=palette)
-    if is_video(source):
+    if inference.is_video(source):
         options["frames"] = values.frames
-        done = predict_video(predictor, source, output, **options)
+        done = inference.predict_video(predictor, source, output, **options)
     else:
-        done = predict_photos(predictor, values.input, output, **options)
+        done = inference.predict_photos(predictor, values.input, output, **options)
     print(f"{done.written} predicted: {output}")
     if total := sum(done.pixels.values()):
         largest = sorted(done.pixels.items(), key=lambda item: -item[1])
@@ -244,13 +211,15 @@ def export(values: Any) -> None:
     _check_alone("export")
     path = output_of(values, "network.zip")
     if not path.suffix:
-        pack(values.workdir, path, values.stage, values.checkpoint)
+        training.pack(values.workdir, path, values.stage, values.checkpoint)
         print(f"the network, which can be loaded like a run: {path}")
         return
-    write = export_onnx if path.suffix == ".onnx" else export_model
-    loaded = load_checkpoint(values.workdir, values.stage, values.checkpoint)
+    onnx = path.suffix == ".onnx"
+    write = inference.export_onnx if onnx else inference.export_model
+    loaded = training.load_checkpoint(values.workdir, values.stage, values.checkpoint)
     print(f"the network, and how to run it: {write(*loaded, path)}")
-    config = from_json(Config, Path(values.workdir).expanduser() / "config.json")
+    root = Path(values.workdir).expanduser()
+    config = training.from_json(Config, root / "config.json")
     stage = config.stage(values.stage)
     if stage.crf:
         print(f"The CRF of stage {stage.name} is not included.")
@@ -264,17 +233,17 @@ def import_released(values: Any) -> None:
     _check_alone("import_weights")
     if not values.input or not values.network:
         raise ValueError("--input, --network: give the file of weights and its network")
-    report = import_weights(values.input, values.network, values.workdir)
-    print(f"{report}\n\nfor eval, predict, submit, and export: {values.workdir}")
+    found = training.import_weights(values.input, values.network, values.workdir)
+    print(f"{found}\n\nfor eval, predict, submit, and export: {values.workdir}")
 
 
-def report(values: Any) -> None:
+def write_report(values: Any) -> None:
     """Write the page of a run, WORKDIR/report.html.
 
     dilax report --workdir=runs/voc
     """
     _check_alone("report")
-    path = write_page(values.workdir, data_dir=values.data_dir, measure=True)
+    path = report.write_page(values.workdir, data_dir=values.data_dir, measure=True)
     print(f"page of the run: {path}")
 
 
@@ -287,7 +256,7 @@ def compare(values: Any) -> None:
     if len(values.workdirs) < 2:
         raise ValueError("--workdirs: give the folders of two runs or more: a,b")
     output = values.output or "compare.html"
-    path = write_comparison(values.workdirs, output, data_dir=values.data_dir)
+    path = report.write_comparison(values.workdirs, output, data_dir=values.data_dir)
     print(f"{len(values.workdirs)} runs side by side: {path}")
 
 
@@ -297,12 +266,12 @@ def output_of(values: Any, name: str) -> Path:
     return Path(values.output or folder / name).expanduser()
 
 
-def predictor_of(values: Any, batch_size: int, **options: Any) -> Predictor:
+def predictor_of(values: Any, batch_size: int, **options: Any) -> inference.Predictor:
     try:
         scales = tuple(map(float, values.scales))
     except ValueError as error:
         raise ValueError(f"--scales={','.join(values.scales)}: {error}") from error
-    return load_predictor(
+    return training.load_predictor(
         values.workdir,
         values.stage,
         values.checkpoint,
@@ -321,6 +290,6 @@ MODES = {
     "submit": submit,
     "export": export,
     "import_weights": import_released,
-    "report": report,
+    "report": write_report,
     "compare": compare,
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dilax.cli.command import fail
+from dilax.cli.command import errors_in_one_message, tool_parser
 from dilax.models import HDC50, DilatedNet, resnet_duc
 from dilax.ops import receptive_field
 from dilax.ops.receptive_fields import Gridding, gridding, suggest_rates
@@ -42,17 +42,12 @@ _WIDEST = 79  # characters per line
 def main(argv: list[str] | None = None) -> None:
     """Run the command; errors that users can fix end in one message and exit code 1."""
     values = _parser().parse_args(argv)
-    try:
+    with errors_in_one_message("interrupted"):
         print(_answer(values))
-    except (ValueError, OSError) as error:
-        fail(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "dilax receptive-field", description=__doc__, formatter_class=form
-    )
+    parser = tool_parser("receptive-field", __doc__)
     parser.add_argument("layers", nargs="*", type=_layer, help="RATE or KERNEL:RATE")
     parser.add_argument("--network", choices=NETWORKS, help="name of a network")
     parser.add_argument("--run", type=Path, help="folder of a trained run")
