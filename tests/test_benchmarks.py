@@ -11,14 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import TINY
 from tiny_run import quick_environment
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import duc
 from benchmarks import lowerings as tune
 from benchmarks.__main__ import GPU, Part
+from benchmarks.layers import over_undilated, undilated_twin
+from dilax.models import DilatedNet, FrontEnd, dilation8_camvid
 from dilax.ops import upsample_bilinear
 from dilax.ops.lowerings import LOWERINGS
+from dilax.profiling import layer_calls, network_cost
+from dilax.profiling.roofline import Peak
 
 # All parts into one report, whatever happens to one of them.
 
@@ -304,3 +309,31 @@ def test_the_table_has_a_row_for_each_head_and_bilinear_upsampling_is_1():
     assert [row[0] for row in table] == list(HEADS)
     assert (table[0][3], table[0][5]) == ("1.0", "1.0")
     assert float(table[0][2]) > 0
+
+
+# The price of dilation, layer by layer.
+
+
+SHAPE = (1, 30, 30, 3)
+
+
+def test_the_undilated_twin_gives_as_much_from_less():
+    calls = {c.name: c for c in layer_calls(dilation8_camvid(), (1, 900, 900, 3))}
+    sides = {"conv5_1": (100, 0), "fc6": (72, 0), "ctx_conv4_1": (66, 0)}
+    for name, (side, pad) in sides.items():
+        twin = undilated_twin(calls[name])
+        assert (*twin.input.shape[1:3], twin.pad) == (side, side, pad)
+        x = jnp.zeros(twin.input.shape)
+        out = jax.eval_shape(twin, twin.params, x)
+        assert (out.shape, twin.dilation) == (calls[name].output.shape, 1)
+    padded = layer_calls(DilatedNet(FrontEnd(2, TINY, padding="same")), SHAPE)[2]
+    assert undilated_twin(padded).input.shape == padded.input.shape
+
+
+def test_only_dilated_layers_are_compared_with_undilated_ones():
+    layers = network_cost(DilatedNet(FrontEnd(3, TINY)), SHAPE).layers
+    slow = Peak("so slow that nothing needs to run often", 1e6, 1e6)
+    [(name, ratios)] = over_undilated(layers, slow, 1).items()
+    assert name == "front_end/conv2"
+    assert [*ratios] == ["forward", "input_gradient", "kernel_gradient"]
+    assert all(ratio > 0 for ratio in ratios.values())

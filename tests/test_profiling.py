@@ -13,8 +13,6 @@ from dilax.models import BASIC, DilatedNet, FrontEnd, dilation8_camvid
 from dilax.profiling import layer_calls, network_cost
 from dilax.profiling.layer_costs import (
     PASSES,
-    PassTime,
-    alternating_samples,
     layer_figures,
     layer_json,
     layer_table,
@@ -36,7 +34,7 @@ CONV = layer_calls(NET, (1, 30, 30, 3))[2]
 def times():
     cost = network_cost(NET, (1, 30, 30, 3))
     names = [layer.call.name for layer in cost.layers]
-    return dict(zip(names, time_layers(cost.layers, SLOW, 2, twins=True), strict=True))
+    return dict(zip(names, time_layers(cost.layers, SLOW, 2), strict=True))
 
 
 def test_the_passes_that_run_are_timed(times):
@@ -45,40 +43,13 @@ def test_the_passes_that_run_are_timed(times):
     assert runs.pop("conv1") == ["forward", "kernel_gradient"]
     assert runs.pop("pool1") == ["forward", "input_gradient"]
     assert set(map(tuple, runs.values())) == {tuple(PASSES)}
-    each = [time.seconds for passes in times.values() for time in passes.values()]
+    each = [seconds for passes in times.values() for seconds in passes.values()]
     assert all(0 < seconds < 1 for seconds in each)
 
 
-def test_only_dilated_layers_are_compared_with_undilated_ones(times):
-    ratios = {
-        name: [time.over_undilated for time in passes.values() if time.over_undilated]
-        for name, passes in times.items()
-    }
-    assert len(ratios.pop("conv2")) == 3
-    assert not any(ratios.values())
-
-
-def test_a_layer_is_timed_without_its_twin_unless_asked():
-    layers = network_cost(NET, (1, 30, 30, 3), ()).layers[2:3]
-    (time,) = time_layers(layers, SLOW, 1)
-    assert time == {"forward": PassTime(time["forward"].seconds)}
+def test_a_pass_has_at_least_one_sample():
     with pytest.raises(ValueError, match="repeats=0: must be 1 or more"):
-        time_layers(layers, SLOW, 0)
-
-
-def test_samples_alternate_and_the_compiling_one_is_left_out():
-    seen = []
-
-    def sampler(name):
-        def sample():
-            seen.append(name)
-            return float(len(seen))
-
-        return sample
-
-    found = alternating_samples([sampler("a"), sampler("b")], 2)
-    assert seen == ["a", "b"] * 3
-    assert found == [[3.0, 5.0], [4.0, 6.0]]
+        time_layers(network_cost(NET, (1, 30, 30, 3), ()).layers, SLOW, 0)
 
 
 def test_each_pass_computes_what_its_name_says():
@@ -116,15 +87,15 @@ COST = network_cost(NET, (1, 30, 30, 3))
 PEAK = Peak("a chip", flops=1e9, bandwidth=1e18)
 
 
-def _times(*seconds, ratios=(None, None, None)):
-    each = zip(PASSES, seconds, ratios, strict=True)
-    return {name: PassTime(s, ratio) for name, s, ratio in each if s is not None}
+def _times(*seconds):
+    each = zip(PASSES, seconds, strict=True)
+    return {name: s for name, s in each if s is not None}
 
 
 TIMES = [
     _times(0.004, None, 0.002),
     _times(0.0, 0.001, None),
-    _times(0.001, 0.002, 0.005, ratios=(1.0, 1.25, 0.5)),
+    _times(0.001, 0.002, 0.005),
     _times(0.001, 0.001, 0.001),
     _times(0.001, 0.001, 0.0),
 ]
@@ -147,7 +118,6 @@ def test_times_rates_and_shares():
     assert row["GFLOP/s"] == "0 / 0 / 0"
     assert row["roofline, %"] == "12 / 6 / 2"
     assert row["time, %"] == "40.0"
-    assert row["× undilated"] == "1.00 / 1.25 / 0.50"
     assert cells["front_end/conv1"]["ms"] == "4 / – / 2"
     total = cells["all"]
     assert (total["ms"], total["time, %"]) == ("7 / 5 / 8", "100.0")
@@ -181,7 +151,6 @@ def test_json_holds_every_figure():
     assert (figures["flops"], figures["seconds"]) == (flops, 0.002)
     assert figures["rate"] == flops / 0.002
     assert figures["roofline"] == pytest.approx(flops / 1e9 / 0.002)
-    assert figures["over_undilated"] == 1.25
     assert [*by_name["front_end/pool1"]["passes"]] == ["forward", "input_gradient"]
 
 

@@ -21,7 +21,7 @@ from dilax.models import (
     dilation10_cityscapes,
 )
 from dilax.ops.lowerings import DIRECT
-from dilax.profiling import Work, layer_calls, network_cost, undilated_twin
+from dilax.profiling import Work, layer_calls, network_cost
 from dilax.profiling.roofline import Peak, device_peak, measured_peak
 
 SHAPE = (2, 60, 56, 3)
@@ -191,21 +191,6 @@ def test_taps_that_fall_into_zeros_take_no_part(padding):
         if padding == "reflect" or (0 <= y + dy < 4 and 0 <= x + dx < 9)
     ]
     assert layer.passes["forward"].flops == 2 * len(pairs)
-
-
-def test_the_undilated_twin_gives_as_much_from_less():
-    calls = {c.name: c for c in layer_calls(dilation8_camvid(), (1, 900, 900, 3))}
-    sides = {"conv5_1": (100, 0), "fc6": (72, 0), "ctx_conv4_1": (66, 0)}
-    for name, (side, pad) in sides.items():
-        twin = undilated_twin(calls[name])
-        assert (*twin.input.shape[1:3], twin.pad) == (side, side, pad)
-        x = jnp.zeros(twin.input.shape)
-        out = jax.eval_shape(twin, twin.params, x)
-        assert (out.shape, twin.dilation) == (calls[name].output.shape, 1)
-    padded = layer_calls(DilatedNet(FrontEnd(2, TINY, padding="same")), SHAPE)[2]
-    assert undilated_twin(padded).input.shape == padded.input.shape
-    with pytest.raises(ValueError, match="call='pool1': is not a conv"):
-        undilated_twin(calls["pool1"])
 
 
 @pytest.mark.parametrize(

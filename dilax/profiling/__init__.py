@@ -7,7 +7,6 @@ from dilax.profiling.cost import (
     Work,
     layer_calls,
     network_cost,
-    undilated_twin,
 )
 from dilax.profiling.layer_costs import (
     layer_figures,
@@ -29,5 +28,4 @@ __all__ = [
     "layer_table",
     "network_cost",
     "time_layers",
-    "undilated_twin",
 ]

@@ -151,33 +151,6 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def undilated_twin(call: LayerCall) -> LayerCall:
-    """Return the convolution without dilation, for an output of the same size.
-
-    The ratio of their times is the price of dilation.
-
-    Raises:
-        ValueError: for a layer that is not a convolution.
-
-    Example:
-        >>> from dilax.models import dilation8_camvid
-        >>> calls = layer_calls(dilation8_camvid(), (1, 900, 900, 3))
-        >>> [fc6] = [call for call in calls if call.name == "fc6"]
-        >>> fc6.dilation, undilated_twin(fc6).dilation
-        (4, 1)
-    """
-    if not isinstance(call.layer, DilatedConv):
-        raise ValueError(f"call={call.name!r}: is not a convolution")
-    layer = call.layer.clone(dilation=1)
-    fewer = (call.dilation - 1) * (layer.kernel_size - 1)
-    if layer.padding != "valid" or call.pad >= fewer // 2:
-        pad = call.pad - (fewer // 2 if layer.padding == "valid" else 0)
-        return dataclasses.replace(call, layer=layer, pad=pad)
-    b, h, w, c = call.input.shape
-    x = jax.ShapeDtypeStruct((b, h - fewer, w - fewer, c), call.input.dtype)
-    return dataclasses.replace(call, layer=layer, input=x)
-
-
 class Work(NamedTuple):
     """The work of one pass: forward, the input's or the kernel's gradient.
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from tabulate import tabulate
 
-from dilax.profiling.cost import LayerCall, LayerCost, NetworkCost, undilated_twin
+from dilax.profiling.cost import LayerCall, LayerCost, NetworkCost
 from dilax.profiling.roofline import Peak
 from dilax.runtime import jit
 
@@ -35,35 +35,18 @@ PASSES: dict[str, Callable] = {
 """What each pass computes, from (call, params, input, gradient of the output)."""
 
 
-class PassTime(NamedTuple):
-    """The time of one pass of a layer.
-
-    Attributes:
-        seconds: median of its samples.
-        over_undilated: time divided by that of the same convolution without dilation,
-            on an input that gives an output of the same size: median of ratios of
-            neighbouring samples. None if the layer is not dilated or the comparison
-            was not requested.
-    """
-
-    seconds: float
-    over_undilated: float | None = None
-
-
-LayerTimes = dict[str, PassTime]
-"""The times of the passes of a layer that run, by their names in `PASSES`."""
-
-
 def time_layers(
-    layers: Sequence[LayerCost], peak: Peak, repeats: int = 3, twins: bool = False
-) -> list[LayerTimes]:
+    layers: Sequence[LayerCost], peak: Peak, repeats: int = 3
+) -> list[dict[str, float]]:
     """Time the passes of each layer that a step of the network runs.
 
     Args:
         layers: the layers of a `network_cost`.
         peak: of the device; determines how often a sample runs a layer.
         repeats: samples of each pass.
-        twins: whether to time undilated twins of dilated layers too, in alternation.
+
+    Returns:
+        For each layer, pass (of `PASSES`) → median of its samples, in seconds.
 
     Raises:
         ValueError: if `repeats` is less than 1.
@@ -74,50 +57,37 @@ def time_layers(
         >>> net = DilatedNet(FrontEnd(2, (Layer("conv1", 3, 4),)))
         >>> layers = network_cost(net, (1, 9, 9, 3)).layers
         >>> [time, _] = time_layers(layers, Peak("a chip", 1e9, 1e9), repeats=1)
-        >>> list(time), time["forward"].seconds > 0
+        >>> list(time), time["forward"] > 0
         (['forward', 'kernel_gradient'], True)
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: must be 1 or more")
-    rng = np.random.default_rng(0)
-
-    def noise(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        return jnp.asarray(rng.random(shape.shape, np.float32) - 0.5, shape.dtype)
-
-    def layer_sampler(call: LayerCall, function: Callable, count: int):
-        arrays = jax.tree.map(noise, (call.params, call.input, call.output))
-        return sampler(lambda *a: function(call, *a), arrays, count)
-
-    times: list[LayerTimes] = []
+    times = []
     for layer in layers:
-        calls = [layer.call]
-        if twins and layer.call.dilation > 1:
-            calls.append(undilated_twin(layer.call))
-        passes: LayerTimes = {}
+        seconds = {}
         for name, work in layer.passes.items():
-            count = min(_MAX_RUNS, math.ceil(_SAMPLE / peak.seconds(work)))
-            samplers = [layer_sampler(call, PASSES[name], count) for call in calls]
-            seconds, *others = alternating_samples(samplers, repeats)
-            ratios = [
-                a / b for twin in others for a, b in zip(seconds, twin, strict=True)
-            ]
-            over = statistics.median(ratios) if ratios else None
-            passes[name] = PassTime(statistics.median(seconds), over)
-        times.append(passes)
+            sample = pass_sampler(layer.call, name, peak.seconds(work))
+            sample()  # compiles
+            seconds[name] = statistics.median(sample() for _ in range(repeats))
+        times.append(seconds)
     return times
 
 
-def alternating_samples(
-    samplers: Sequence[Callable[[], float]], repeats: int
-) -> list[list[float]]:
-    """Take samples in turn, A B A B …, and return one list per sampler.
+def pass_sampler(call: LayerCall, name: str, least: float) -> Callable[[], float]:
+    """Return a function that times one pass of a layer, on noise.
 
-    A first round, which compiles, is not counted.
+    Args:
+        call: the layer.
+        name: of the pass, in `PASSES`.
+        least: seconds that the pass takes at least.
     """
-    for sample in samplers:
-        sample()
-    rounds = [[sample() for sample in samplers] for _ in range(repeats)]
-    return [list(column) for column in zip(*rounds, strict=True)]
+    rng = np.random.default_rng(0)
+    arrays = jax.tree.map(
+        lambda x: jnp.asarray(rng.random(x.shape, np.float32) - 0.5, x.dtype),
+        (call.params, call.input, call.output),
+    )
+    count = min(_MAX_RUNS, math.ceil(_SAMPLE / least))
+    return sampler(lambda *given: PASSES[name](call, *given), arrays, count)
 
 
 def sampler(function: Callable, arrays: Any, count: int) -> Callable[[], float]:
@@ -165,14 +135,12 @@ class PassFigures(NamedTuple):
         bytes: bytes read and written at least.
         least_seconds: time by the roofline.
         seconds: measured time, if any.
-        over_undilated: time divided by that of the undilated layer, if measured.
     """
 
     flops: int
     bytes: int
     least_seconds: float
     seconds: float | None = None
-    over_undilated: float | None = None
 
     @property
     def rate(self) -> float | None:
@@ -183,18 +151,6 @@ class PassFigures(NamedTuple):
     def roofline(self) -> float | None:
         """The fraction of the roofline that was reached."""
         return self.least_seconds / self.seconds if self.seconds else None
-
-    def plus(self, other: "PassFigures") -> "PassFigures":
-        """Add the figures of another layer's pass."""
-        seconds = None
-        if self.seconds is not None and other.seconds is not None:
-            seconds = self.seconds + other.seconds
-        return PassFigures(
-            self.flops + other.flops,
-            self.bytes + other.bytes,
-            self.least_seconds + other.least_seconds,
-            seconds,
-        )
 
 
 class LayerFigures(NamedTuple):
@@ -228,7 +184,7 @@ class LayerFigures(NamedTuple):
 
 
 def layer_figures(
-    cost: NetworkCost, peak: Peak, times: Sequence[LayerTimes] | None = None
+    cost: NetworkCost, peak: Peak, times: Sequence[dict[str, float]] | None = None
 ) -> list[LayerFigures]:
     """Combine the cost of each layer, the roofline, and measured times.
 
@@ -256,7 +212,7 @@ def layer_figures(
     figures: list[LayerFigures] = []
     for layer, measured in zip(cost.layers, times, strict=True):
         passes = {
-            name: PassFigures(*work, peak.seconds(work), *measured.get(name, ()))
+            name: PassFigures(*work, peak.seconds(work), measured.get(name))
             for name, work in layer.passes.items()
         }
         call = layer.call
@@ -339,10 +295,6 @@ def layer_table(figures: Sequence[LayerFigures]) -> str:
             "roofline, %": each(lambda f: f"{100 * (f.roofline or 0):.0f}"),
             "time, %": [f"{100 * row.seconds / whole.seconds:.1f}" for row in rows],
         }
-        ratios = each(
-            lambda f: "" if f.over_undilated is None else f"{f.over_undilated:.2f}"
-        )
-        columns |= {"× undilated": ratios} if any(ratios) else {}
     else:
         columns |= {
             "parameters": [f"{row.parameters:,}" for row in rows],
@@ -356,10 +308,11 @@ def layer_table(figures: Sequence[LayerFigures]) -> str:
 
 
 def _sum(name: str, rows: Sequence[LayerFigures]) -> LayerFigures:
-    passes: dict[str, PassFigures] = {}
-    for row in rows:
-        for key, figures in row.passes.items():
-            passes[key] = passes[key].plus(figures) if key in passes else figures
-    passes = {key: f._replace(over_undilated=None) for key, f in passes.items()}
+    passes = {}
+    for key in PASSES:
+        if found := [row.passes[key] for row in rows if key in row.passes]:
+            flops, moved, least, seconds = zip(*found, strict=True)
+            whole = None if None in seconds else sum(seconds)
+            passes[key] = PassFigures(sum(flops), sum(moved), sum(least), whole)
     parameters, kept = sum(r.parameters for r in rows), sum(r.kept for r in rows)
     return LayerFigures(name, (), 0, parameters, kept, passes)
