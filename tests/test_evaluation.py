@@ -2,15 +2,12 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from dilax.data import DatasetSpec, colour_map
 from dilax.evaluation import (
     Scores,
-    add_to_confusion,
-    empty_confusion,
     evaluate,
     image_scores,
     stage_table,
@@ -43,41 +40,21 @@ def _random_labels(shape, seed, num_classes=4):
 # Counts.
 
 
-@pytest.mark.parametrize("shape", [(7, 9), (2, 5, 3), (1,)])
+@pytest.mark.parametrize("shape", [(7, 9), (5, 3), (1, 1)])
 def test_counts_are_those_of_a_loop_over_the_pixels(shape):
-    pairs = [_random_labels(shape, seed) for seed in range(3)]
-    words = empty_confusion(4)
-    for label, guess in pairs:
-        words = add_to_confusion(words, jax.numpy.array(label), jax.numpy.array(guess))
-    np.testing.assert_array_equal(
-        Scores.of(CLASSES, words).confusion, _counted(4, *pairs)
-    )
+    label, guess = _random_labels(shape, 0)
+    found = image_scores(CLASSES, label, guess)
+    np.testing.assert_array_equal(found.confusion, _counted(4, (label, guess)))
 
 
 def test_ignored_pixels_count_nowhere():
-    label = jax.numpy.array([9, 9, 1], np.uint8)
-    guess = jax.numpy.array([0, 1, 2])
-    words = add_to_confusion(empty_confusion(3), label, guess, ignore_label=9)
-    assert np.asarray(words)[..., 0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    "before, added",
-    [(0, 3), (2**32 - 1, 1), (2**32 - 2, 3), (2**31 - 1, 2), (7 * 2**32 - 1, 2)],
-)
-def test_counts_are_exact_past_32_bits(before, added):
-    words = np.zeros((2, 2, 2), np.uint32)
-    words[1, 0] = before % 2**32, before // 2**32
-    words[0, 1] = 5, 2
-    label = jax.numpy.ones(added, np.int32)
-    words = add_to_confusion(jax.numpy.array(words), label, 0 * label)
-    counts = Scores.of(("a", "b"), words).confusion
-    assert counts.tolist() == [[0, 5 + 2 * 2**32], [before + added, 0]]
+    label, guess = np.array([[9, 9, 1]], np.uint8), np.array([[0, 1, 2]])
+    found = image_scores(("a", "b", "c"), label, guess, ignore_label=9)
+    assert found.confusion.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_sums_of_large_counts_are_exact():
-    words = np.full((2, 2, 2), 2**32 - 1, np.uint32)
-    scores = Scores.of(("a", "b"), jax.numpy.array(words))
+    scores = Scores(("a", "b"), np.full((2, 2), 2**64 - 1, object))
     assert scores.confusion.sum() == 4 * (2**64 - 1)
     assert scores.iou_per_class == {"a": 1 / 3, "b": 1 / 3}
     assert scores.as_dict()["confusion"] == [[2**64 - 1] * 2] * 2
@@ -111,7 +88,7 @@ def test_a_class_that_is_nowhere_is_left_out_of_the_mean():
 
 
 def test_nothing_counted_gives_no_figures():
-    scores = Scores.of(CLASSES, empty_confusion(4))
+    scores = Scores(CLASSES, np.zeros((4, 4), int))
     assert set(scores.iou_per_class.values()) == {None}
     figures = scores.mean_iou, scores.pixel_accuracy, scores.mean_accuracy
     assert np.isnan(figures).all()
@@ -155,14 +132,13 @@ def test_a_category_that_is_nowhere_is_left_out_of_the_mean():
     scores = Scores(CLASSES, counts, (NATURE, GROUND))
     assert scores.iou_per_category == {"nature": 1.0, "ground": None}
     assert scores.mean_category_iou == 1.0
-    empty = Scores.of(CLASSES, empty_confusion(4), (NATURE, GROUND))
+    empty = Scores(CLASSES, np.zeros((4, 4), int), (NATURE, GROUND))
     assert set(empty.iou_per_category.values()) == {None}
     assert np.isnan(empty.mean_category_iou)
 
 
 def test_category_sums_of_large_counts_are_exact():
-    words = np.full((4, 4, 2), 2**32 - 1, np.uint32)
-    scores = Scores.of(CLASSES, jax.numpy.array(words), (NATURE, GROUND))
+    scores = Scores(CLASSES, np.full((4, 4), 2**64 - 1, object), (NATURE, GROUND))
     assert scores.iou_per_category == {"nature": 4 / 12, "ground": 4 / 12}
 
 

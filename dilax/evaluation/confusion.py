@@ -4,56 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Integer, UInt32
+from jaxtyping import Integer
 
 from dilax.runtime.processes import gathered
-
-
-def empty_confusion(num_classes: int) -> UInt32[Array, "k k 2"]:
-    """Return a matrix of zeros on the device: 64-bit counts as (low, high) words.
-
-    Example:
-        >>> empty_confusion(3).shape
-        (3, 3, 2)
-    """
-    return jnp.zeros((num_classes, num_classes, 2), jnp.uint32)
-
-
-def add_to_confusion(
-    confusion: UInt32[Array, "k k 2"],
-    label: Integer[Array, "..."],
-    prediction: Integer[Array, "..."],
-    ignore_label: int = 255,
-) -> UInt32[Array, "k k 2"]:
-    """Count pixels into the matrix: rows are labels, columns are predictions.
-
-    Exact for up to 2^64 pixels in total and 2^32 per call; no float is involved.
-
-    Args:
-        confusion: from `empty_confusion` or an earlier call.
-        label: train ids.
-        prediction: class ids of the same shape.
-        ignore_label: the label of pixels that are not counted.
-
-    Returns:
-        The new matrix.
-
-    Example:
-        >>> label, prediction = jnp.array([0, 0, 1, 255]), jnp.array([0, 1, 1, 1])
-        >>> counts = add_to_confusion(empty_confusion(2), label, prediction)
-        >>> counts[..., 0].tolist()  # the low words
-        [[1, 1], [0, 1]]
-    """
-    k = confusion.shape[0]
-    pair = label.astype(jnp.int32) * k + prediction.astype(jnp.int32)
-    pair = jnp.where(label == ignore_label, k * k, pair).ravel()
-    counts = jnp.zeros(k * k + 1, jnp.uint32).at[pair].add(jnp.uint32(1))
-    low = confusion[..., 0] + counts[:-1].reshape(k, k)
-    carry = (low < confusion[..., 0]).astype(jnp.uint32)
-    return jnp.stack([low, confusion[..., 1] + carry], -1)
 
 
 def image_scores(
@@ -109,17 +63,6 @@ class Scores:
     confusion: np.ndarray
     categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
     boundaries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        classes: tuple[str, ...],
-        words: jax.Array,
-        categories: tuple[tuple[str, tuple[str, ...]], ...] = (),
-    ) -> "Scores":
-        """Read the device's (k, k, 2) matrix of (low, high) words."""
-        low, high = np.moveaxis(np.asarray(words).astype(object), -1, 0)
-        return cls(classes, low + high * 2**32, categories)
 
     def over_processes(self) -> "Scores":
         """Return the exact counts of all processes together."""

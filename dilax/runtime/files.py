@@ -5,12 +5,14 @@ import errno
 import io
 import os
 import secrets
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+from tqdm import tqdm
 
 from dilax.runtime.processes import is_writer
 
@@ -102,6 +104,24 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_room(folder: Path, need: int, what: str) -> None:
+    """Check that the disk has room before anything is written.
+
+    Args:
+        folder: a folder on that disk.
+        need: bytes.
+        what: the message before the bytes, such as `"a checkpoint takes up to"`.
+
+    Raises:
+        OSError: with both sizes, if there are fewer bytes.
+    """
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        needed, there = (tqdm.format_sizeof(size, "B") for size in (need, free))
+        message = f"{what} {needed}, but {there} are free"
+        raise OSError(errno.ENOSPC, message, str(folder))
 
 
 def printable(text: str) -> str:

@@ -4,9 +4,7 @@ Maps are computed once for every image and stored, so that a stage that trains t
 context module does not run the front end in each step.
 """
 
-import errno
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import numpy as np
 from absl import logging
 from flax import serialization
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from dilax.data import (
     Chosen,
@@ -32,11 +29,11 @@ from dilax.data import (
 )
 from dilax.data.pipeline import cache_on_host
 from dilax.data.transforms import MapExample
-from dilax.evaluation import Scores, add_to_confusion, empty_confusion, evaluate
+from dilax.evaluation import Scores, evaluate, image_scores
 from dilax.inference import Predictor
 from dilax.models import DilatedNet
 from dilax.runtime import jit
-from dilax.runtime.files import whole_or_not_at_all
+from dilax.runtime.files import check_room, whole_or_not_at_all
 from dilax.runtime.processes import own_share, wait_for_all
 from dilax.training.build import Params, build_rnn, label_stride
 from dilax.training.config import StageConfig
@@ -74,20 +71,22 @@ def stage_inputs(
 
 def _map_monitor(run: Run, model: DilatedNet, val: Sequence[dict]) -> Monitor:
     """Return a function that evaluates on stored maps, at the network's resolution."""
-    stride = model.output_stride
+    stride, classes = model.output_stride, run.spec.classes
 
     @jit
-    def count(confusion, trained, maps, labels):
-        logits: Any = model.apply({"params": trained}, maps, method="from_maps")
-        guess = jnp.argmax(logits, -1)[:, : labels.shape[1], : labels.shape[2]]
-        return add_to_confusion(confusion, labels, guess, run.spec.ignore_label)
+    def predict(trained, maps):
+        logits: Any = model.apply({"params": trained}, maps[None], method="from_maps")
+        return jnp.argmax(logits[0], -1)
 
     def monitor(trained: Params) -> tuple[str, Scores]:
-        confusion = empty_confusion(run.spec.num_classes)
+        confusion = np.zeros((len(classes), len(classes)), np.int64)
         for sample in val:
-            maps, labels = sample["image"], sample["label"][::stride, ::stride]
-            confusion = count(confusion, trained, maps[None], labels[None])
-        scores = Scores.of(run.spec.classes, confusion)
+            labels = sample["label"][::stride, ::stride]
+            guess = np.asarray(predict(trained, sample["image"]))
+            guess = guess[: labels.shape[0], : labels.shape[1]]
+            found = image_scores(classes, labels, guess, run.spec.ignore_label)
+            confusion += found.confusion
+        scores = Scores(classes, confusion)
         return f"val_mean_iou_stride_{stride}", scores
 
     return monitor
@@ -203,16 +202,8 @@ class StoredMaps(Sequence):
             rows, columns = self._predictor.map_size(shape, self._full_tiles)
             height, width = scaled_size(shape, spec.scale)
             sizes.append(rows * columns * cell + height * width)
-        need = sum(sizes) / len(sizes) * len(missing)
-        free = shutil.disk_usage(self._folder).free
-        if need > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"the maps of {len(missing)} images take about "
-                f"{tqdm.format_sizeof(need, 'B')}, but only "
-                f"{tqdm.format_sizeof(free, 'B')} are free",
-                str(self._folder),
-            )
+        need = int(sum(sizes) / len(sizes) * len(missing))
+        check_room(self._folder, need, f"the maps of {len(missing)} images take about")
 
     def _file(self, index: int) -> Path:
         return self._folder / f"{index:06d}.msgpack"
