@@ -5,11 +5,9 @@ over after a broken connection; the one here keeps the received part in `FILE.pa
 and requests the rest, in the same process or in a later one.
 """
 
-import errno
 import functools
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import urllib3
 from absl import logging
 from tqdm import tqdm
 
-from dilax.runtime.files import alone
+from dilax.runtime.files import alone, check_room
 
 PAUSES = (1.0, 3.0, 9.0)  # seconds before each further attempt
 TIMEOUTS = (20.0, 60.0)  # seconds for the connection, and for the next bytes
@@ -133,15 +131,7 @@ def _attempt(url: str, partial: Path, size: int) -> None:
             raise _Broken("the server sends another range than the requested one")
         if size and total not in (0, size):
             raise ValueError(f"it has {total} bytes instead of the published {size}")
-        need = max(total, size) - start
-        free = shutil.disk_usage(partial.parent).free + have - start
-        if need > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"{url}: needs {tqdm.format_sizeof(need, 'B')}, but "
-                f"{tqdm.format_sizeof(free, 'B')} are free in {partial.parent}; free "
-                f"some space, then {_RESUME}",
-            )
+        check_room(partial.parent, max(total, size) - have, f"{url}: needs")
         if not start:
             _remember_version(response, partial)
         bar = tqdm(

@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 import lazy_loader
 from absl import logging
-from tqdm import tqdm
 
 from dilax.data import DatasetSpec
-from dilax.runtime.files import write_text
+from dilax.runtime.files import check_room, write_text
 from dilax.runtime.processes import Interrupts, is_writer, wait_for_all
 from dilax.training.build import Params, build_model, stage_shapes
 from dilax.training.config import Config, StageConfig
@@ -122,7 +121,9 @@ class Checkpoints:
         with _disk_full_as_os_error(self._folder):
             self._manager.wait_until_finished()
             self._empty()
-            self._check_space(state)
+            arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            # Orbax would print tracebacks.
+            check_room(self._folder, _ROOM + arrays, "a checkpoint takes up to")
             self._manager.save(int(state.step), args=args, metrics=metrics, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, tuple[float, ...]]:
@@ -148,15 +149,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
             self._empty()
-
-    def _check_space(self, state: TrainState) -> None:
-        """Raise if the disk is too full, because Orbax would print tracebacks."""
-        need = _ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._folder).free
-        if need > free:
-            sizes = (tqdm.format_sizeof(size, "B") for size in (need, free))
-            message = "a checkpoint takes up to {}, but {} are free".format(*sizes)
-            raise OSError(errno.ENOSPC, message, str(self._folder))
 
     def _move_aside(self, step: int, reason: str) -> None:
         if is_writer():

@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from dilax.data.builders.archives import Archive, Tree
 from dilax.data.pixels import naming, open_image, orientation_of
 from dilax.data.spec import DatasetSpec
+from dilax.runtime.files import check_room
 
 SHARD_BYTES = 256 << 20
 _NAMED = 100  # number of problems that a message lists
@@ -207,14 +207,8 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         tree = Tree(source, self.archives(), scratch=self.scratch, verify=self.verify)
         items = self._complete(tree, self.items(tree))
         images = sum(tree.size(i.image) for listed in items.values() for i in listed)
-        need, free = int(1.1 * images), shutil.disk_usage(self.scratch).free
-        if need > free:  # a tenth is for the labels
-            raise OSError(
-                errno.ENOSPC,
-                f"preparing {self.SPEC.name} needs about "
-                f"{tqdm.format_sizeof(need, 'B')}, but {tqdm.format_sizeof(free, 'B')} "
-                "are free",
-            )
+        need = int(1.1 * images)  # a tenth is for the labels
+        check_room(self.scratch, need, f"preparing {self.SPEC.name} needs about")
 
         def record(item: Item) -> bytes:
             return self.info.features.serialize_example(self.example(tree, item))
