@@ -15,8 +15,7 @@ A `Kernel` is a filter and its normalization.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ class ExactFilter:
     """Σ_j exp(−½‖f_i − f_j‖²) v_j, the point itself included.
 
     The filter is symmetric: it is its own transpose. Gradients reach the values and the
-    features, also block by block; second derivatives are not defined.
+    features, also block by block.
 
     Attributes:
         features: a point's coordinates, each divided by its bandwidth.
@@ -75,60 +74,29 @@ def _pairs(left: Float[Array, "r d"], right: Float[Array, "c d"]):
     return jnp.exp(-0.5 * distance)
 
 
-def _sum_over_blocks(term: Callable, written: Any, read: Any, rows: int, columns: int):
-    """Return Σ of term(rows of `written`, columns of `read`) over blocks of columns."""
-
-    def blocks(tree: Any, size: int) -> Any:
-        """Return (n, …) as (⌈n / size⌉, size, …), filled up with zeros."""
-
-        def split(x):
-            padding = [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1)
-            return jnp.pad(x, padding).reshape(-1, size, *x.shape[1:])
-
-        return jax.tree.map(split, tree)
-
-    count = len(jax.tree.leaves(written)[0])
-    read = blocks(read, columns)
-
-    def write(block):
-        # The sum begins with zeros of the term's shape, which `term` alone knows.
-        first = jax.tree.map(lambda x: x[0], read)
-        empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(term, block, first))
-        return lax.scan(lambda s, other: (s + term(block, other), None), empty, read)[0]
-
-    out = lax.map(write, blocks(written, rows))
-    return out.reshape(-1, out.shape[-1])[:count]
+def _blocks(x: Float[Array, "n c"], size: int) -> Float[Array, "b s c"]:
+    """Return (⌈n / size⌉, size, c), filled up with zeros."""
+    return jnp.pad(x, ((0, -len(x) % size), (0, 0))).reshape(-1, size, x.shape[1])
 
 
-def _filter_plain(features, values, rows, columns):
-    def term(left, right):
-        return _matmul(_pairs(left, right[0]), right[1])
+def _filter(
+    features: Float[Array, "n d"], values: Float[Array, "n k"], rows: int, columns: int
+) -> Float[Array, "n k"]:
+    """Sum rows × columns kernel values at a time, also in the reverse pass."""
+    read = _blocks(features, columns), _blocks(values, columns)
 
-    return _sum_over_blocks(term, features, (features, values), rows, columns)
+    @jax.checkpoint
+    def write(points):
+        @jax.checkpoint
+        def add(total, block):
+            return total + _matmul(_pairs(points, block[0]), block[1]), None
 
+        dtype = jnp.result_type(features, values)
+        empty = jnp.zeros((len(points), values.shape[1]), dtype)
+        return lax.scan(add, empty, read)[0]
 
-_filter = jax.custom_vjp(_filter_plain, nondiff_argnums=(2, 3))
-
-
-def _forward(features, values, rows, columns):
-    return _filter_plain(features, values, rows, columns), (features, values)
-
-
-def _backward(rows, columns, saved, cotangent):
-    """∂/∂f_i = Σ_j K_ij (g_i·v_j + v_i·g_j) (f_j − f_i); the filter is symmetric."""
-    features, values = saved
-
-    def term(left, right):
-        (f, v, g), (f2, v2, g2) = left, right
-        slope = _pairs(f, f2) * (_matmul(g, v2.T) + _matmul(v, g2.T))
-        return _matmul(slope, f2) - slope.sum(1, keepdims=True) * f
-
-    points = (features, values, cotangent)
-    slopes = _sum_over_blocks(term, points, points, rows, columns)
-    return slopes, _filter_plain(features, cotangent, rows, columns)
-
-
-_filter.defvjp(_forward, _backward)
+    out = lax.map(write, _blocks(features, rows))
+    return out.reshape(-1, values.shape[1])[: len(values)]
 
 
 REACH = 5.0
