@@ -156,8 +156,8 @@ def test_charts_have_descriptions_and_take_the_colours_of_the_page(run):
         "Mean IoU at full resolution, %",
         "Learning rate",
     ]
-    assert "front end goes from 1 to 0.25 over steps 1 to 4" in charts[0].description
-    assert "joint goes from 1 to 0.25 over steps 11 to 14" in charts[0].description
+    assert "front end goes from 1 to 0.25 over steps 1 to 4" in charts[0].svg
+    assert "joint goes from 1 to 0.25 over steps 11 to 14" in charts[0].svg
     for chart in charts:
         assert "<desc id=" in chart.svg and "var(--series-0)" in chart.svg
         assert not re.search(r"#0[14780]0[0-9a-f]{3}", chart.svg)
@@ -167,7 +167,10 @@ def test_scores_on_maps_do_not_share_a_chart_with_scores_at_full_resolution(run)
     [folder] = read_runs([run])
     line = {"stage": "context", "step": 3, "val_mean_iou_stride_8": 0.75}
     folder = dataclasses.replace(folder, metrics=[*folder.metrics, line])
-    described = {chart.title: chart.description for chart in run_charts([folder])}
+    described = {
+        chart.title: re.search("<desc.*?>(.*?)</desc>", chart.svg)[1]
+        for chart in run_charts([folder])
+    }
     full, maps = (
         text for title, text in described.items() if title.startswith("Mean IoU")
     )
@@ -178,7 +181,7 @@ def test_a_stage_with_one_logged_step_is_visible(run):
     [folder] = read_runs([run])
     line = {"stage": "joint", "step": 1, "loss": 0.5}
     [chart] = run_charts([dataclasses.replace(folder, metrics=[line], results=NONE)])
-    assert "joint is 0.5 at step 11" in chart.description
+    assert "joint is 0.5 at step 11" in chart.svg
     uses = re.findall(r"<use [^>]*>", chart.svg)
     assert sum("var(--series-2)" in use for use in uses) > 1  # one is in the legend
 

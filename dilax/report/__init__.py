@@ -18,11 +18,7 @@ from dilax.report.figures import (
 )
 from dilax.report.page import watcher, write_comparison, write_page
 from dilax.report.paper import PAPER, Collected, collect
-from dilax.report.tables import (
-    paper_figures,
-    paper_table,
-    seed_table,
-)
+from dilax.report.tables import paper_figures, paper_table, seed_table
 
 __all__ = [
     "PAPER",

@@ -117,21 +117,9 @@ def confusions(scores: Columns, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Confusion matrices in percent of their rows, for the template."""
     found = []
     for title, column in scores.items():
-        rows = []
-        for i, (name, counts) in enumerate(
-            zip(classes, column["confusion"], strict=True)
-        ):
-            shares = [100 * n / max(1, sum(counts)) for n in counts]
-            cells = [
-                {
-                    "text": ("<1" if s < 0.5 else f"{s:.0f}") if s else "·",
-                    "share": round(s, 1) if s >= 0.5 else 0,
-                    "hit": i == j,
-                }
-                for j, s in enumerate(shares)
-            ]
-            rows.append((name, cells))
-        found.append({"title": title, "classes": classes, "rows": rows})
+        counts = zip(classes, column["confusion"], strict=True)
+        rows = {name: [100 * n / max(1, sum(row)) for n in row] for name, row in counts}
+        found.append({"title": title, "rows": rows})
     return found
 
 
@@ -231,37 +219,37 @@ def parameters(run: RunFolder) -> int:
 
 def speed_grid(runs: Sequence[RunFolder]) -> Grid | None:
     """Tabulate speed and memory, one row per stage; None if nothing was recorded."""
-    rows = []
+    found: dict[str, dict[str, str]] = {}
     for run in runs:
         seconds, waits = run.series("step_seconds"), run.series("input_wait")
+        images = run.results.get("images")
         for stage in run.config.stages:
-            step, wait = (  # medians, because the first steps compile
-                statistics.median(times[stage.name][1]) if stage.name in times else None
-                for times in (seconds, waits)
-            )
             done = run.machine.get("stages", {}).get(stage.name, {})
-            images, memory = run.results.get("images"), done.get("memory", {})
-            evaluation = done.get("evaluation_seconds")
-            cells = [
-                _figure(1000 * step) if step else "–",
-                _figure(stage.batch_size / step) if step else "–",
-                "–" if wait is None else f"{100 * wait:.0f} %",
-                _figure(1000 * evaluation / images) if evaluation and images else "–",
-                *(
-                    f"{memory[place] / 1e9:.2f}" if memory.get(place) else "–"
-                    for place in ("host", "device")
-                ),
-            ]
-            if {*cells} != {"–"}:
-                rows.append(Row(stage_title(run, stage.name, len(runs)), cells))
-    heads = (
-        *("ms per step", "images per s", "input wait", "eval, ms per image"),
-        *("host GB", "device GB"),
-    )
-    columns = zip(heads, zip(*(row.cells for row in rows), strict=True), strict=False)
-    filled = [i for i, (_, cells) in enumerate(columns) if {*cells} != {"–"}]
-    rows = [row._replace(cells=[row.cells[i] for i in filled]) for row in rows]
-    return Grid([Head(""), *(Head(heads[i]) for i in filled)], rows) if rows else None
+            cells = found[stage_title(run, stage.name, len(runs))] = {}
+            if stage.name in seconds:  # medians, because the first steps compile
+                step = statistics.median(seconds[stage.name][1])
+                cells["ms per step"] = _figure(1000 * step)
+                cells["images per s"] = _figure(stage.batch_size / step)
+            if stage.name in waits:
+                wait = statistics.median(waits[stage.name][1])
+                cells["input wait"] = f"{100 * wait:.0f} %"
+            if images and (evaluation := done.get("evaluation_seconds")):
+                cells["eval, ms per image"] = _figure(1000 * evaluation / images)
+            for place, size in done.get("memory", {}).items():
+                cells[f"{place} GB"] = f"{size / 1e9:.2f}"
+    heads = [head for head in _SPEED if any(head in cells for cells in found.values())]
+    rows = [
+        Row(title, [cells.get(head, "–") for head in heads])
+        for title, cells in found.items()
+        if cells
+    ]
+    return Grid([Head(""), *map(Head, heads)], rows) if rows else None
+
+
+_SPEED = (
+    *("ms per step", "images per s", "input wait", "eval, ms per image"),
+    *("host GB", "device GB"),
+)
 
 
 def _figure(value: float) -> str:

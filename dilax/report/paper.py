@@ -138,10 +138,9 @@ class SystemResult(NamedTuple):
             "iou_per_category" if by_category else "iou_per_class", {}
         )
 
-    def mean_iou(self, by_category: bool = False) -> float:
-        """Mean over classes or categories; NaN if these were not measured."""
-        name = "mean_category_iou" if by_category else "mean_iou"
-        return self.scores.get(name, float("nan"))
+    def mean_iou(self, by_category: bool = False) -> float | None:
+        """Mean over classes or categories; None if these were not measured."""
+        return self.scores.get("mean_category_iou" if by_category else "mean_iou")
 
 
 class Collected(NamedTuple):
@@ -163,13 +162,10 @@ class Collected(NamedTuple):
     images: int
     systems: Mapping[System, Mapping[int, SystemResult]]
 
-    def results(self, system: System | None) -> list[SystemResult]:
-        """Results of a system, one per run; empty if there are none."""
-        return [*self.systems.get(system, {}).values()] if system else []
-
     def scores(self, system: System | None) -> list[Mapping[str, Any]]:
         """Scores of a system, one per run; empty if there are none."""
-        return [result.scores for result in self.results(system)]
+        runs = self.systems.get(system, {}) if system else {}
+        return [result.scores for result in runs.values()]
 
 
 def collect(folders: Sequence[Path], categories: Categories = ()) -> Collected:

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,12 +167,10 @@ class Chart(NamedTuple):
 
     Attributes:
         title: short title.
-        description: text alternative for screen readers.
         svg: markup for inclusion in HTML.
     """
 
     title: str
-    description: str
     svg: str
 
 
@@ -234,8 +232,16 @@ def _chart(
     starts: set[int],
     last: int,
 ) -> Chart:
-    def draw(axes: Any) -> None:
-        named: set[str] = set()
+    """Draw lines over the steps; dotted vertical lines mark the starts of stages."""
+    import matplotlib  # imported late: it takes a second
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    named: set[str] = set()
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(_CHART, layout="constrained")
+        canvas, buffer = FigureCanvasSVG(figure), io.StringIO()
+        axes = figure.add_subplot()
         for line in lines:
             number = labels.index(line.label)
             style: dict[str, Any] = {"marker": "D", "markersize": 5}
@@ -258,9 +264,10 @@ def _chart(
             columnspacing=1.0,
             borderpad=0.2,
         )
-
+        axes.spines[["top", "right"]].set_visible(False)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     description = f"{title}: {'; '.join(map(_describe, lines))}."
-    return Chart(title, description, drawing(name, title, description, draw))
+    return Chart(title, _inline(buffer.getvalue(), name, title, description))
 
 
 def _describe(line: Line) -> str:
@@ -271,37 +278,6 @@ def _describe(line: Line) -> str:
         f"{label} goes from {values[0]:.3g} to {values[-1]:.3g} over steps "
         f"{steps[0]} to {steps[-1]}"
     )
-
-
-def drawing(
-    name: str, title: str, description: str, draw: Callable[[Any], None]
-) -> str:
-    """Draw on Matplotlib axes and return an inline SVG element.
-
-    Args:
-        name: prefix of all ids, which makes them unique within the page.
-        title: title for screen readers.
-        description: text alternative for screen readers.
-        draw: function that draws on the axes it is given.
-
-    Example:
-        >>> svg = drawing("a", "A line", "It rises.", lambda axes: axes.plot([0, 1]))
-        >>> svg.startswith("<svg role="), "<desc" in svg, "#010203" in svg
-        (True, True, False)
-    """
-    import matplotlib  # imported late: it takes a second
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(_CHART, layout="constrained")
-        canvas = FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.StringIO()
-        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), name, title, description)
 
 
 def _marker(series: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from dilax.evaluation.evaluate import figure_table
+from dilax.evaluation.evaluate import figure_table, percent
 from dilax.report.paper import PAPER, Collected, PaperRow
 
 
@@ -43,17 +43,23 @@ def seed_table(runs: Sequence[Mapping]) -> str:
     return figure_table("mean IoU, %", [*seeds, "mean ± sd"], rows)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float | None]) -> str:
     """Format the mean in percent; of several values, ± sample standard deviation.
 
+    Values that are None, such as the IoU of a class that does not occur, do not count;
+    the mean of the others then has no deviation.
+
     Example:
-        >>> spread([0.5, 0.75]), spread([0.5])
-        ('62.5 ± 17.7', '50.0')
+        >>> spread([0.5, 0.75]), spread([0.5, None]), spread([])
+        ('62.5 ± 17.7', '50.0', '–')
     """
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    if len(values) == 1:
+    present = [value for value in values if value is not None]
+    if not present:
+        return "–"
+    mean = f"{100 * statistics.fmean(present):.1f}"
+    if len(values) == 1 or len(present) < len(values):
         return mean
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(present):.1f}"
 
 
 _CRF = {"dense": "a dense CRF", "rnn": "a CRF-RNN"}
@@ -75,67 +81,54 @@ def paper_table(number: int, found: Collected) -> str:
         >>> print(paper_table(6, Collected("KITTI", "test", 46, {})).splitlines()[0])
         Table 6: ours on KITTI test, 46 images; the paper's on the test set of KITTI
     """
-    table = PAPER[number]
-    by_category = table.categories
-    results = [run for system in found.systems for run in found.results(system)]
-    classes = [*results[0].iou(by_category)] if results else [*table.columns]
+    table, rows = PAPER[number], paper_figures(number, found)["rows"]
+    runs = {row["name"]: [*(row["ours"] or {}).values()] for row in rows}
+    quoted = {row["name"]: row["quoted"]["iou"] for row in rows}
+    results = [run for seeds in found.systems.values() for run in seeds.values()]
+    classes = [*results[0].iou(table.categories)] if results else [*table.columns]
 
-    def ours(row: PaperRow, name: str) -> str:
-        runs = found.results(row.system)
-        return _spread([run.iou(by_category)[name] for run in runs])
+    def ours(system: str, name: str) -> str:
+        return spread([run["iou"][name] for run in runs[system]])
 
-    def theirs(row: PaperRow, name: str) -> str:
-        iou = dict(zip(table.columns, row.iou, strict=True))
-        return f"{iou[name]:.1f}" if name in iou else "–"
+    def theirs(system: str, name: str) -> str:
+        return percent(quoted[system].get(name))
 
-    def both(row: PaperRow, name: str) -> str:
-        return f"{ours(row, name)} ({theirs(row, name)})"
+    def both(system: str, name: str) -> str:
+        return f"{ours(system, name)} ({theirs(system, name)})"
 
-    shared = {*table.columns} <= {*classes}
-    trained = [row for row in table.rows if found.scores(row.system)]
-    each: tuple[tuple[str, Sequence[str], Sequence[PaperRow], Callable], ...] = (
+    trained = [name for name, own in runs.items() if own]
+    each: list[tuple[str, Sequence[str], Sequence[str], Callable]] = [
         ("ours", classes, trained, ours),
-        ("the paper's", table.columns, table.rows, theirs),
-    )
-    if shared:
-        each = (("ours (the paper's)", classes, table.rows, both),)
-    data = f"{found.data} {found.split}, {found.images} images"
-    parts = [
-        f"Table {number}: ours on {data}; the paper's on {table.images}",
-        _mean_table(number, found),
+        ("the paper's", table.columns, [*runs], theirs),
     ]
-    for title, names, rows, cell in each:
-        lines = [[name, *(cell(row, name) for row in rows)] for name in names]
-        heads = [row.name for row in rows]
-        if rows:
-            parts.append(figure_table(f"IoU, %: {title}", heads, lines))
+    if {*table.columns} <= {*classes}:
+        each = [("ours (the paper's)", classes, [*runs], both)]
+    means = [
+        (
+            row["name"],
+            spread([run["mean_iou"] for run in runs[row["name"]]]),
+            percent(row["quoted"]["mean_iou"]),
+            ", ".join(dict.fromkeys(run["steps"] for run in runs[row["name"]])),
+            row["note"],
+        )
+        for row in rows
+    ]
+    parts = [
+        f"Table {number}: ours on {found.data} {found.split}, {found.images} images; "
+        f"the paper's on {table.images}",
+        tabulate(
+            means,
+            headers=["mean IoU, %", "ours", "the paper's", "our steps", ""],
+            tablefmt="github",
+            colalign=("left", "right", "right", "right", "left"),
+            disable_numparse=True,
+        ),
+    ]
+    for title, names, systems, cell in each:
+        if systems:
+            lines = [[name, *(cell(s, name) for s in systems)] for name in names]
+            parts.append(figure_table(f"IoU, %: {title}", systems, lines))
     return "\n\n".join(parts)
-
-
-def _mean_table(number: int, found: Collected) -> str:
-    rows = []
-    for row in PAPER[number].rows:
-        runs = found.results(row.system)
-        ours = _spread([run.mean_iou(PAPER[number].categories) for run in runs])
-        steps = ", ".join({run.steps: None for run in runs})
-        note = _note(number, row, found)
-        rows.append([row.name, ours, f"{row.mean:.1f}", steps, note])
-    return tabulate(
-        rows,
-        headers=["mean IoU, %", "ours", "the paper's", "our steps", ""],
-        tablefmt="github",
-        colalign=("left", "right", "right", "right", "left"),
-        disable_numparse=True,
-    )
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    present = [value for value in values if value is not None]
-    if not present:
-        return "–"
-    if len(values) > len(present):  # IoU of the class is undefined in some runs
-        return spread([statistics.fmean(present)])
-    return spread(present)
 
 
 def _note(number: int, row: PaperRow, found: Collected) -> str:
