@@ -103,36 +103,20 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         "remat": stage.remat,
         "dtype": dtype,
     }
-    final: dict[str, Any] = {
-        "final_name": fields.final_name,
-        "final_rates": fields.final_rates,
-    }
     front_end: Backbone
     if fields.backbone:
-        front_end = _own_backbone(fields.backbone, num_classes, options)
+        kind = _own_backbone(fields.backbone)
+        front_end = _filled(kind, {"num_classes": num_classes, **options})
     elif fields.network != "front_end":
         front_end = named_network(
             fields.network, num_classes, fields.head_channels, norm, **options
         )
-    elif fields.blocks:
-        front_end = ResNet(
-            num_classes,
-            fields.blocks,
-            fields.stem,
-            padding="reflect" if fields.padding == "reflect" else "same",
-            batch_norm=norm,
-            **options,
-            **final,
-        )
-    else:
-        front_end = FrontEnd(
-            num_classes,
-            fields.layers,
-            head_channels=fields.head_channels,
-            padding=fields.padding,
-            **options,
-            **final,
-        )
+    else:  # the configuration's fields have the names of the network's
+        options = {**vars(fields), **options, "num_classes": num_classes}
+        if fields.blocks:
+            padding = "reflect" if fields.padding == "reflect" else "same"
+            options |= {"padding": padding, "batch_norm": norm}
+        front_end = _filled(ResNet if fields.blocks else FrontEnd, options)
     context = None
     if stage.context:
         context = ContextModule(
@@ -146,7 +130,13 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
     return DilatedNet(front_end, context, fields.upsample)
 
 
-def _own_backbone(path: str, num_classes: int, options: dict[str, Any]) -> Backbone:
+def _filled(kind: Any, values: Mapping[str, Any]) -> Backbone:
+    """Return a network with those of the values whose names are its fields."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def _own_backbone(path: str) -> type[Backbone]:
     flag, (module, _, name) = f"--config.model.backbone={path}", path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -157,10 +147,7 @@ def _own_backbone(path: str, num_classes: int, options: dict[str, Any]) -> Backb
         ) from error
     if not (isinstance(found, type) and issubclass(found, Backbone)):
         raise ValueError(f"{flag}: is not a subclass of dilax.Backbone")
-    fields = {field.name for field in dataclasses.fields(found)}
-    own = {name: value for name, value in options.items() if name in fields}
-    make: Any = found
-    return make(num_classes=num_classes, **own)
+    return found
 
 
 def build_rnn(config: CRFConfig, num_classes: int, scale: float = 1.0) -> CRFRNN:

@@ -136,15 +136,9 @@ def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
     path = dense_file(workdir, stage)
     if not path.is_file():
         raise ValueError(f"{path}: no dense CRF of stage {stage.name!r}; train first")
-    config = from_json(CRFConfig, path)
-    return DenseCRF(
-        config.spatial_sigma,
-        config.spatial_weight,
-        config.bilateral_sigma_xy,
-        config.bilateral_sigma_rgb,
-        config.bilateral_weight,
-        config.iterations,
-    )
+    found = vars(from_json(CRFConfig, path))
+    names = (field.name for field in dataclasses.fields(DenseCRF))
+    return DenseCRF(**{name: found[name] for name in names if name in found})
 
 
 def dense_file(workdir: Path, stage: StageConfig) -> Path:

@@ -149,8 +149,7 @@ def _find_dense(run: Run, stage: StageConfig, predictor: Predictor) -> None:
                 iterations=config.iterations,
                 title=f"search {stage.name}",
             ).best
-            names = [field.name for field in dataclasses.fields(config)]
-            found = {name: v for name, v in vars(best).items() if name in names}
+            found = {n: v for n, v in vars(best).items() if hasattr(config, n)}
             config = dataclasses.replace(config, **found)
         write_text(path, to_json(config))
     wait_for_all(f"dense CRF of {stage.name}")

@@ -285,10 +285,7 @@ def _part_loss(
                 inputs = subtract_mean(inputs, spec.mean)
             logits, changed = model.apply({"params": params}, inputs, **options)
         if stage.crf and stage.crf.kind == "rnn":
-            rnn, margin = (
-                build_rnn(stage.crf, spec.num_classes, spec.scale),
-                model.margin,
-            )
+            margin = model.margin
             inside = images[:, margin : -margin or None, margin : -margin or None]
             unary = log_probabilities(logits, model.output_stride)
             rnn = build_rnn(stage.crf, spec.num_classes, spec.scale)
