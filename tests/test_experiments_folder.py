@@ -18,7 +18,7 @@ from weight_files import keras_file, vgg_layers
 import dilax
 from dilax.cli import overridden
 from dilax.data import open_source
-from dilax.inference import predict_files
+from dilax.inference import predict_photos
 from dilax.training import open_evaluation
 from dilax.training.build import check_config
 from dilax.training.serialization import to_json
@@ -330,7 +330,7 @@ def test_any_kind_is_described_trained_on_evaluated_and_predicted(
 
     image = open_source("folder", spec, str(data), "train")[0]
     [path] = (p for p in data.rglob(f"{image['id']}.*") if _is_photo(p))
-    assert predict_files(predictor, path, tmp_path / "out") == []
+    assert not predict_photos(predictor, path, tmp_path / "out").problems
     with Image.open(tmp_path / f"out/{image['id']}.png") as labels:
         assert (labels.mode, labels.size) == ("P", (32, 24))
         np.testing.assert_array_equal(np.asarray(labels), predictor(image["image"]))

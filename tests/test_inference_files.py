@@ -5,7 +5,13 @@ import pytest
 from PIL import Image
 
 from dilax.data import DatasetSpec, colour_map
-from dilax.inference import Predictor, overlay, palette_image, predict_files, save_image
+from dilax.inference import (
+    Predictor,
+    overlay,
+    palette_image,
+    predict_photos,
+    save_image,
+)
 from dilax.models import DilatedNet, FrontEnd
 
 SPEC = DatasetSpec("bgr", ("b", "g", "r"), colour_map(3), (0.0, 0.0, 0.0))
@@ -98,7 +104,7 @@ def test_a_folder_is_predicted_but_for_the_image_that_is_broken(tmp_path, colour
     _save(source / "a.png", _fill(RED))
     _save(source / "c.png", _fill(GREEN, (3, 70)))
     (source / "b.jpg").write_text("not a picture")
-    [message] = predict_files(colours, source, output)
+    [message] = predict_photos(colours, source, output).problems
     assert str(source / "b.jpg") in message
     written = ["a.png", "a_overlay.png", "c.png", "c_overlay.png", "legend.png"]
     assert sorted(p.name for p in output.iterdir()) == written
@@ -116,7 +122,7 @@ def test_a_photograph_is_turned_upright(tmp_path, colours):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90° clockwise: the top becomes the right
     _save(tmp_path / "a.png", image, exif=exif)
-    assert predict_files(colours, tmp_path / "a.png", tmp_path / "out") == []
+    assert not predict_photos(colours, tmp_path / "a.png", tmp_path / "out").problems
     expected = np.full((6, 4), 2)
     expected[:, -1] = 1
     np.testing.assert_array_equal(_read(tmp_path / "out" / "a.png"), expected)
@@ -128,7 +134,7 @@ def test_a_photograph_is_turned_upright(tmp_path, colours):
 def test_no_prediction_overwrites_another(tmp_path, colours, names):
     _save(tmp_path / names[0], _fill(RED))
     _save(tmp_path / names[1], _fill(GREEN))
-    assert predict_files(colours, tmp_path, tmp_path / "out") == []
+    assert not predict_photos(colours, tmp_path, tmp_path / "out").problems
     assert len({p.name.casefold() for p in (tmp_path / "out").iterdir()}) == 5
     for name, label in zip(names, (2, 1), strict=True):
         assert (_read(tmp_path / "out" / f"{name}.png") == label).all()
@@ -136,13 +142,13 @@ def test_no_prediction_overwrites_another(tmp_path, colours, names):
 
 def test_predictions_never_overwrite_the_images(tmp_path, colours):
     _save(tmp_path / "a.png", _fill(RED))
-    predict_files(colours, tmp_path, tmp_path)
+    predict_photos(colours, tmp_path, tmp_path)
     np.testing.assert_array_equal(_read(tmp_path / "a.png"), _fill(RED))
     assert (_read(tmp_path / "a.png.png") == 2).all()
     with pytest.raises(ValueError, match="would be overwritten"):
-        predict_files(colours, tmp_path, tmp_path)
+        predict_photos(colours, tmp_path, tmp_path)
 
 
 def test_a_source_that_is_missing_is_refused(tmp_path, colours):
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
-        predict_files(colours, tmp_path / "nowhere", tmp_path)
+        predict_photos(colours, tmp_path / "nowhere", tmp_path)

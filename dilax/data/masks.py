@@ -209,10 +209,7 @@ def _stored(path: Path) -> _Stored:
 
 
 def read_mask(
-    path: Path,
-    kind: MaskKind = "ids",
-    threshold: float = 0.0,
-    upright: bool = True,
+    path: Path, kind: MaskKind = "ids", threshold: float = 0.0, upright: bool = True
 ) -> np.ndarray:
     """Read a mask.
 

@@ -81,9 +81,7 @@ def is_mask_name(stem: str) -> bool:
 _PREVIEW = re.compile(r"visuali[sz]|preview|overlay|masks?[ _-]human")
 
 
-def folder_kind(
-    folders: Sequence[str],
-) -> Literal["", "mask", "instances", "preview"]:
+def folder_kind(folders: Sequence[str]) -> Literal["", "mask", "instances", "preview"]:
     """Return the kind of files in a folder, by its innermost telling name; "" for
     images.
 

@@ -241,9 +241,7 @@ def _build(
     staging, replaced = folder.parent / _STAGING, folder.parent / _REPLACED
     try:
         builder = builder_class(name)(
-            data_dir=str(staging),
-            config=folder.parent.name,
-            file_format="array_record",
+            data_dir=str(staging), config=folder.parent.name, file_format="array_record"
         )
         builder.partial, builder.verify = partial, verify
         downloads = folder.parents[2] / "downloads" / name

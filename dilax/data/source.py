@@ -13,12 +13,7 @@ from absl import logging
 from dilax.data.folder import read_folder
 from dilax.data.masks import MaskKind, read_mask
 from dilax.data.pairing import Pair
-from dilax.data.pixels import (
-    Header,
-    convertible,
-    read_header,
-    read_pixels,
-)
+from dilax.data.pixels import Header, convertible, read_header, read_pixels
 from dilax.data.scenes import Scenes
 from dilax.data.spec import DATASETS, DatasetSpec
 

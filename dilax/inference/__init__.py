@@ -1,7 +1,7 @@
 """Prediction at full resolution: tiles, photographs, videos, submissions."""
 
 from dilax.inference.export import export_model, export_onnx
-from dilax.inference.jobs import OUTPUTS, is_video, predict_files, predict_photos
+from dilax.inference.jobs import OUTPUTS, is_video, predict_photos
 from dilax.inference.photos import (
     MAX_PIXELS,
     as_rgb,
@@ -13,7 +13,7 @@ from dilax.inference.photos import (
 )
 from dilax.inference.predictor import Predictor
 from dilax.inference.submissions import write_submission
-from dilax.inference.tiles import TileGrid, cut_tiles, join_tiles, plan_tiles
+from dilax.inference.tiles import TileGrid, cut_tiles, plan_tiles
 from dilax.inference.video import predict_video
 from dilax.inference.workers import Outcome
 
@@ -28,12 +28,10 @@ __all__ = [
     "export_model",
     "export_onnx",
     "is_video",
-    "join_tiles",
     "legend",
     "overlay",
     "palette_image",
     "plan_tiles",
-    "predict_files",
     "predict_photos",
     "predict_video",
     "read_photo",

@@ -155,26 +155,6 @@ class Job(NamedTuple):
     files: dict[str, Path]
 
 
-def predict_files(
-    predictor: Predictor, source: str | Path, output: Path, **options
-) -> list[str]:
-    """Predict like `predict_photos`; return messages about images that failed.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> from dilax.data import DATASETS
-        >>> from dilax.models import DilatedNet, FrontEnd, Layer, init_params
-        >>> model = DilatedNet(FrontEnd(21, (Layer("a", 3, 4),)))
-        >>> predictor = Predictor(model, init_params(model, seed=0), DATASETS["voc"])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Image.new("RGB", (9, 7)).save(f"{folder}/cat.jpg")
-        ...     predict_files(predictor, folder, Path(folder, "labels"))
-        []
-    """
-    return predict_photos(predictor, source, output, **options).problems
-
-
 def predict_photos(
     predictor: Predictor,
     source: str | Path,
@@ -249,10 +229,7 @@ def predict_photos(
 
 
 def write_legend(
-    spec: DatasetSpec,
-    output: Path,
-    outputs: Sequence[str],
-    files: Collection[str] = (),
+    spec: DatasetSpec, output: Path, outputs: Sequence[str], files: Collection[str] = ()
 ) -> None:
     """Write `legend.png` (or `legend_of_classes.png`) beside pictures in class colours.
 

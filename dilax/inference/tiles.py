@@ -124,18 +124,6 @@ def cut_tiles(image: np.ndarray, grid: TileGrid) -> np.ndarray:
     return np.stack(list(grid.cut(image)))
 
 
-def join_tiles(tiles, grid: TileGrid) -> np.ndarray:
-    """Return (rows · columns, h, w, k) outputs side by side: (rows·h, columns·w, k).
-
-    Example:
-        >>> grid = plan_tiles((16, 40), (32, 32), margin=4, stride=8)
-        >>> join_tiles(np.zeros((len(grid), 3, 3, 21)), grid).shape
-        (3, 6, 21)
-    """
-    assert len(tiles) == len(grid)
-    return np.concatenate(list(grid.bands(iter(tiles))))
-
-
 _SIDE = 1024  # pixels of a tile's side, if the data set specifies none
 
 

@@ -3,8 +3,4 @@
 from dilax.runtime.compiling import jit, keep_compiled
 from dilax.runtime.processes import Interrupted
 
-__all__ = [
-    "Interrupted",
-    "jit",
-    "keep_compiled",
-]
+__all__ = ["Interrupted", "jit", "keep_compiled"]

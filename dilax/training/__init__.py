@@ -35,11 +35,7 @@ from dilax.training.recipes import (
     with_crfs,
 )
 from dilax.training.records import NonFiniteLoss, machine, read_machine, versions
-from dilax.training.run import (
-    check_run,
-    picture_indices,
-    predictions_folder,
-)
+from dilax.training.run import check_run, predictions_folder
 from dilax.training.serialization import from_json, set_field, validated
 
 __all__ = [
@@ -68,7 +64,6 @@ __all__ = [
     "machine",
     "open_evaluation",
     "pack",
-    "picture_indices",
     "predictions_folder",
     "pretrained",
     "pretrained_folder",

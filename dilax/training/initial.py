@@ -18,11 +18,7 @@ from dilax.runtime.files import write_text
 from dilax.training.build import Params, build_model, build_spec, check_config
 from dilax.training.checkpoint import Checkpoints, forget
 from dilax.training.config import Config, DataConfig, ModelConfig, StageConfig
-from dilax.training.loading import (
-    included_networks,
-    load_checkpoint,
-    pretrained_folder,
-)
+from dilax.training.loading import included_networks, load_checkpoint, pretrained_folder
 from dilax.training.serialization import from_json, to_json
 from dilax.training.step import TrainState
 from dilax.weights import (

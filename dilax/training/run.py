@@ -18,12 +18,7 @@ from dilax.data.source import Joined
 from dilax.evaluation import Scores, image_scores, stage_table
 from dilax.inference import palette_image, save_image
 from dilax.runtime.files import alone, write_text
-from dilax.runtime.processes import (
-    differing_process,
-    gathered,
-    is_writer,
-    wait_for_all,
-)
+from dilax.runtime.processes import differing_process, gathered, is_writer, wait_for_all
 from dilax.training.build import build_spec, check_config
 from dilax.training.checkpoint import unfinished_step
 from dilax.training.config import Config, StageConfig
@@ -197,22 +192,11 @@ def _difference(old: Any, new: Any, separator: str = ", ") -> str:
     return f"{there} there, {here} here"
 
 
-def picture_indices(config: Config, count: int) -> list[int]:
-    """Return which of `count` evaluation images to show: `config.pictures` of them.
-
-    Example:
-        >>> from dilax.training.recipes import quickstart
-        >>> picture_indices(quickstart(), 100)
-        [0, 16, 33, 50, 66, 83]
-    """
-    return evenly_spread(count, config.pictures)
-
-
 def kept_indices(config: Config, count: int) -> set[int]:
     """Return the evaluation images whose predictions are saved, or shown."""
     return {
         *evenly_spread(count, config.saved_predictions),
-        *picture_indices(config, count),
+        *evenly_spread(count, config.pictures),
     }
 
 

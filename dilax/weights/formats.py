@@ -345,9 +345,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], Weights]]] = {
 
 
 def save_weights(
-    params: Mapping[str, Any],
-    path: str | Path,
-    mean: tuple[float, ...] | None = None,
+    params: Mapping[str, Any], path: str | Path, mean: tuple[float, ...] | None = None
 ) -> None:
     """Write parameters to a `.safetensors` or `.npz` file, atomically.
 

@@ -69,9 +69,7 @@ _MARK = object()  # where the arguments of a later instruction begin
 
 
 def unpickle(
-    file: Any,
-    storage: Callable[[Any], Any] | None = None,
-    steps: int = _MAX_STEPS,
+    file: Any, storage: Callable[[Any], Any] | None = None, steps: int = _MAX_STEPS
 ) -> Any:
     """Read the next pickle of a file as containers, numbers, text, and `Tensor`s.
 
@@ -264,9 +262,7 @@ def read_torch(path: Path) -> Weights:
     described, contents = _read_zip(path) if zipped else _read_legacy(path)
     tensors = {
         name: Stored(
-            tensor.size,
-            axes_of(name),
-            functools.partial(_read, name, tensor, contents),
+            tensor.size, axes_of(name), functools.partial(_read, name, tensor, contents)
         )
         for name, tensor in _tensors(described, "", set())
         if not name.endswith(_COUNTER)
