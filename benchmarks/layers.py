@@ -7,11 +7,8 @@ Times the forward pass and both gradients, each compiled alone, and dilated laye
 turn with undilated ones that give as large an output. --nomeasure only tells the work.
 """
 
-import dataclasses
 import json
 import os
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,9 +16,8 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 from tabulate import tabulate
 
+from benchmarks.undilated import over_undilated
 from dilax.profiling import (
-    LayerCall,
-    LayerCost,
     device_peak,
     layer_figures,
     layer_json,
@@ -29,8 +25,6 @@ from dilax.profiling import (
     network_cost,
     time_layers,
 )
-from dilax.profiling.layer_costs import pass_sampler
-from dilax.profiling.roofline import Peak
 from dilax.weights import RELEASED
 
 _NETWORK = flags.DEFINE_enum(
@@ -45,42 +39,6 @@ _TWINS = flags.DEFINE_bool("twins", True, "Compare with undilated layers.")
 _MEASURE = flags.DEFINE_bool("measure", True, "Time layers; else only tell the work.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Samples of a pass.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write the figures as JSON.")
-
-
-def over_undilated(
-    layers: Sequence[LayerCost], peak: Peak, repeats: int
-) -> dict[str, dict[str, float]]:
-    """Return the price of dilation: layer → pass → time over that without dilation.
-
-    Both are timed in turn, A B A B …; it is the median of the ratios of neighbours.
-    """
-    found = {}
-    for layer in layers:
-        call, ratios = layer.call, {}
-        if call.dilation == 1:
-            continue
-        for name, work in layer.passes.items():
-            pair = [
-                pass_sampler(either, name, peak.seconds(work))
-                for either in (call, undilated_twin(call))
-            ]
-            first, *rounds = [[sample() for sample in pair] for _ in range(repeats + 1)]
-            del first  # it compiles
-            ratios[name] = statistics.median(a / b for a, b in rounds)
-        found[f"{call.module}/{call.name}"] = ratios
-    return found
-
-
-def undilated_twin(call: LayerCall) -> LayerCall:
-    """Return the convolution without dilation, for an output of the same size."""
-    layer = call.layer.clone(dilation=1)
-    fewer = (call.dilation - 1) * (layer.kernel_size - 1)
-    if layer.padding != "valid" or call.pad >= fewer // 2:
-        pad = call.pad - (fewer // 2 if layer.padding == "valid" else 0)
-        return dataclasses.replace(call, layer=layer, pad=pad)
-    b, h, w, c = call.input.shape
-    x = jax.ShapeDtypeStruct((b, h - fewer, w - fewer, c), call.input.dtype)
-    return dataclasses.replace(call, layer=layer, input=x)
 
 
 def main(argv: list[str]) -> None:

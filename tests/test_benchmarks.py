@@ -18,7 +18,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import duc
 from benchmarks import lowerings as tune
 from benchmarks.__main__ import GPU, Part
-from benchmarks.layers import over_undilated, undilated_twin
+from benchmarks.undilated import over_undilated, undilated_twin
 from dilax.models import DilatedNet, FrontEnd, dilation8_camvid
 from dilax.ops import upsample_bilinear
 from dilax.ops.lowerings import LOWERINGS
