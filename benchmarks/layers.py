@@ -68,7 +68,8 @@ def main(argv: list[str]) -> None:
             [name, " / ".join(f"{ratio:.2f}" for ratio in passes.values())]
             for name, passes in ratios.items()
         ]
-        print(f"\n{tabulate(rows, ['layer', '× undilated'], 'github')}")
+        heads = ["layer", "× undilated"]
+        print(f"\n{tabulate(rows, heads, 'github', disable_numparse=True)}")
     if _OUTPUT.value:
         layers = layer_json(figures)
         record = {"peak": peak._asdict(), "layers": layers, "over_undilated": ratios}
