@@ -3,11 +3,11 @@
     python -m benchmarks [--output=FOLDER] [--minutes=8] [--only=forward,layers]
         [--data_dir=FOLDER]
 
-On a GPU: what fits into eight minutes, the most telling first, and nothing that needs
-files or data sets. On a CPU: all, in about an hour; what reads images asks for a folder
-of some. Each part is a command of its own, which the report names. FOLDER/report.md
-grows part by part, so that nothing is lost when time is up: a part that fails or does
-not fit is named there, and the others go on. With matplotlib there is a plot, too.
+On a GPU, it runs what fits into eight minutes, the most informative parts first, and
+needs no data. On a CPU, it runs all parts, in about an hour; some of them need a folder
+of images (--data_dir). The report gives the command of each part. FOLDER/report.md
+grows part by part, so nothing is lost when time is up; it names parts that failed or
+had no time left. With matplotlib, there is a plot, too.
 """
 
 import importlib.util
@@ -37,10 +37,10 @@ class Part(NamedTuple):
     """A part of the report.
 
     Attributes:
-        name: of its section and its files.
-        command: a module of benchmarks and its flags; `{out}` is the folder and
-            `{data}` that of the images.
-        minutes: the most that it may take.
+        name: the name of its section and its files.
+        command: a module of benchmarks and its flags; `{out}` is the report's folder,
+            `{data}` the folder of images.
+        minutes: the maximum time.
     """
 
     name: str
@@ -110,7 +110,7 @@ CPU = (
 
 
 def arguments(part: Part, out: str, data: str) -> list[str]:
-    """Return the command of a part, after the interpreter."""
+    """Return the arguments of the interpreter that run a part."""
     module, *options = shlex.split(part.command)
     filled = [option.format(out=out, data=data) for option in options]
     return ["-m", f"benchmarks.{module}", *filled]
@@ -120,15 +120,15 @@ def run(command: Sequence[str], seconds: float) -> tuple[str, str]:
     """Return what a command prints and, if it failed, why.
 
     Args:
-        command: after the interpreter.
-        seconds: after which it is ended.
+        command: the arguments of the interpreter.
+        seconds: the time after which it is killed.
     """
     process = subprocess.Popen(
         [sys.executable, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # with all that it starts itself
+        start_new_session=True,  # so that its children can be killed with it
     )
     try:
         out, err = process.communicate(timeout=seconds)
@@ -156,13 +156,13 @@ def report(
     """Run the parts, and write report.md as they finish.
 
     Args:
-        parts: in their order.
+        parts: the parts, in order.
         out: the folder of the report.
-        data: a folder of images; parts that want one are left out without.
-        minutes: for all parts together.
+        data: a folder of images; "" leaves out the parts that need one.
+        minutes: the maximum time of all parts together.
 
     Returns:
-        The names of the parts that failed, or were left out for time.
+        The names of the parts that failed or had no time left.
     """
     out.mkdir(parents=True, exist_ok=True)
     path, failed = out / "report.md", []
@@ -192,15 +192,15 @@ def _draw(out: Path, path: Path) -> None:
     if results and importlib.util.find_spec("matplotlib"):
         plot(results, str(out / "compared.png"))
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n![dilax in times of PyTorch](compared.png)\n")
+            file.write("\n![Time of dilax, relative to PyTorch](compared.png)\n")
 
 
 def define_flags() -> None:
     """Define the flags; not on import, because other benchmarks share names."""
     flags.DEFINE_string("output", "benchmark-report", "Folder of the report.")
-    flags.DEFINE_string("data_dir", "", "Images, for the parts that read some.")
+    flags.DEFINE_string("data_dir", "", "Folder of images, for the parts that need it.")
     flags.DEFINE_list("only", [], "Parts to run; all by default.")
-    flags.DEFINE_float("minutes", math.inf, "For all together; 8 on a GPU.")
+    flags.DEFINE_float("minutes", math.inf, "Time for all parts; 8 on a GPU.")
 
 
 def main(argv: list[str]) -> None:

@@ -10,10 +10,9 @@ predict  a prediction tile, its rows divided over all chips
 step     training steps: front_end. context, joint, crfrnn: the other stages
 crf      a dense CRF of a VOC image, on one chip
 
-Topologies: v5e:1x1 to v5e:16x16, v5p:2x2x1, v6e:2x4, v4:2x2x1 and so on, as Google
-writes them; cuda:4 for four H100s, for which `pip install -e '.[cuda]'`.
-At full width, TPU steps take minutes to compile. docs/accelerators.md says how to read
-the table.
+Topologies are written as Google does: v5e:1x1 to v5e:16x16, v5p:2x2x1, v6e:2x4,
+v4:2x2x1, …; cuda:4 stands for four H100s (`pip install -e '.[cuda]'`). At full width,
+TPU steps take minutes to compile. docs/accelerators.md says how to read the table.
 """
 
 import contextlib
@@ -89,11 +88,11 @@ class Job(NamedTuple):
     """A program to compile.
 
     Attributes:
-        name: in the table.
-        function: jitted.
-        arguments: their shapes and shardings.
-        flops: of one chip, analytically; 0 unknown.
-        chips: that work on it.
+        name: its name in the table.
+        function: the jitted function.
+        arguments: the shapes and shardings of its arguments.
+        flops: analytic number of operations per chip; 0 if unknown.
+        chips: number of chips that run it.
         loops: iterations of one run, if it loops.
     """
 
@@ -132,7 +131,7 @@ def described(topology: str) -> list[Any]:
 
 @contextlib.contextmanager
 def as_on(devices: list[Any]) -> Iterator[None]:
-    """Trace as on a machine that has these devices."""
+    """Trace as if on a machine with these devices."""
     platform = "gpu" if devices[0].platform in ("cuda", "gpu") else "tpu"
     with (
         mock.patch.object(jax, "devices", lambda *_: devices),
@@ -285,17 +284,23 @@ def composition(program: Program) -> str:
 
 def define_flags() -> None:
     """Define the flags; not on import, because other benchmarks share names."""
-    flags.DEFINE_string("topology", "v5e:2x2", "The devices.")
-    flags.DEFINE_list("what", ["forward", "step"], f"Of {', '.join(WHAT)}.")
-    flags.DEFINE_multi_enum("recipe", ["voc"], [*RECIPES], "Whose networks; several.")
-    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Computed in.")
+    flags.DEFINE_string("topology", "v5e:2x2", "Devices, such as v5e:2x2 or cuda:4.")
+    flags.DEFINE_list(
+        "what", ["forward", "step"], f"Programs: any of {', '.join(WHAT)}."
+    )
+    flags.DEFINE_multi_enum(
+        "recipe", ["voc"], [*RECIPES], "Recipe of the networks; can be repeated."
+    )
+    flags.DEFINE_enum(
+        "dtype", "bfloat16", ["bfloat16", "float32"], "Type to compute in."
+    )
     flags.DEFINE_integer("size", 900, "Side of forward's image.")
-    flags.DEFINE_float("width", 1.0, "Of the layers: a multiple of VGG-16's.")
+    flags.DEFINE_float("width", 1.0, "Number of channels, as a multiple of VGG-16's.")
     flags.DEFINE_integer("data", 0, "Chips over which examples are spread; 0: all.")
     flags.DEFINE_integer("rows", 1, "Chips over which an image's rows are spread.")
-    flags.DEFINE_integer("batch", 0, "Examples of a step; 0: the recipe's.")
+    flags.DEFINE_integer("batch", 0, "Examples per step; 0: the recipe's.")
     flags.DEFINE_integer("accumulate", 0, "Parts of a batch; 0: the recipe's.")
-    flags.DEFINE_bool("remat", False, "Compute activations again.")
+    flags.DEFINE_bool("remat", False, "Recompute activations for the gradients.")
     flags.DEFINE_string("dump", "", "Folder for the programs' text.")
 
 

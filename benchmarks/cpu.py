@@ -2,9 +2,9 @@
 
     python benchmarks/cpu.py [--repeats=5]
 
-Each row runs two ways to compute the same thing in turn, A B A B …, checks that they
-agree, and prints the median of the ratios: machines are noisy, ratios within a run less
-so. Memory stays under 2 GB; all rows take about two minutes on two cores.
+Each row runs two ways to compute the same thing alternately, A B A B …, checks that
+they agree, and prints the median of the ratios of consecutive runs, which are less
+noisy than times. It needs less than 2 GB of memory, and two minutes on two cores.
 """
 
 import statistics
@@ -22,7 +22,7 @@ from dilax.models import FrontEnd
 from dilax.ops import max_pool, upsample_bilinear
 from dilax.runtime import jit
 
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Pairs of runs a row.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Pairs of runs per row.", lower_bound=1)
 
 
 def _random(*shape: int) -> jax.Array:

@@ -2,15 +2,14 @@
 
     python -m benchmarks.crf --data_dir=FOLDER [--images=5] [--methods=auto,lattice]
 
-Real images, resized to 500×375, with class probabilities like those of a network that
-sees coarsely: 21 classes, blurred noise. Both sides do 10 iterations with symmetric
-normalisation and the kernels 3/3 and 80/13/10. They take turns, image by image; the
-median of the ratios counts, as machines are noisy. Preparation (what depends on the
-image alone: features, lattice, normalisation) and inference are timed apart; compiling
-is left out, and said.
+Images are resized to 500×375; class probabilities are blurred noise of 21 classes, like
+those of a coarse network. Both sides run 10 iterations with symmetric normalization and
+the kernels 3/3 and 80/13/10, alternately, image by image; ratios are medians over the
+images. Preparation (features, lattice, and normalization, which depend on the image
+alone) and inference are timed separately; compile time is excluded.
 
-The second table filters a class's probabilities of a part of each image by every way,
-and compares with the exact sum: N² steps.
+The second table filters one class's probabilities on a part of each image with every
+method, and compares the results with the exact sum over all pairs of pixels.
 """
 
 import resource
@@ -35,10 +34,14 @@ from dilax.crf.kernels import bilateral_features
 from dilax.data import evenly_spread, read_pixels
 from dilax.data.pairing import IMAGE_SUFFIXES
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Images, such as VOC's JPEGImages.")
-_IMAGES = flags.DEFINE_integer("images", 5, "How many of them.", lower_bound=1)
-_METHODS = flags.DEFINE_list("methods", ["auto", "lattice"], "Of DenseCRF.")
-_CLASSES = flags.DEFINE_integer("classes", 21, "Classes.", lower_bound=2)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of images, such as VOC's JPEGImages."
+)
+_IMAGES = flags.DEFINE_integer("images", 5, "Number of images.", lower_bound=1)
+_METHODS = flags.DEFINE_list(
+    "methods", ["auto", "lattice"], "Methods of DenseCRF to time."
+)
+_CLASSES = flags.DEFINE_integer("classes", 21, "Number of classes.", lower_bound=2)
 _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Mean-field updates.")
 _PART = flags.DEFINE_integer("part", 96, "Rows and columns for the exact sum; 0: none.")
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.duc [--cells=60] [--features=512] [--classes=19] [--repeats=5]
 
-Each head goes from the same features, an eighth of the image, to scores at every pixel:
-a 3×3 convolution to C maps and bilinear upsampling; the same and a transposed
-convolution that is learned (16×16, stride 8, C to C maps); and DUC in cells of 2 pixels
-(C·16 maps, then bilinear ×2) and of 1 pixel (C·64 maps). They run in turn; ratios are
-medians over bilinear upsampling in the same round.
+Each head maps the same features, at an eighth of the resolution, to scores at every
+pixel: a 3×3 convolution to C maps with bilinear upsampling; the same with a learned
+transposed convolution (16×16, stride 8, C to C maps); and DUC with cells of 2 pixels
+(C·16 maps, then bilinear ×2) and of 1 pixel (C·64 maps). They take turns; ratios are
+medians, relative to bilinear upsampling in the same round.
 """
 
 import statistics
@@ -24,9 +24,13 @@ from tabulate import tabulate
 from dilax.ops import depth_to_space, dilated_conv, upsample_bilinear
 from dilax.runtime import jit
 
-_CELLS = flags.DEFINE_integer("cells", 60, "Side of the features.", lower_bound=1)
-_FEATURES = flags.DEFINE_integer("features", 512, "Their channels.", lower_bound=1)
-_CLASSES = flags.DEFINE_integer("classes", 19, "Of the scores.", lower_bound=1)
+_CELLS = flags.DEFINE_integer(
+    "cells", 60, "Side of the feature maps, in cells.", lower_bound=1
+)
+_FEATURES = flags.DEFINE_integer(
+    "features", 512, "Channels of the feature maps.", lower_bound=1
+)
+_CLASSES = flags.DEFINE_integer("classes", 19, "Number of classes.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.", lower_bound=1)
 
 Params = dict[str, jax.Array]

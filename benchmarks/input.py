@@ -3,10 +3,10 @@
     dilax data prepare camvid --from CamVid
     python -m benchmarks.input --dataset=camvid [--data_dir=DIR] [--steps=60]
 
-The first table is one core's work: images decoded a second, and decoded and augmented
-as `--config=small` of the experiment does. The second trains its front end for some
-steps in each way of reading and gives the share of the time that a step waits for its
-batch; the first steps, in which the buffers fill, do not count.
+The first table shows how many images per second one core decodes, and how many it
+decodes and augments as the experiment's `--config=small` does. The second trains its
+front end for some steps with each way of reading, and shows the share of time that a
+step waits for its batch; the first steps, which fill the buffers, do not count.
 """
 
 import dataclasses
@@ -35,7 +35,9 @@ from dilax.training.step import init_state, make_train_step, split_params
 _SETS = ["voc", "coco", "camvid", "kitti", "cityscapes"]
 _DATASET = flags.DEFINE_enum("dataset", "camvid", _SETS, "A prepared data set.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of all prepared data sets.")
-_STEPS = flags.DEFINE_integer("steps", 60, "Steps of each way.", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "steps", 60, "Steps for each way of reading.", lower_bound=1
+)
 _WARM = 10
 
 
@@ -102,7 +104,7 @@ def main(argv: list[str]) -> None:
         )
         rows.append([name, *_waiting(step, state, frozen, batches)])
     print()
-    print(tabulate(rows, ["read by", "ms a step", "waiting"], "github"))
+    print(tabulate(rows, ["read by", "ms per step", "waiting"], "github"))
     print()
 
 

@@ -3,8 +3,9 @@
     python -m benchmarks.layers --network=dilation8_camvid --size=900
         [--width=0.25] [--dtype=bfloat16] [--batch=8] [--nogradients] [--output=FILE]
 
-Times the forward pass and both gradients, each compiled alone, and dilated layers in
-turn with undilated ones that give as large an output. --nomeasure only tells the work.
+Times the forward pass and both gradients, each compiled separately, and alternates
+dilated layers with undilated ones that have the same output size. --nomeasure times
+nothing and only counts the operations.
 """
 
 import json
@@ -31,13 +32,19 @@ _NETWORK = flags.DEFINE_enum(
     "network", "dilation8_camvid", [*RELEASED], "Of which the layers are."
 )
 _SIZE = flags.DEFINE_integer("size", 900, "Side of the images, margins included.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Images at a time.", lower_bound=1)
-_WIDTH = flags.DEFINE_float("width", 1.0, "Of the layers: a multiple of VGG-16's.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computed in.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images per batch.", lower_bound=1)
+_WIDTH = flags.DEFINE_float(
+    "width", 1.0, "Number of channels, as a multiple of VGG-16's."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Type to compute in."
+)
 _GRADIENTS = flags.DEFINE_bool("gradients", True, "Time the gradients, too.")
 _TWINS = flags.DEFINE_bool("twins", True, "Compare with undilated layers.")
-_MEASURE = flags.DEFINE_bool("measure", True, "Time layers; else only tell the work.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Samples of a pass.", lower_bound=1)
+_MEASURE = flags.DEFINE_bool(
+    "measure", True, "Time the layers; --nomeasure only counts operations."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timings of each pass.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write the figures as JSON.")
 
 

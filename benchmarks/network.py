@@ -8,12 +8,12 @@
 `forward` is the network (by default CamVid's Dilation8: front end, Basic module) of an
 image of `--sizes` with margins, softmax and upsampling; `step` trains its front end,
 `joint` all of it, on crops of `--crop` with SGD and momentum, dropout, weight decay and
-a cross-entropy at an eighth of the resolution, by the step that training runs. PyTorch
-runs the same network from the same weights, channels last, on as many threads. All take
-turns, A B C A B C …; the median of the ratios of neighbours counts, as machines are
-noisy. `apart` is the largest difference of probabilities, or of losses (dropout
-differs). Peak memory is the allocators' on a GPU; on a CPU it is that of processes of
-their own, beyond what they held before they built anything.
+a cross-entropy at an eighth of the resolution, with the step that training uses.
+PyTorch runs the same network with the same weights, channels last, on as many threads.
+All take turns, A B C A B C …; ratios are medians over consecutive runs. `apart` is the
+largest difference of probabilities, or of losses (dropout differs). Peak memory is that
+of the allocators on a GPU; on a CPU, each side runs in a process of its own, and what
+it uses before it builds the network is subtracted.
 """
 
 import ctypes
@@ -103,7 +103,7 @@ class Case(NamedTuple):
 
 
 class Runner(NamedTuple):
-    """One side of a comparison: starts a run, and waits for what it gives."""
+    """One side of a comparison: starts a run, and waits for its result."""
 
     start: Callable[[], Any]
     fetch: Callable[[Any], np.ndarray]
@@ -113,7 +113,7 @@ class Runner(NamedTuple):
         return self.fetch(self.start())
 
     def seconds(self) -> float:
-        """Time a run; on a GPU several, which would otherwise wait for the host."""
+        """Time a run; on a GPU several in a row, so that it does not wait for the host."""
         runs = 1 if jax.default_backend() == "cpu" else _GPU_RUNS
         begin = time.perf_counter()
         for _ in range(runs):
@@ -290,7 +290,7 @@ def peak_memory(case: Case, side: str) -> float:
 
 
 def process_memory(field: str) -> float:
-    """Return a figure, in bytes, of Linux's account of this process."""
+    """Return a memory figure of this process, in bytes, from Linux's `/proc`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * float(dict(line.split(":", 1) for line in lines)[field].split()[0])
 
@@ -322,21 +322,23 @@ def cases() -> list[Case]:
 
 def define_flags() -> None:
     """Define the flags; not on import, because other benchmarks share names."""
-    flags.DEFINE_list("what", ["forward", "step"], "Of forward, step, joint.")
+    flags.DEFINE_list("what", ["forward", "step"], "Any of forward, step, joint.")
     flags.DEFINE_enum(
         "network", Case._field_defaults["network"], [*RELEASED], "Which network."
     )
-    flags.DEFINE_bool("remat", False, "Compute maps again for the gradients.")
+    flags.DEFINE_bool("remat", False, "Recompute activations for the gradients.")
     flags.DEFINE_list("sizes", ["900"], "Sides of forward's images, in pixels.")
     flags.DEFINE_integer("crop", 628, "Side of the crops that steps train on.")
-    flags.DEFINE_integer("batch", 1, "Crops of a step.", lower_bound=1)
-    flags.DEFINE_list("widths", ["1", "0.25"], "Shares of VGG-16's channels.")
-    flags.DEFINE_list("dtypes", ["float32"], "Of float32, bfloat16.")
-    flags.DEFINE_list("against", ["eager"], "Of eager, compile (PyTorch's).")
+    flags.DEFINE_integer("batch", 1, "Crops per step.", lower_bound=1)
+    flags.DEFINE_list(
+        "widths", ["1", "0.25"], "Numbers of channels, as multiples of VGG-16's."
+    )
+    flags.DEFINE_list("dtypes", ["float32"], "Any of float32, bfloat16.")
+    flags.DEFINE_list("against", ["eager"], "PyTorch's sides: any of eager, compile.")
     flags.DEFINE_integer("repeats", 3, "Runs that count.", lower_bound=1)
     flags.DEFINE_bool("memory", True, "Measure peak memory, too.")
-    flags.DEFINE_string("output", None, "Where to write the figures as JSON.")
-    flags.DEFINE_string("plot", None, "Where to draw them (needs matplotlib).")
+    flags.DEFINE_string("output", None, "JSON file for the figures.")
+    flags.DEFINE_string("plot", None, "Picture of the figures (needs matplotlib).")
     flags.DEFINE_string("child", None, "What this process is to do for another.")
 
 

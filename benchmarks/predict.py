@@ -4,9 +4,9 @@
 
 Both sides run CamVid's Dilation8 with a quarter of the channels, float32 and random
 weights, over tiles of 900×1100 pixels, and upsample the probabilities to the image.
-They take turns, image by image, A B A B …; the median of the ratios counts, as machines
-are noisy. PyTorch runs in the memory format that is the faster one here. Decoding is
-left out. The labels of both are compared.
+They take turns, image by image, A B A B …; the ratio is a median over the images.
+PyTorch uses the memory format that is faster here. Decoding is not timed. The labels of
+both are compared.
 """
 
 import dataclasses
@@ -27,9 +27,13 @@ from dilax.inference import Predictor, plan_tiles
 from dilax.models import dilation8_camvid
 from dilax.runtime import jit
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Images, such as CamVid's frames.")
-_IMAGES = flags.DEFINE_integer("images", 10, "How many of them.", lower_bound=1)
-_WIDTH = flags.DEFINE_float("width", 0.25, "Share of VGG-16's channels.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of images, such as CamVid's frames."
+)
+_IMAGES = flags.DEFINE_integer("images", 10, "Number of images.", lower_bound=1)
+_WIDTH = flags.DEFINE_float(
+    "width", 0.25, "Number of channels, as a multiple of VGG-16's."
+)
 
 
 @dataclasses.dataclass
@@ -38,10 +42,10 @@ class Twin:
 
     Attributes:
         torch: the module.
-        model: whose tables are followed.
+        model: the network in dilax.
         params: its parameters.
-        spec: tile and mean pixel.
-        last: whether maps and kernels lie in memory with the channels last.
+        spec: the data set, with its tile size and mean pixel.
+        last: whether maps and kernels are stored with channels last.
     """
 
     torch: object
@@ -74,7 +78,7 @@ class Twin:
         return self.network(x).softmax(1)
 
     def _labels(self, cells, shape) -> np.ndarray:
-        """Interpolate the cells that the image needs, with pixel p at p / 8."""
+        """Interpolate the cells that the image needs; pixel p is at cell p / 8."""
         rows, columns = (-(-n // 8) + 1 for n in shape[:2])
         cells = cells[:, :, :rows, :columns]
         size = [8 * (n - 1) + 1 for n in cells.shape[2:]]

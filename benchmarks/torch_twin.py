@@ -1,4 +1,4 @@
-"""The networks of dilax in PyTorch, built from a model's tables, to compare with."""
+"""The networks of dilax in PyTorch, built from a model's tables, for comparison."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ def torch_network(torch: Any, model: DilatedNet, params: Any = None) -> Any:
 
     Args:
         torch: the module.
-        model: that pads its front end's input and not its layers.
-        params: its parameters; None leaves PyTorch's own random ones.
+        model: a network that pads its front end's input and not its layers.
+        params: its parameters; None keeps PyTorch's random initialization.
 
     Raises:
         ValueError: for a model that upsamples.

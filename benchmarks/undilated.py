@@ -1,4 +1,4 @@
-"""The price of dilation: dilated layers beside the same layers without dilation."""
+"""The cost of dilation: dilated layers against the same layers without dilation."""
 
 import dataclasses
 import statistics
@@ -14,9 +14,9 @@ from dilax.profiling.roofline import Peak
 def over_undilated(
     layers: Sequence[LayerCost], peak: Peak, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """Return the price of dilation: layer → pass → time over that without dilation.
+    """Return the cost of dilation: layer → pass → time over that without dilation.
 
-    Both are timed in turn, A B A B …; it is the median of the ratios of neighbours.
+    Both are timed alternately, A B A B …; the ratio is a median over consecutive runs.
     """
     found = {}
     for layer in layers:
@@ -36,7 +36,7 @@ def over_undilated(
 
 
 def undilated_twin(call: LayerCall) -> LayerCall:
-    """Return the convolution without dilation, for an output of the same size."""
+    """Return the same convolution without dilation, for an output of the same size."""
     layer = call.layer.clone(dilation=1)
     fewer = (call.dilation - 1) * (layer.kernel_size - 1)
     if layer.padding != "valid" or call.pad >= fewer // 2:
