@@ -113,7 +113,7 @@ class Runner(NamedTuple):
         return self.fetch(self.start())
 
     def seconds(self) -> float:
-        """Time a run; on a GPU several in a row, so that it does not wait for the host."""
+        """Time a run; on a GPU several in a row, so that none waits for the host."""
         runs = 1 if jax.default_backend() == "cpu" else _GPU_RUNS
         begin = time.perf_counter()
         for _ in range(runs):

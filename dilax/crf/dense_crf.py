@@ -56,8 +56,8 @@ class DenseCRF:
 
     Args of a call: probabilities (h, w, k) float that add up to 1 in every pixel to
     1e-3 (to 0.02 if they have 16 bits; values below 1e-8 count as 1e-8), and an image
-    (h, w, c) uint8, or what `prepare` returned for it. Lists, tensors of PyTorch and
-    PIL images are also accepted. Batches (b, h, w, k) with (b, h, w, c), or with a list
+    (h, w, c) uint8, or what `prepare` returned for it. Lists, PyTorch tensors and PIL
+    images are also accepted. Batches (b, h, w, k) with (b, h, w, c), or with a list
     of prepared images, are processed one by one. Returns the marginals, float32
     (float64 for float64).
 
@@ -65,7 +65,7 @@ class DenseCRF:
         spatial_sigma: bandwidth of the spatial kernel, in pixels.
         spatial_weight: its weight.
         bilateral_sigma_xy: bandwidth of the bilateral kernel, in pixels.
-        bilateral_sigma_rgb: its bandwidth in colours of 0..255.
+        bilateral_sigma_rgb: its bandwidth in colour levels, 0..255.
         bilateral_weight: its weight.
         iterations: updates of the mean field; 0 returns the probabilities.
         compatibility: energy μ(l, l') of labels l beside l', (k, k); or of equal

@@ -35,7 +35,7 @@ class ExactFilter:
 
     Attributes:
         features: a point's coordinates, each divided by its bandwidth.
-        valid: points that take part; the others give nothing and receive 0. None means
+        valid: points that take part; the others add nothing and receive 0. None means
             all.
         rows: how many points are written at once.
         columns: how many points are read at once. Memory holds rows × columns kernel
@@ -113,7 +113,7 @@ class GridFilter:
 
     Attributes:
         sigma: bandwidth in pixels.
-        valid: pixels that take part; the others give nothing. None means all.
+        valid: pixels that take part; the others add nothing. None means all.
         height: rows of the grid.
         width: columns of the grid.
         radius: pixels after which the kernel is cut; None cuts nowhere. A cut at r·σ
@@ -223,7 +223,7 @@ def build_filter(
 
     Args:
         features: as for `gaussian_filter`.
-        valid: points that take part; the others give nothing. None means all.
+        valid: points that take part; the others add nothing. None means all.
         method: as for `gaussian_filter`.
 
     Example:

@@ -206,7 +206,7 @@ def build_lattice(
 
     Args:
         features: in units of the Gaussian's standard deviation, finite.
-        valid: places that take part; the others give nothing and receive 0.
+        valid: places that take part; the others add nothing and receive 0.
 
     Example:
         >>> lattice = build_lattice(jnp.array([[0.0, 0.0], [9.0, 9.0]]))

@@ -227,7 +227,7 @@ class CRFRNN(nn.Module):
         num_classes: k.
         spatial_sigma: bandwidth of the spatial kernel in pixels (θ_γ).
         bilateral_sigma_xy: bandwidth of the bilateral kernel in pixels (θ_α).
-        bilateral_sigma_rgb: its bandwidth in colours of 0..255 (θ_β).
+        bilateral_sigma_rgb: its bandwidth in colour levels, 0..255 (θ_β).
         train_steps: steps in training.
         test_steps: steps in testing.
         method: of filtering, as of `DenseCRF`.

@@ -46,7 +46,7 @@ class CRFGrid:
     Attributes:
         bilateral_weight: weight of the bilateral kernel.
         bilateral_sigma_xy: its bandwidth in pixels.
-        bilateral_sigma_rgb: its bandwidth in colours of 0..255.
+        bilateral_sigma_rgb: its bandwidth in colour levels, 0..255.
         spatial_weight: weight of the spatial kernel.
         spatial_sigma: its bandwidth in pixels.
 
@@ -109,7 +109,7 @@ class CRFSearch:
 
     Attributes:
         best: the CRF with the highest mean IoU of all that were tried.
-        mean_iou: with it, on the images of the search.
+        mean_iou: its mean IoU on the images of the search.
         without: mean IoU without a CRF, on the same images.
         points: every point in the order tried: its parameters, `"mean_iou"`, and
             `"round"`, which is `"coarse"` or `"fine"`.

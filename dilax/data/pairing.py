@@ -82,7 +82,7 @@ _PREVIEW = re.compile(r"visuali[sz]|preview|overlay|masks?[ _-]human")
 
 
 def folder_kind(folders: Sequence[str]) -> Literal["", "mask", "instances", "preview"]:
-    """Return the kind of files in a folder, by its innermost telling name; "" for
+    """Return the kind of files in a folder, by its innermost known name; "" for
     images.
 
     Example:

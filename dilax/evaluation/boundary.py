@@ -31,7 +31,7 @@ class BoundaryScores:
 
     For the F-measure, a boundary pixel of a class is hit if the other map has a
     boundary pixel of that class within the tolerance. A boundary that is predicted on
-    void can be a hit, but is no error if it is not. F = 2PR / (P + R) of precision P
+    void may count as a hit, but never as an error. F = 2PR / (P + R) of precision P
     and recall R is averaged over the classes with a boundary in either map, then over
     the images with such a class.
 

@@ -41,7 +41,7 @@ class Scores:
     A class that is neither labelled nor predicted anywhere has no IoU: it is None, and
     is left out of the mean. A class that is predicted but never labelled has IoU 0. The
     same holds for categories, whose classes count as one: confusion within a category
-    is correct (cityscapesScripts, `getIouScoreForCategory`).
+    counts as correct (cityscapesScripts, `getIouScoreForCategory`).
 
     Attributes:
         classes: class names.

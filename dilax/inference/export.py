@@ -87,7 +87,7 @@ def export_model(
     output: Output = "probabilities",
     pixels: Pixels = "uint8",
 ) -> Path:
-    """Write a network as StableHLO for `PLATFORMS`, with everything to run it.
+    """Write a network as StableHLO for `PLATFORMS`, with all that is needed to run it.
 
     The exported function takes the weights by name, and RGB images (batch, h, w,
     channels) with h = 2·margin + stride·rows and w = 2·margin + stride·columns. It

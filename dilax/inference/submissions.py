@@ -1,4 +1,4 @@
-"""Predictions as the test servers of Pascal VOC and Cityscapes take them.
+"""Predictions in the formats of the test servers of Pascal VOC and Cityscapes.
 
 VOC: `results/VOC2012/Segmentation/comp5_test_cls/ID.png` in a tar, palette images of
 class indices (VOC2012 development kit, §5.3). Cityscapes: one PNG of label ids per
@@ -39,8 +39,8 @@ def write_submission(
 ) -> Path:
     """Predict every image and pack the label maps for a test server.
 
-    The archive is written whole or not at all, image by image, and is the same to the
-    byte whenever the predictions are.
+    The archive is written atomically, image by image; equal predictions give the same
+    archive, byte for byte.
 
     Args:
         predictor: network, parameters and data set.
@@ -48,7 +48,7 @@ def write_submission(
         kind: whose server.
         path: the archive: `.tar` for VOC, `.zip` for Cityscapes.
         competition: VOC's `"comp5"` for networks trained on VOC alone, `"comp6"` for
-            those trained on other data too. Cityscapes has no such choice.
+            those also trained on other data. Cityscapes has no such choice.
         title: of the progress bar; "" shows none.
 
     Returns:

@@ -79,7 +79,7 @@ def pass_sampler(call: LayerCall, name: str, least: float) -> Callable[[], float
     Args:
         call: the layer.
         name: of the pass, in `PASSES`.
-        least: seconds that the pass takes at least.
+        least: minimum time of the pass, in seconds.
     """
     rng = np.random.default_rng(0)
     arrays = jax.tree.map(
@@ -132,8 +132,8 @@ class PassFigures(NamedTuple):
 
     Attributes:
         flops: operations.
-        bytes: bytes read and written at least.
-        least_seconds: time by the roofline.
+        bytes: minimum number of bytes read and written.
+        least_seconds: minimum time, by the roofline.
         seconds: measured time, if any.
     """
 
@@ -252,7 +252,7 @@ def layer_table(figures: Sequence[LayerFigures]) -> str:
 
     Three figures separated by slashes belong to the forward pass, the input's gradient
     and the kernel's gradient. If times were measured, the table shows them with the
-    rates and the fractions of the roofline, otherwise the work and the least time.
+    rates and the fractions of the roofline, otherwise the work and the minimum time.
 
     Args:
         figures: from `layer_figures`.

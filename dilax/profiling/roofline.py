@@ -1,4 +1,4 @@
-"""The least time of some work on a device, by the roofline (Williams 2009).
+"""The minimum time of some work on a device, by the roofline (Williams 2009).
 
 Work of F operations and B bytes takes at least max(F / peak rate, B / bandwidth).
 """
@@ -33,7 +33,7 @@ class Peak(NamedTuple):
     measured: bool = False
 
     def seconds(self, work: Work) -> float:
-        """Return the least time for this work.
+        """Return the minimum time for this work.
 
         Example:
             >>> Peak("a chip", flops=4e12, bandwidth=1e12).seconds(Work(8, 1)) * 1e12

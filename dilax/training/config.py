@@ -326,7 +326,7 @@ class Config:
         init_key: which network of the file `init` to take, if it holds several, such as
             `"state_dict_ema"`; `""` takes the first that fits.
         reinit: layers that start from random weights though `init` has them, for other
-            classes: beginnings of names or globs, such as `("final", "ctx")`.
+            classes: prefixes of names, or globs, such as `("final", "ctx")`.
         needs_init: the recipe is meant to start from ImageNet weights: refuse to start
             without, unless `init` is None (`--config.init=none`).
 
@@ -358,7 +358,7 @@ class Config:
         """The stage of this name; the last one by default.
 
         Raises:
-            ValueError: if there is none, with the names that there are.
+            ValueError: if there is none; it lists the names.
         """
         names = [stage.name for stage in self.stages]
         if name and name not in names:

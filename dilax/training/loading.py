@@ -268,7 +268,7 @@ def pretrained(name: str) -> Trained:
         (model, params, spec).
 
     Raises:
-        ValueError: if there is none of this name, with the names that there are.
+        ValueError: if there is none of this name; it lists the names.
 
     Example:
         >>> model, params, spec = pretrained("camvid")

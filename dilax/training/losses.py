@@ -67,7 +67,7 @@ def loss_sum(
         logits: z, before the softmax.
         labels: y, train ids or `ignore_label`.
         ignore_label: pixels with this label contribute neither loss nor gradient.
-        class_weights: w, one per class; None weighs all classes equally.
+        class_weights: w, one per class; None weights all classes equally.
 
     Returns:
         Sums that are finite for finite logits, even if classes, or all labels, are

@@ -55,7 +55,7 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(config: Config, workdir: Path) -> Iterator[Run]:
-    """Do as `check_run`, and lock the folder for this run.
+    """Do the same as `check_run`, and lock the folder for this run.
 
     Raises:
         ValueError: as `check_run`; if another process is training in the folder; or, in

@@ -155,7 +155,7 @@ def set_field(config: Config, path: str, text: str) -> None:
             commas for a tuple.
 
     Raises:
-        ValueError: if there is no such field, with those that there are.
+        ValueError: if there is no such field; it lists the fields.
 
     Example:
         >>> from dilax.training.recipes import quickstart

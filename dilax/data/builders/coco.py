@@ -269,7 +269,7 @@ class _Annotations:
         return labels
 
     def segments(self) -> dict[str, _Label]:
-        """Do as `objects` for the segments of a panoptic file."""
+        """Do the same as `objects` for the segments of a panoptic file."""
         labels = {}
         for entry, image in self._entries():
             png = _value(entry, "file_name", str, self._name)
