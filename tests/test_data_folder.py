@@ -329,7 +329,7 @@ REFUSED = {
         {},
         r"do not match, .*a0\.jpg and .*b0\.png; .*train\.txt",
     ),
-    "nothing": ([], {}, r"no images found; there are pictures in \[\]"),
+    "nothing": ([], {}, "no images found; it contains no pictures"),
 }
 
 

@@ -80,7 +80,7 @@ def _labels(root, spec):
 
 
 OBJECT = _levels(0, 255)
-NOISE = r"values gather at 0, .*255, .*0 \d.*threshold=128.*dilax data clean"
+NOISE = r"values cluster around 0, .*255, .*0 \d.*threshold=128.*dilax data clean"
 VOID = r"255 beside .*void=255 ignores it, =none .*threshold"
 DOUBTFUL = {
     "JPEG": (OBJECT, "jpg", "JPEG changes .*threshold=128.*clean"),
@@ -91,17 +91,17 @@ DOUBTFUL = {
     "JPEG as palette": (
         lambda i: _through_jpeg(OBJECT(i)).convert("P"),
         "png",
-        "gather",
+        "cluster",
     ),
     "in RGB": (lambda i: np.dstack([_through_jpeg(OBJECT(i))] * 3), "png", NOISE),
-    "traces": (_levels(0, 255, 255, 255, 255, 1, 254), "png", "gather at 0, 255"),
+    "traces": (_levels(0, 255, 255, 255, 255, 1, 254), "png", "around 0, 255"),
     "other levels": (
         lambda i: _through_jpeg(_levels(0, 100, 200)(i), 95),
         "png",
-        "gather at 0, 100, 200",
+        "around 0, 100, 200",
     ),
     "smooth": (lambda i: _smooth(OBJECT(i)), "png", NOISE),
-    "very smooth": (lambda i: _smooth(OBJECT(i), 2), "png", "gather"),
+    "very smooth": (lambda i: _smooth(OBJECT(i), 2), "png", "cluster"),
     "resized": (lambda i: _resized(OBJECT(i)), "png", NOISE),
     "three levels": (_levels(0, 128, 255), "png", VOID),
     "1 and 255": (_levels(1, 255), "png", VOID),

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         ("void", "as --config.data.void"),
         ("orientation", "as --config.data.orientation"),
     ):
-        flag(f"--{name}", help=f"of NAME folder: {text}")
+        flag(f"--{name}", help=f"for folder: {text}")
     return parser
 
 

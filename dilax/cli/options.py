@@ -95,9 +95,11 @@ OPTIONS = {
     "outputs": Option(
         ["labels", "overlay"],
         ("predict",),
-        f"What to write for each image, of {', '.join(OUTPUTS)}.",
+        f"What to write for each image: any of {', '.join(OUTPUTS)}.",
     ),
-    "frames": Option(False, ("predict",), "Write a video's frames as pictures."),
+    "frames": Option(
+        False, ("predict",), "Write a video's frames as separate pictures."
+    ),
     "overwrite": Option(False, ("predict",), "Replace predictions that exist already."),
     "max_pixels": Option(
         MAX_PIXELS, ("predict",), "Refuse images with more pixels.", least=1

@@ -319,8 +319,8 @@ class _Values:
             return  # the ids are indices of colours
         if levels := self._levels():
             raise ValueError(
-                f"{self.path[top]}: the values gather at {_few(levels)}, as JPEG or "
-                f"smooth edges leave them{self.level_help()}"
+                f"{self.path[top]}: the values cluster around {_few(levels)}, as JPEG "
+                f"or smooth edges leave them{self.level_help()}"
             )
         rest = [i for i in self.found if i not in void]
         if decided or top not in VOID_IDS or self.negative or rest == [0]:
@@ -377,7 +377,7 @@ class _Values:
         return (
             f". Values: {shown}{more}. --config.data.threshold={middle} makes two "
             f"classes, below and from {middle} on; {CLEAN}; or name each value with "
-            "--classes, '0 background', and void what is ignored"
+            "--classes, such as '0 background', and the ignored ones void"
         )
 
     def shares(self, spec: DatasetSpec, train: Mapping[Any, int]) -> Iterator[str]:

@@ -219,7 +219,7 @@ def _images_and_masks(
             "program that drew them"
         )
     raise ValueError(
-        f"{root}: no {missing} found; {found or 'there are pictures in []'}; {remedy}"
+        f"{root}: no {missing} found; {found or 'it contains no pictures'}; {remedy}"
     )
 
 

@@ -35,7 +35,9 @@ _MAX_WITH_ALPHA = 1 << 16
 _NEAR = 24.0  # of 255: JPEG at usual qualities changes flat areas by less
 _MIN_SHARE = 0.005
 _PALETTE, _MIN_IS_WHITE = 3, 0  # of TIFF's PhotometricInterpretation
-CLEAN = "`dilax data clean MASKS --to FOLDER` writes masks of the main values alone"
+CLEAN = (
+    "`dilax data clean MASKS --to FOLDER` writes masks that have only the main values"
+)
 
 
 class MaskReading(NamedTuple):

@@ -215,9 +215,9 @@ def check_pairs(
         if files.image.orientation < 5 or height == width:
             raise ValueError(
                 f"{files.pair.image}: has an EXIF orientation, and its mask fits it "
-                f"turned upright and as stored; that of {stored[0].pair.image} only as "
-                "stored. --config.data.orientation=stored reads all that fit so as "
-                "stored, =upright only those that must be"
+                f"both turned upright and as stored; that of {stored[0].pair.image} "
+                "fits only as stored. --config.data.orientation=stored reads both as "
+                "stored, =upright turns those that fit both ways"
             )
     notes = []
     if turned:
