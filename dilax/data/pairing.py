@@ -82,8 +82,7 @@ _PREVIEW = re.compile(r"visuali[sz]|preview|overlay|masks?[ _-]human")
 
 
 def folder_kind(folders: Sequence[str]) -> Literal["", "mask", "instances", "preview"]:
-    """Return the kind of files in a folder, by its innermost known name; "" for
-    images.
+    """Return the kind of a folder's files, by its innermost known name; "" is images.
 
     Example:
         >>> folder_kind(["labels", "images"]), folder_kind(["trainannot"])

@@ -46,8 +46,7 @@ def training_batches(
     reading: Reading | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Return endless batches of shuffled examples, epoch after epoch, from step
-    `start`.
+    """Return endless batches of shuffled examples, from step `start`.
 
     Args:
         source: random-access samples.
@@ -113,8 +112,7 @@ def training_batches(
 def in_order(
     source: Sequence[dict], batch_size: int, threads: int = 4
 ) -> Iterator[list[dict]]:
-    """Yield lists of `batch_size` samples, each once, in order; the last may be
-    shorter.
+    """Yield lists of `batch_size` samples, in order; the last may be shorter.
 
     Args:
         source: random-access samples of any sizes.

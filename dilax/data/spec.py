@@ -119,8 +119,9 @@ class DatasetSpec:
 
 
 def colour_map(count: int) -> tuple[RGB, ...]:
-    """Return the first `count` colours of Pascal VOC's colour map (bits spread over
-    RGB).
+    """Return the first `count` colours of Pascal VOC's colour map.
+
+    The bits of an index are spread over R, G, and B.
 
     Example:
         >>> colour_map(3)

@@ -33,8 +33,7 @@ def subtract_mean(image, mean):
 
 
 def reflected(at, n: int):
-    """Return positions on an axis of n pixels that is reflected endlessly. NumPy or
-    JAX.
+    """Return positions on an axis of n pixels, endlessly reflected. NumPy or JAX.
 
     Example:
         >>> reflected(np.arange(-2, 5), 3).tolist()

@@ -67,8 +67,7 @@ class Source:
         return round(stream.duration * stream.time_base * stream.average_rate)
 
     def frames(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield (RGB image (h, w, 3), time in the stream's units) of each frame,
-        upright.
+        """Yield each upright frame: (RGB image (h, w, 3), time in the stream's units).
 
         Raises:
             ValueError: naming the file, when it cannot be read any further.

@@ -34,8 +34,7 @@ class EffectiveField(NamedTuple):
     spread: tuple[float, float]
 
     def side(self, share: float = 0.95) -> int:
-        """The side of the square around the centre that contains this share of the
-        heat.
+        """The side of the centred square that contains this share of the heat.
 
         It is odd, because the square is centred on the pixel nearest to the centre.
         """
