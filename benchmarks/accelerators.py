@@ -55,10 +55,10 @@ HEADERS = (
     *("program", "chips", "compiled, s", "GB", "of", "flops ÷ analytic"),
     *("ms", "of peak, %", "all-gather, MB", "all-reduce, MB", "halos, MB"),
 )
-# Makers' clocks in GHz, at which the compiler's cycles pass.
+# The makers' clocks in GHz, which convert the compiler's cycles to time.
 CLOCKS = {"TPU v4": 1.05, "TPU v5 lite": 1.5, "TPU v5": 1.75}
-# Without autotuning, which would run the candidates, and without the questions that
-# libtpu asks the servers of its cloud.
+# Without autotuning, which would run the candidates, and without libtpu's requests to
+# the servers of its cloud.
 ENVIRONMENT = {
     "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -67,7 +67,7 @@ ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# What XLA has to know of a GPU that is not there.
+# What XLA must know about a GPU that is not there.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048

@@ -27,7 +27,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch is here too
+os.environ.setdefault(
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+)  # PyTorch is in this process, too
 
 import jax
 import jax.numpy as jnp
@@ -353,7 +355,7 @@ def main(argv: list[str]) -> None:
     results, sides = [], ["dilax", *flags.FLAGS.against]
     for case in tqdm(cases(), unit="case"):
         results.append(in_child(case, sides, flags.FLAGS.repeats))
-        if flags.FLAGS.output:  # after each, for who is cut short
+        if flags.FLAGS.output:  # after each case, in case the run is stopped early
             record = {"machine": machine(), "results": results}
             Path(flags.FLAGS.output).write_text(
                 json.dumps(record, indent=1) + "\n", "utf-8"

@@ -16,7 +16,7 @@ from dilax.crf.search import CRFGrid
 from dilax.data import DatasetSpec
 from dilax.training.config import Config, CRFConfig, StageConfig
 
-# Fields of version 0.1 under their names of today.
+# Fields of version 0.1, and their present names.
 _RENAMED = {
     "for_batch": "base_batch_size",
     "halves": "edge_crops",
