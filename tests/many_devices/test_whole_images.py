@@ -51,7 +51,7 @@ def _held(compiled):
 def test_dilation10_on_a_whole_image_takes_an_eighth_of_the_memory_each(slim):
     one, eight = (_compiled(*slim, rows) for rows in (1, 8))
     # Alone, a device also saves memory by computing large maps in bands.
-    assert 1 / 8 <= _held(eight) / _held(one) <= 1.6 / 8
+    assert 1 / 8 <= _held(eight) / _held(one) <= 1.7 / 8
     params, x = slim[1], np.random.default_rng(0).uniform(-120, 130, SHAPE)
     x = x.astype(np.float32)
     expected = np.asarray(one(params, x))
