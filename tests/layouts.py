@@ -1,6 +1,7 @@
 """Data sets as users have them on disk, made of arrays."""
 
 import io
+import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,6 +47,17 @@ def zipped(archive: Path, files: Mapping[str, bytes]) -> Path:
             file.mkdir(folder)
         for name, content in files.items():
             file.writestr(name, content)
+    return archive
+
+
+def tarred(archive: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
+    """The files in a tar; `mode` is that of `tarfile.open`."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, mode) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return archive
 
 

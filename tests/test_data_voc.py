@@ -2,12 +2,11 @@
 
 import functools
 import io
-import tarfile
 
 import numpy as np
 import pytest
 import scipy.io
-from layouts import encoded, ids, photo, unpacked
+from layouts import encoded, ids, photo, tarred, unpacked
 from PIL import Image
 
 from dilax.data import DATASETS, colour_map
@@ -104,15 +103,6 @@ def benchmark():
         **{f"{SBD}inst/{i}.mat": b"not read" for i in images},
         **{f"{SBD}img/{i}.jpg": encoded(photo_of(i), "jpg") for i in images},
     }
-
-
-def tarred(path, files, mode="w"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
 
 
 def downloaded(folder):

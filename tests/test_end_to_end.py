@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from layouts import encoded, ids, photo, unpacked, zipped
+from layouts import encoded, ids, photo, tarred, unpacked, zipped
 from PIL import Image
 from tiny_run import write_images
 
@@ -138,14 +138,6 @@ def _usually(name):
     ]
 
 
-def _tar(path, files, mode):
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
 def _mat(label):
     file = io.BytesIO()
     scipy.io.savemat(file, {"GTcls": {"Segmentation": label}})
@@ -160,19 +152,19 @@ def _voc(root):
         files[f"{top}/JPEGImages/{name}.jpg"] = encoded(photo(i, *SIZE), "jpg")
         mask = ids(i, [0, 5, 20, 255], *SIZE)
         files[f"{top}/SegmentationClass/{name}.png"] = encoded(mask)
-    _tar(root / "VOCtrainval_11-May-2012.tar", files, "w")
+    tarred(root / "VOCtrainval_11-May-2012.tar", files, "w")
     top = "benchmark_RELEASE/dataset"
     files = {f"{top}/train.txt": b"b\nd\n", f"{top}/val.txt": b"c\n"}
     for i, name in enumerate("bcd"):
         files[f"{top}/cls/{name}.mat"] = _mat(ids(i + 7, [0, 9], *SIZE))
         files[f"{top}/img/{name}.jpg"] = encoded(photo(i + 7, *SIZE), "jpg")
-    _tar(root / "benchmark.tgz", files, "w:gz")
+    tarred(root / "benchmark.tgz", files, "w:gz")
     lists, top = "VOCdevkit/VOC2012/ImageSets", "VOCdevkit/VOC2012/JPEGImages"
     files = {
         f"{lists}/Segmentation/test.txt": b"t\n",
         f"{top}/t.jpg": encoded(photo(9, *SIZE), "jpg"),
     }
-    _tar(root / "VOC2012test.tar", files, "w")
+    tarred(root / "VOC2012test.tar", files, "w")
 
 
 VOC_NAMES = (

@@ -372,7 +372,7 @@ def test_it_says_what_it_chose_and_will_take_and_adds_a_crf(tmp_path):
         r"on \d+ x .+, without evaluation:",
         rf"  front_end: 3 steps of {COST}",
         rf"  joint: 2 steps of {COST}",
-        "  not estimated, as they read no images: context",
+        "  not estimated, as they train on maps or search a CRF: context",
         "",
     ]
     lines = done.stdout.splitlines()

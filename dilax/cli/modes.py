@@ -89,7 +89,8 @@ def _preview(values: Any, config: Config, workdir: Path) -> None:
         for name, cost in costs.items():
             show(f"  {name}: {cost}")
         if others := [s.name for s in config.stages if s.name not in costs]:
-            show(f"  not estimated, as they read no images: {', '.join(others)}")
+            named = ", ".join(others)
+            show(f"  not estimated, as they train on maps or search a CRF: {named}")
     if values.profile:
         folder = workdir / "profile"
         for table in training.profile(config, spec, folder).values():

@@ -24,8 +24,9 @@ _WANTED: dict[str, dict[str, Any]] = {
         # compute again (rematerialization) are merged with their first computation, and
         # save no memory.
         "xla_disable_hlo_passes": "cse_barrier_expander",
-        # XLA orders operations so that as many as possible can run at once, which holds
-        # all of Winograd's transformed kernels in memory. Each uses all cores anyway.
+        # By default, XLA orders operations so that as many as possible can run at once.
+        # All of Winograd's transformed kernels are then in memory together, although
+        # each operation uses all cores anyway.
         "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     },
     # With one example per chip, libtpu turns columns into a batch, and copies every map

@@ -106,7 +106,7 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
     front_end: Backbone
     if fields.backbone:
         kind = _own_backbone(fields.backbone)
-        front_end = _filled(kind, {"num_classes": num_classes, **options})
+        front_end = filled(kind, {"num_classes": num_classes, **options})
     elif fields.network != "front_end":
         front_end = named_network(
             fields.network, num_classes, fields.head_channels, norm, **options
@@ -116,7 +116,7 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
         if fields.blocks:
             padding = "reflect" if fields.padding == "reflect" else "same"
             options |= {"padding": padding, "batch_norm": norm}
-        front_end = _filled(ResNet if fields.blocks else FrontEnd, options)
+        front_end = filled(ResNet if fields.blocks else FrontEnd, options)
     context = None
     if stage.context:
         context = ContextModule(
@@ -130,8 +130,8 @@ def build_model(config: Config, stage: StageConfig, num_classes: int) -> Dilated
     return DilatedNet(front_end, context, fields.upsample)
 
 
-def _filled(kind: Any, values: Mapping[str, Any]) -> Backbone:
-    """Return a network with those of the values whose names are its fields."""
+def filled(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Return a dataclass with those of the values whose names are its fields."""
     names = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in names})
 

@@ -18,7 +18,7 @@ from dilax.inference import Predictor
 from dilax.inference.predictor import CRF
 from dilax.models import DilatedNet
 from dilax.runtime.files import shipped, write_text
-from dilax.training.build import Params, build_model, build_rnn
+from dilax.training.build import Params, build_model, build_rnn, filled
 from dilax.training.checkpoint import PACKED, Choice, stage_params, unfinished_step
 from dilax.training.config import Config, CRFConfig, DataConfig, StageConfig
 from dilax.training.serialization import from_json, to_json
@@ -136,9 +136,7 @@ def found_dense(workdir: Path, stage: StageConfig) -> DenseCRF:
     path = dense_file(workdir, stage)
     if not path.is_file():
         raise ValueError(f"{path}: no dense CRF of stage {stage.name!r}; train first")
-    found = vars(from_json(CRFConfig, path))
-    names = (field.name for field in dataclasses.fields(DenseCRF))
-    return DenseCRF(**{name: found[name] for name in names if name in found})
+    return filled(DenseCRF, vars(from_json(CRFConfig, path)))
 
 
 def dense_file(workdir: Path, stage: StageConfig) -> Path:

@@ -37,8 +37,11 @@ def slim():
 def _compiled(model, params, rows):
     x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
     run = functools.partial(apply_over_rows, model, mesh=row_mesh(8))
-    if rows == 1:
-        run = lambda params, x: model.apply({"params": params}, x)  # noqa: E731
+    if rows == 1:  # whole maps: with gradients, none are in bands of rows
+
+        def run(params, x):
+            return jax.vjp(lambda p: model.apply({"params": p}, x), params)[0]
+
     return jit(run).lower(params, x).compile()
 
 
@@ -50,8 +53,7 @@ def _held(compiled):
 
 def test_dilation10_on_a_whole_image_takes_an_eighth_of_the_memory_each(slim):
     one, eight = (_compiled(*slim, rows) for rows in (1, 8))
-    # Alone, a device also saves memory by computing large maps in bands.
-    assert 1 / 8 <= _held(eight) / _held(one) <= 1.7 / 8
+    assert 1 / 8 <= _held(eight) / _held(one) <= 1.2 / 8
     params, x = slim[1], np.random.default_rng(0).uniform(-120, 130, SHAPE)
     x = x.astype(np.float32)
     expected = np.asarray(one(params, x))
