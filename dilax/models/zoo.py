@@ -17,7 +17,16 @@ from dilax.models.baselines import (
 from dilax.models.context import BASIC, CITYSCAPES, KITTI, LARGE, ContextModule
 from dilax.models.dilated_net import Backbone, DilatedNet
 from dilax.models.front_end import FrontEnd
-from dilax.models.residual import DRN, DRN_C_26, DRN_D_22, DRN_D_38, DRN_D_54, ResNet
+from dilax.models.residual import (
+    DRN,
+    DRN_C_26,
+    DRN_D_22,
+    DRN_D_38,
+    DRN_D_54,
+    DRN_LIGHT,
+    LIGHT_STEM,
+    ResNet,
+)
 from dilax.runtime import jit
 
 Named = Literal[
@@ -32,6 +41,7 @@ Named = Literal[
     "drn_d_22",
     "drn_d_38",
     "drn_d_54",
+    "drn_light",
 ]
 
 
@@ -43,10 +53,11 @@ _FRONT_ENDS = {
     "deeplab_msc_largefov": (DEEPLAB_LARGE_FOV, MULTI_SCALE),
 }
 _RESIDUAL = {
-    "drn_c_26": DRN_C_26,
-    "drn_d_22": DRN_D_22,
-    "drn_d_38": DRN_D_38,
-    "drn_d_54": DRN_D_54,
+    "drn_c_26": {"levels": DRN_C_26},
+    "drn_d_22": {"levels": DRN_D_22},
+    "drn_d_38": {"levels": DRN_D_38},
+    "drn_d_54": {"levels": DRN_D_54},
+    "drn_light": {"levels": DRN_LIGHT, "stem": LIGHT_STEM},
 }
 
 
@@ -81,7 +92,7 @@ def named_network(
         (8, 435)
     """
     if name in _RESIDUAL:
-        return DRN(num_classes, _RESIDUAL[name], batch_norm=batch_norm, **options)
+        return DRN(num_classes, **_RESIDUAL[name], batch_norm=batch_norm, **options)
     options["head_channels"] = head_channels
     if name in _FRONT_ENDS:
         layers, branches = _FRONT_ENDS[name]
