@@ -100,7 +100,7 @@ def scratch() -> Config:
 
 
 def street() -> Config:
-    """The network of `--weights=camvid`: as `scratch`, but faster, wider, and longer."""
+    """The network of `--weights=camvid`: `scratch`, but faster, wider, and longer."""
     config = scratch()
     config.name, config.stages = "street", config.stages[:1]
     config.model = ModelConfig("drn_light", duc=4, upsample=True)

@@ -22,6 +22,7 @@ camvid_narrow
             As camvid_scratch, with the quickstart's front end (it sees 30 pixels) and
             without CRFs.
 voc         VOC as in voc.py --config=small.
+voc_vgg     VOC at full width, as in voc.py --config=vgg, with controls and trimap IoU.
 kitti       KITTI as in kitti.py --config=small.
 cityscapes  Cityscapes as in cityscapes.py --config=small.
 voc_paper   §5 at full width; see voc.py.
@@ -88,9 +89,9 @@ def camvid() -> Config:
 
 
 def with_controls(config: Config) -> Config:
-    """Return the nine stages on a CamVid recipe, undilated controls, and trimap IoU."""
+    """Return the nine stages on a recipe, undilated controls, and trimap IoU."""
     dense = CRFConfig(grid=CRFGrid((3.0, 6.0), (80.0,), (8.0,)), search_images=10)
-    rnn = rnn_stage(60, 2, (240, 320), bilateral_sigma_rgb=8.0)
+    rnn = rnn_stage(60, 2, config.stages[0].crop, bilateral_sigma_rgb=8.0)
     config = structured(config, dense, rnn, controls=True)
     config.boundaries = True
     return config
@@ -121,6 +122,11 @@ def camvid_narrow() -> Config:
 def voc() -> Config:
     """As voc.py --config=small."""
     return small(voc_recipes.small())
+
+
+def voc_vgg() -> Config:
+    """As voc.py --config=vgg; undilated controls, trimap IoU."""
+    return with_controls(voc_recipes.vgg())
 
 
 def kitti() -> Config:
@@ -240,6 +246,7 @@ CONFIGURATIONS = {
     "camvid_vgg": camvid_vgg,
     "camvid_narrow": camvid_narrow,
     "voc": voc,
+    "voc_vgg": voc_vgg,
     "kitti": kitti,
     "cityscapes": cityscapes,
     "voc_paper": full,

@@ -124,8 +124,8 @@ def _segnet(twin, x):
     return x
 
 
-def _drn(twin, x, *, levels, arch, block):
-    """The authors' network, from its constructor's arguments."""
+def _drn(twin, x, *, levels, arch="D", block="basic", light=False):
+    """The authors' network, from its constructor's arguments, or our light one."""
 
     def layer(x, name, **options):
         *block, last = name.split("/")
@@ -156,12 +156,15 @@ def _drn(twin, x, *, levels, arch, block):
     ends = basic if arch == "C" else plain
     middle = basic if block == "basic" else bottleneck
     kinds = (ends, ends, middle, middle, middle, middle, ends, ends)
-    x = layer(x, "stem").relu()
-    strides, dilations = (1, 2, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 4, 2, 1)
+    first, strides, dilations = 1, (1, 2, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 4, 2, 1)
+    if light:
+        kinds = (basic, basic, basic, basic, plain, plain)
+        first, strides, dilations = 2, (2, 2, 1, 1, 1, 1), (1, 1, 2, 4, 2, 1)
+    x = layer(x, "stem", stride=first).relu()
     for number, (kind, depth) in enumerate(zip(kinds, levels, strict=True), 1):
         for index in range(depth):
             stride = strides[number - 1] if index == 0 else 1
-            given = stride, dilations[number - 1], number < 7
+            given = stride, dilations[number - 1], number < len(kinds) - 1
             x = kind(x, f"level{number}_{index}", *given)
     return twin.conv(x, "final")
 
@@ -183,4 +186,5 @@ TWINS = {
     "drn_d_22": functools.partial(_drn, levels=SMALL, arch="D", block="basic"),
     "drn_d_38": functools.partial(_drn, levels=LARGE, arch="D", block="basic"),
     "drn_d_54": functools.partial(_drn, levels=LARGE, arch="D", block="bottleneck"),
+    "drn_light": functools.partial(_drn, levels=(1, 2, 2, 2, 1, 1), light=True),
 }

@@ -128,7 +128,7 @@ def test_wrong_overrides_say_what_is_wrong(override, message):
     ("flags", "message"),
     [
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
-        (["--config=quickstrat", "--workdir=x"], "<quickstart|small|paper>"),
+        (["--config=quickstrat", "--workdir=x"], "<quickstart|small|vgg|paper>"),
         ([], "--workdir: give the folder of the run"),
         (
             ["--config=small", "--workdir=x", "--data_dir=nowhere"],

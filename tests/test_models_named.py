@@ -185,6 +185,11 @@ def _outputs(name, h, w):
             "level6_2": (63, 63, 2048),
             "level8_0": (63, 63, 512),
         },
+        "drn_light": {
+            "stem": (250, 250, 32),
+            "level1_0": (125, 125, 48),
+            "level6_0": (63, 63, 128),
+        },
     }.items(),
 )
 def test_layers_give_the_shapes_of_the_public_definition(name, layers):

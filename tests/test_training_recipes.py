@@ -39,6 +39,7 @@ FIFTEEN = NINE + [name + end for name in CONTROLS for end in ("", "_crf", "_crfr
 STAGES = {
     table3.camvid_scratch: FIFTEEN,
     table3.camvid_vgg: FIFTEEN,
+    table3.voc_vgg: FIFTEEN,
     table3.camvid_narrow: NINE[::3] + CONTROLS,
 }
 

@@ -52,7 +52,7 @@ _FRONT_ENDS = {
     "deeplab_largefov": (DEEPLAB_LARGE_FOV, ()),
     "deeplab_msc_largefov": (DEEPLAB_LARGE_FOV, MULTI_SCALE),
 }
-_RESIDUAL = {
+_RESIDUAL: dict[str, dict[str, Any]] = {
     "drn_c_26": {"levels": DRN_C_26},
     "drn_d_22": {"levels": DRN_D_22},
     "drn_d_38": {"levels": DRN_D_38},
