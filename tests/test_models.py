@@ -171,6 +171,35 @@ def test_large_maps_in_bands_of_rows_are_those_computed_at_once(height):
     assert memory(run) < 0.5 * memory(lambda params: jax.vjp(run, params)[0])
 
 
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_pairs_of_columns_on_tpus_change_neither_values_nor_gradients(
+    kernel, monkeypatch
+):
+    """A pool of 3×3 takes no pairs, but its gradient is written differently, too."""
+    table = (Layer("a", 3, 6), Layer("b", 3, 8), Layer("pool", kernel))
+    net, x = FrontEnd(2, table), image(20, 26, 3)
+    params = jit(net.init)(KEY, x)["params"]
+    params["final"]["kernel"] *= 100
+    params["b"]["bias"] += 0.3
+
+    def run(params):
+        y, pull = jax.vjp(lambda p: net.apply({"params": p}, x), params)
+        return y, pull(y * y)
+
+    def shapes():
+        return str(jax.make_jaxpr(run)(params))
+
+    wanted, before = jit(run)(params), shapes()
+    jax.clear_caches()  # or the trace for CPUs is taken
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert ("3,2,12,16]" in shapes()) == (kernel == 2) and "3,2,12,16]" not in before
+    got = jax.jit(lambda params: run(params))(params)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        size = np.abs(other).max()
+        assert size > 0
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * size)
+
+
 def test_a_network_is_its_front_end_and_then_its_context_module():
     model, x = _tiny_net(), image(26, 30)
     params = random_params(model, x)

@@ -12,10 +12,10 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dilax.models.blocks import Block, way_to_run
 from dilax.models.dilated_net import Backbone
 from dilax.models.layers import (
     AveragePool,
@@ -25,7 +25,7 @@ from dilax.models.layers import (
     score_layer,
     score_rows,
 )
-from dilax.ops import max_pool, receptive_field
+from dilax.ops import receptive_field
 from dilax.ops.dilated_conv import Padding
 from dilax.runtime.row_shards import current_shards
 
@@ -146,9 +146,6 @@ VGG16_SLIM_HEAD = tuple(
 )
 
 
-_BAND_BYTES = 2**23  # of the largest map of a band, to stay in the cache
-
-
 class VGG(Backbone):
     """A network that is a table of convolutions and pools: VGG-16 and its relatives.
 
@@ -220,8 +217,9 @@ class VGG(Backbone):
         return {**{name: maps[name] for name in wanted}, "end": x}
 
     def _run(self, x, rows: tuple[Layer | Pool, ...], train: bool):
-        if band := self._band(x, rows):
-            return self._run_bands(x, rows, band)
+        if (block := self._block(rows)) and (way := way_to_run(x, block)):
+            params = [self.variables["params"][row.name] for row in rows[:-1]]
+            return way(params, x)
         for row in rows:
             if row.channels == 0:
                 x = row.pool()(x)
@@ -230,6 +228,23 @@ class VGG(Backbone):
             if row.dropout:
                 x = Dropout(row.dropout)(x, train=train)
         return x
+
+    def _block(self, rows: tuple[Layer | Pool, ...]) -> Block | None:
+        """Return these rows as a block, if they are convolutions and a pool at its end.
+
+        None too where layers must run one by one: as long as there are no parameters,
+        with dropout or padding, and with rows on several devices.
+        """
+        *convs, pool = rows
+        if (
+            self.is_initializing()
+            or current_shards()
+            or not (convs and isinstance(pool, Layer) and not pool.channels)
+            or any(row.dropout or self._padding(row) != "valid" for row in convs)
+        ):
+            return None
+        layers = [self._conv(row, parent=None) for row in convs]
+        return Block(layers, pool.kernel)
 
     def _conv(self, row: Layer | Pool, **options) -> DilatedConv:
         return DilatedConv(
@@ -241,60 +256,6 @@ class VGG(Backbone):
             name=row.name,
             **options,
         )
-
-    def _band(self, x, rows: tuple[Layer | Pool, ...]) -> int:
-        """Return how many output rows of these layers to compute at a time; 0: all.
-
-        On a CPU, large maps of the layers before a pool do not fit in the cache. In
-        bands of rows they do, which is faster and saves their memory.
-        """
-        *convs, pool = rows
-        known = all(isinstance(n, int) for n in x.shape)  # not so in an export
-        if (
-            jax.default_backend() != "cpu"
-            or not (known and convs and isinstance(pool, Layer) and not pool.channels)
-            or any(row.dropout or self._padding(row) != "valid" for row in convs)
-            or current_shards()
-            or self.is_initializing()
-        ):
-            return 0
-        channels = max(self.channels(row) for row in convs)
-        row_bytes = len(x) * x.shape[2] * channels * jnp.dtype(self.dtype).itemsize
-        band = max(2, _BAND_BYTES // (row_bytes * pool.stride))
-        return band if 2 * band < x.shape[1] // pool.stride else 0
-
-    def _run_bands(self, x, rows: tuple[Layer | Pool, ...], band: int):
-        *convs, pool = rows
-        lost = sum(row.dilation * (row.kernel - 1) for row in convs)
-        taken = band * pool.stride  # input rows, and the lost ones after them
-        count = (x.shape[1] - lost) // taken
-
-        def whole(params, x):
-            for row in convs:
-                layer = self._conv(row, parent=None)
-                y = layer.apply({"params": params[row.name]}, x)
-                x = nn.relu(jnp.asarray(y))
-            return max_pool(x, pool.kernel)
-
-        @jax.custom_vjp
-        def in_bands(params, x):
-            def one(index):
-                rows = lax.dynamic_slice_in_dim(x, index * taken, taken + lost, 1)
-                return whole(params, rows)
-
-            y = jnp.moveaxis(lax.map(one, jnp.arange(count)), 0, 1)
-            y = y.reshape(len(x), -1, *y.shape[3:])
-            rest = x[:, count * taken :]
-            if rest.shape[1] <= lost:
-                return y
-            return jnp.concatenate([y, whole(params, rest)], 1)
-
-        # With gradients, whole maps are faster: they must be stored anyway.
-        in_bands.defvjp(
-            lambda params, x: jax.vjp(whole, params, x), lambda pull, y: pull(y)
-        )
-        params = {row.name: self.variables["params"][row.name] for row in convs}
-        return in_bands(params, x)
 
 
 class FrontEnd(VGG):

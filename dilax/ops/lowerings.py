@@ -184,14 +184,27 @@ def _by_pairs(x, kernel):
     taps, columns = kw // 2 + 1, -(-(w - kw + 1) // 2)
     wide = 2 * (columns + taps - 1)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, max(0, wide - w)), (0, 0)))[:, :, :wide]
+    y = direct(x.reshape(b, h, wide // 2, 2 * c), pair_kernel(kernel))
+    return y.reshape(b, h - kh + 1, 2 * columns, d)[:, :, : w - kw + 1]
+
+
+def pair_kernel(kernel: Float[Array, "kh kw c d"]) -> Float[Array, "kh t c2 d2"]:
+    """Return the kernel for maps whose columns 2j and 2j + 1 are one column.
+
+    Args:
+        kernel: kw taps per row.
+
+    Returns:
+        kw // 2 + 1 taps per row, from twice as many maps to twice as many.
+    """
+    kh, kw, c, d = kernel.shape
+    taps = kw // 2 + 1
     # Output 2j + q depends on input 2(j + t) + p through tap 2t + p − q.
     shifted = [
         jnp.pad(kernel, ((0, 0), (q, 2 * taps - kw - q), (0, 0), (0, 0)))
         for q in (0, 1)
     ]
-    both = jnp.stack(shifted, 3).reshape(kh, taps, 2 * c, 2 * d)
-    y = direct(x.reshape(b, h, wide // 2, 2 * c), both)
-    return y.reshape(b, h - kh + 1, 2 * columns, d)[:, :, : w - kw + 1]
+    return jnp.stack(shifted, 3).reshape(kh, taps, 2 * c, 2 * d)
 
 
 def _tap_inputs(x, shape: tuple[int, ...], dilation: int, lowering: Lowering):

@@ -4,6 +4,7 @@ Unpooling to the positions of the maxima is SegNet's (Badrinarayanan et al. 2015
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,9 @@ def _with_places(cells: list):
 
 def _spread(x, places, size: int):
     """Put each cell at its place in a window of size² cells, with zeros elsewhere."""
+    if jax.default_backend() == "tpu":  # repeated cells would be copied to memory
+        cells = [jnp.where(places == n, x, 0) for n in range(size * size)]
+        return _side_by_side(cells, size, size)
     b, h, w, c = x.shape
     window = jnp.arange(size * size, dtype=places.dtype).reshape(size, 1, size, 1)
     here = places[:, :, None, :, None] == window
@@ -138,6 +142,48 @@ def _spread(x, places, size: int):
 
 
 _pooled.defvjp(_pooled_forward, _pooled_backward)
+
+
+def _side_by_side(cells: list, rows: int, columns: int):
+    """Arrange maps, one per position in a window, as one map: a sum of padded maps."""
+    apart = [[(i, n - 1 - i, n - 1) for i in range(n)] for n in (rows, columns)]
+    zero, no = jnp.zeros((), cells[0].dtype), (0, 0, 0)
+    places = zip(cells, itertools.product(*apart), strict=True)
+    grids = (lax.pad(cell, zero, (no, *place, no)) for cell, place in places)
+    return functools.reduce(jnp.add, grids)
+
+
+@jax.custom_vjp
+def max_pool_pairs(x: Float[Array, "b h w c2"]) -> Float[Array, "b h2 w c"]:
+    """Max pooling of 2×2 cells where columns 2j and 2j + 1 are one column of 2c maps.
+
+    Args:
+        x: maps of an even number of rows.
+
+    Example:
+        >>> max_pool_pairs(jnp.arange(4.0).reshape(1, 2, 1, 2)).tolist()
+        [[[[3.0]]]]
+    """
+    return functools.reduce(jnp.maximum, _cells_of_pairs(x))
+
+
+def _cells_of_pairs(x):
+    c = x.shape[3] // 2
+    return [x[:, i::2, :, j : j + c] for i in (0, 1) for j in (0, c)]
+
+
+def _pairs_forward(x):
+    maxima, places = _with_places(_cells_of_pairs(x))
+    return maxima, places.astype(jnp.uint8)
+
+
+def _pairs_backward(places, gradient):
+    cells = [jnp.where(places == n, gradient, 0) for n in range(4)]
+    rows = [jnp.concatenate(cells[n : n + 2], -1) for n in (0, 2)]
+    return (_side_by_side(rows, 2, 1),)
+
+
+max_pool_pairs.defvjp(_pairs_forward, _pairs_backward)
 
 
 def average_pool(x: Float[Array, "b h w c"], size: int = 3) -> Float[Array, "b h w c"]:

@@ -1,0 +1,124 @@
+"""Convolutions and the pool after them, run as one: in bands of rows, or by pairs.
+
+The results are those of one layer after the other.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from dilax.models.layers import DilatedConv
+from dilax.ops import max_pool
+from dilax.ops.lowerings import direct, pair_kernel
+from dilax.ops.pooling import max_pool_pairs
+
+_BAND_BYTES = 2**23  # of the largest map of a band, to stay in the cache
+
+
+class Block(NamedTuple):
+    """Valid convolutions, each followed by a ReLU, and a max pool.
+
+    Attributes:
+        convs: the convolutions.
+        pool: side of the pool's windows, which is also its stride.
+    """
+
+    convs: Sequence[DilatedConv]
+    pool: int
+
+    @property
+    def lost(self) -> int:
+        """Rows, and columns, that the convolutions take from a map."""
+        return sum(conv.dilation * (conv.kernel_size - 1) for conv in self.convs)
+
+
+def way_to_run(x, block: Block) -> Callable[[Sequence[Any], Any], Any] | None:
+    """Return a function of the layers' parameters and the map, or None.
+
+    Args:
+        x: the map, (b, h, w, c).
+        block: the layers.
+
+    Returns:
+        None where layer by layer is best.
+    """
+    if not all(isinstance(n, int) for n in x.shape):  # in an export
+        return None
+    if jax.default_backend() == "tpu":
+        return functools.partial(_by_pairs, block) if _fits_pairs(x, block) else None
+    if jax.default_backend() == "cpu" and (rows := _rows_of_band(x, block)):
+        return _in_bands(block, rows)
+    return None
+
+
+def _fits_pairs(x, block: Block) -> bool:
+    """Whether to treat columns 2j and 2j + 1 as one.
+
+    TPUs store and multiply 128 channels at a time, so that maps of 64 or fewer waste
+    half of their memory and of their time.
+    """
+    even = x.shape[1] % 2 == x.shape[2] % 2 == 0 and block.pool == 2
+    return even and all(
+        conv.kernel_size == 3 and conv.dilation == 1 and conv.features <= 64
+        for conv in block.convs
+    )
+
+
+def _by_pairs(block: Block, params: Sequence[Any], x):
+    b, h, w, c = x.shape
+    x = jnp.asarray(x, block.convs[0].dtype).reshape(b, h, w // 2, 2 * c)
+    for layer in params:
+        kernel, bias = (
+            jnp.asarray(layer[part], x.dtype) for part in ("kernel", "bias")
+        )
+        x = direct(x, pair_kernel(kernel)) + jnp.tile(bias, 2)
+        # ReLU and maximum commute, and the pooled map is smaller.
+        x = nn.relu(max_pool_pairs(x) if layer is params[-1] else x)
+    return x
+
+
+def _rows_of_band(x, block: Block) -> int:
+    """Return how many output rows of these layers to compute at a time; 0: all.
+
+    On a CPU, large maps do not fit in the cache. In bands of rows they do, which is
+    faster and saves their memory.
+    """
+    conv = max(block.convs, key=lambda conv: conv.features)
+    row_bytes = len(x) * x.shape[2] * conv.features * jnp.dtype(conv.dtype).itemsize
+    band = max(2, _BAND_BYTES // (row_bytes * block.pool))
+    return band if 2 * band < x.shape[1] // block.pool else 0
+
+
+def _in_bands(block: Block, band: int) -> Callable:
+    taken, lost = band * block.pool, block.lost  # input rows, and those lost after them
+
+    def whole(params, x):
+        for conv, layer in zip(block.convs, params, strict=True):
+            x = nn.relu(jnp.asarray(conv.apply({"params": layer}, x)))
+        return max_pool(x, block.pool)
+
+    @jax.custom_vjp
+    def in_bands(params, x):
+        count = (x.shape[1] - lost) // taken
+
+        def one(index):
+            rows = lax.dynamic_slice_in_dim(x, index * taken, taken + lost, 1)
+            return whole(params, rows)
+
+        y = jnp.moveaxis(lax.map(one, jnp.arange(count)), 0, 1)
+        y = y.reshape(len(x), -1, *y.shape[3:])
+        rest = x[:, count * taken :]
+        if rest.shape[1] <= lost:
+            return y
+        return jnp.concatenate([y, whole(params, rest)], 1)
+
+    # With gradients, whole maps are faster: they must be stored anyway.
+    in_bands.defvjp(
+        lambda params, x: jax.vjp(whole, params, x), lambda pull, y: pull(y)
+    )
+    return in_bands
