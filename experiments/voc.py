@@ -76,7 +76,7 @@ def vgg() -> Config:
         scale=0.5,  # a quarter of the time per image
         class_weight_power=0.5,  # mean IoU counts rare classes as much as others
     )
-    config = fine_tuned(data, crop=(192, 256), steps=(1500, 400, 200))
+    config = fine_tuned(data, crop=(192, 256), steps=(1000, 300, 150))
     config.name = "vgg"
     config.model.duc = 1  # with 21 classes, context on finer cells takes too long
     config.stages[0].batch_size = 4
