@@ -77,7 +77,7 @@ _SIZES_ELSEWHERE = (512, 768)
 # `pretrained` take half an hour on two CPU cores.
 _EPOCHS = 60
 _STEPS = {"small": (600, 6000), "pretrained": (600, 1000)}
-_MOST_FINE_CLASSES = 24  # with more, a context module on the finer grid takes too long
+_MOST_MAPS = 96  # with more, a context module takes too long
 # A search for a CRF tries 12 CRFs on up to 50 images with this many pixels in total,
 # which takes about ten minutes on two CPU cores.
 _SEARCH_PIXELS = 10_000_000
@@ -175,10 +175,11 @@ def fit(config: Config, values: Any) -> Config:
         backend = jax.default_backend()
         scale = data.scale or scale_of_init(config, found.sizes)
         chosen = choose(found.sizes, backend, scale, config.name)
-        if len(found.spec.classes) > _MOST_FINE_CLASSES:
-            chosen.model.duc = 1
     data = dataclasses.replace(data, scale=data.scale or chosen.data.scale)
     duc = config.model.duc or chosen.model.duc
+    if not config.model.duc or config.model.final_name in config.reinit:
+        while duc > 1 and duc**2 * len(found.spec.classes) > _MOST_MAPS:
+            duc //= 2
     networks = [stage for stage in config.stages if not stage.crf]
     stages = [
         dataclasses.replace(

@@ -182,7 +182,7 @@ def test_one_flag_multiplies_all_learning_rates(trained):
 def test_a_run_to_start_from_brings_its_network():
     config = overridden(voc.small(), ["--config.init=camvid"])
     found = with_network_of_init(config)
-    assert found.model.network == "drn_d_22" and found.stages == config.stages
+    assert found.model.network == "drn_light" and found.stages == config.stages
     assert Path(locate_init("camvid", fetch=True)).parts[-2:] == (
         "pretrained",
         "camvid",

@@ -19,7 +19,7 @@ import dilax
 from dilax.cli import overridden
 from dilax.data import open_source
 from dilax.inference import predict_photos
-from dilax.training import open_evaluation
+from dilax.training import open_evaluation, with_network_of_init
 from dilax.training.build import check_config
 from dilax.training.serialization import to_json
 from experiments import folder
@@ -223,6 +223,13 @@ def test_many_classes_have_coarse_scores(tmp_path):
         file.writelines(f"class{i} {i} 0 0\n" for i in range(1, 24))
     config = _fitted(data, tmp_path / "run", recipe=folder.pretrained)
     assert config.model.duc == 1
+    streets = dataclasses.replace(folder.small(), init="camvid")
+    streets = with_network_of_init(streets)
+    assert streets.model.duc == 4
+    for reinit, duc in (((), 4), (("final", "ctx"), 1)):
+        recipe = dataclasses.replace(streets, reinit=reinit)
+        config = _fitted(data, tmp_path / "run", recipe=lambda given=recipe: given)
+        assert config.model.duc == duc
 
 
 def test_images_that_trained_convolutions_cannot_take_are_refused(tmp_path):

@@ -79,7 +79,7 @@ def with_network_of_init(config: Config) -> Config:
         >>> from dilax.training import quickstart
         >>> config = dataclasses.replace(quickstart(), init="camvid")
         >>> with_network_of_init(config).model.network
-        'drn_d_22'
+        'drn_light'
     """
     path = Path(locate_init(config.init or "", fetch=False)) / "config.json"
     if not config.init or not path.exists():
