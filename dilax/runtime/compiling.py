@@ -29,12 +29,6 @@ _WANTED: dict[str, dict[str, Any]] = {
         # each operation uses all cores anyway.
         "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     },
-    # With one example per chip, libtpu turns columns into a batch, and copies every map
-    # to do so: a 3×3 layer of 512 channels takes half as many cycles without.
-    "tpu": {
-        "xla_tpu_run_space_to_batch": False,
-        "xla_tpu_run_space_to_batch_on_new_platforms": False,
-    },
 }
 # For programs that run once, such as initialization: less optimization compiles in a
 # quarter of the time and draws the same numbers.
