@@ -72,14 +72,14 @@ def _fits_pairs(x, block: Block) -> bool:
 def _by_pairs(block: Block, params: Sequence[Any], x):
     b, h, w, c = x.shape
     x = jnp.asarray(x, block.convs[0].dtype).reshape(b, h, w // 2, 2 * c)
-    for layer in params:
-        kernel, bias = (
-            jnp.asarray(layer[part], x.dtype) for part in ("kernel", "bias")
-        )
-        x = direct(x, pair_kernel(kernel)) + jnp.tile(bias, 2)
-        # ReLU and maximum commute, and the pooled map is smaller.
-        x = nn.relu(max_pool_pairs(x) if layer is params[-1] else x)
-    return x
+    *convs, last = [jax.tree.map(lambda p: jnp.asarray(p, x.dtype), p) for p in params]
+    for layer in convs:
+        bias = jnp.tile(layer["bias"], 2)
+        x = nn.relu(direct(x, pair_kernel(layer["kernel"])) + bias)
+    # The maximum comes before bias and ReLU, as the pooled map is smaller.
+    return nn.relu(
+        max_pool_pairs(direct(x, pair_kernel(last["kernel"]))) + last["bias"]
+    )
 
 
 def _rows_of_band(x, block: Block) -> int:
