@@ -206,14 +206,12 @@ def test_a_crf_suits_the_images_and_its_search_is_bounded(
 
 
 def test_trained_convolutions_are_loaded_by_name_unless_others_are_given(tmp_path):
-    _colours(tmp_path / "data")
+    _colours(data := tmp_path / "data")
     options = {"recipe": folder.pretrained}
-    config = _fitted(tmp_path / "data", tmp_path / "run", **options)
+    config = _fitted(data, tmp_path / "run", **options)
     assert (config.init, config.model.duc) == ("vgg16_keras", 2)
     assert config.model.width_multiplier == 1
-    given = _fitted(
-        tmp_path / "data", tmp_path / "run", "--config.init=a.h5", **options
-    )
+    given = _fitted(data, tmp_path / "run", "--config.init=a.h5", **options)
     assert given.init == "a.h5"
 
 
@@ -223,12 +221,10 @@ def test_many_classes_have_coarse_scores(tmp_path):
         file.writelines(f"class{i} {i} 0 0\n" for i in range(1, 24))
     config = _fitted(data, tmp_path / "run", recipe=folder.pretrained)
     assert config.model.duc == 1
-    streets = dataclasses.replace(folder.small(), init="camvid")
-    streets = with_network_of_init(streets)
+    streets = with_network_of_init(dataclasses.replace(folder.small(), init="camvid"))
     assert streets.model.duc == 4
-    for reinit, duc in (((), 4), (("final", "ctx"), 1)):
-        recipe = dataclasses.replace(streets, reinit=reinit)
-        config = _fitted(data, tmp_path / "run", recipe=lambda given=recipe: given)
+    for given, duc in (((), 4), (("--config.reinit=final,ctx",), 1)):
+        config = _fitted(data, tmp_path / "run", *given, recipe=lambda: streets)
         assert config.model.duc == duc
 
 

@@ -31,11 +31,6 @@ class Block(NamedTuple):
     convs: Sequence[DilatedConv]
     pool: int
 
-    @property
-    def lost(self) -> int:
-        """Rows, and columns, that the convolutions take from a map."""
-        return sum(conv.dilation * (conv.kernel_size - 1) for conv in self.convs)
-
 
 def way_to_run(x, block: Block) -> Callable[[Sequence[Any], Any], Any] | None:
     """Return a function of the layers' parameters and the map, or None.
@@ -95,7 +90,8 @@ def _rows_of_band(x, block: Block) -> int:
 
 
 def _in_bands(block: Block, band: int) -> Callable:
-    taken, lost = band * block.pool, block.lost  # input rows, and those lost after them
+    taken = band * block.pool  # input rows, and below those that the layers lose
+    lost = sum(conv.dilation * (conv.kernel_size - 1) for conv in block.convs)
 
     def whole(params, x):
         for conv, layer in zip(block.convs, params, strict=True):

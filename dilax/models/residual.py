@@ -166,8 +166,8 @@ DRN_C_26 = _levels("basic", (2, 2, 2, 2), "basic")
 DRN_D_22 = _levels("basic", (2, 2, 2, 2), "conv")
 DRN_D_38 = _levels("basic", (3, 4, 6, 3), "conv")
 DRN_D_54 = _levels("bottleneck", (3, 4, 6, 3), "conv")
-# Ours, for CPUs. The stem already has stride 2, because convolutions of whole images
-# with few channels are slow there: a third of the time of DRN-D-22 at quarter width.
+# Ours, for CPUs. The stem already has stride 2: at full resolution, layers of few
+# channels are slow, and take a third of a training step of DRN-D-22 at quarter width.
 DRN_LIGHT = (
     Level("basic", 48, 1, stride=2),
     Level("basic", 96, 2, stride=2),

@@ -52,12 +52,12 @@ _FRONT_ENDS = {
     "deeplab_largefov": (DEEPLAB_LARGE_FOV, ()),
     "deeplab_msc_largefov": (DEEPLAB_LARGE_FOV, MULTI_SCALE),
 }
-_RESIDUAL: dict[str, dict[str, Any]] = {
-    "drn_c_26": {"levels": DRN_C_26},
-    "drn_d_22": {"levels": DRN_D_22},
-    "drn_d_38": {"levels": DRN_D_38},
-    "drn_d_54": {"levels": DRN_D_54},
-    "drn_light": {"levels": DRN_LIGHT, "stem": LIGHT_STEM},
+_RESIDUAL: dict[str, tuple[Any, ...]] = {  # levels, and another stem
+    "drn_c_26": (DRN_C_26,),
+    "drn_d_22": (DRN_D_22,),
+    "drn_d_38": (DRN_D_38,),
+    "drn_d_54": (DRN_D_54,),
+    "drn_light": (DRN_LIGHT, LIGHT_STEM),
 }
 
 
@@ -92,7 +92,7 @@ def named_network(
         (8, 435)
     """
     if name in _RESIDUAL:
-        return DRN(num_classes, **_RESIDUAL[name], batch_norm=batch_norm, **options)
+        return DRN(num_classes, *_RESIDUAL[name], batch_norm=batch_norm, **options)
     options["head_channels"] = head_channels
     if name in _FRONT_ENDS:
         layers, branches = _FRONT_ENDS[name]

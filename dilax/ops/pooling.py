@@ -133,7 +133,7 @@ def _spread(x, places, size: int):
     """Put each cell at its place in a window of size² cells, with zeros elsewhere."""
     if jax.default_backend() == "tpu":  # repeated cells would be copied to memory
         cells = [jnp.where(places == n, x, 0) for n in range(size * size)]
-        return _side_by_side(cells, size, size)
+        return _interleaved(cells, size, size)
     b, h, w, c = x.shape
     window = jnp.arange(size * size, dtype=places.dtype).reshape(size, 1, size, 1)
     here = places[:, :, None, :, None] == window
@@ -144,8 +144,8 @@ def _spread(x, places, size: int):
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-def _side_by_side(cells: list, rows: int, columns: int):
-    """Arrange maps, one per position in a window, as one map: a sum of padded maps."""
+def _interleaved(cells: list, rows: int, columns: int):
+    """Interleave maps, one per position in a window: the sum of padded maps."""
     apart = [[(i, n - 1 - i, n - 1) for i in range(n)] for n in (rows, columns)]
     zero, no = jnp.zeros((), cells[0].dtype), (0, 0, 0)
     places = zip(cells, itertools.product(*apart), strict=True)
@@ -180,7 +180,7 @@ def _pairs_forward(x):
 def _pairs_backward(places, gradient):
     cells = [jnp.where(places == n, gradient, 0) for n in range(4)]
     rows = [jnp.concatenate(cells[n : n + 2], -1) for n in (0, 2)]
-    return (_side_by_side(rows, 2, 1),)
+    return (_interleaved(rows, 2, 1),)
 
 
 max_pool_pairs.defvjp(_pairs_forward, _pairs_backward)
