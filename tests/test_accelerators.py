@@ -33,9 +33,13 @@ def _arguments(devices, shape, kernel):
     )
 
 
-@pytest.mark.parametrize("taps, dilation, size", [(3, 2, 36), (7, 4, 40)])
+@pytest.mark.parametrize("taps, dilation, size", [(3, 2, 68), (7, 4, 40)])
 def test_a_dilated_layer_is_what_four_devices_share(devices, taps, dilation, size):
-    """fc6 and conv5: nothing gathered, no dilated filter, no padded gradient."""
+    """fc6 and conv5: nothing gathered, no dilated filter, no padded gradient.
+
+    The maps of conv5 are those of a 628-pixel crop: of smaller ones, the TPU's
+    strips of columns compute a larger share twice.
+    """
     given = _arguments(devices, (4, size, size, 128), (taps, taps, 128, 128))
 
     def loss(x, kernel):
