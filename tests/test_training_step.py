@@ -242,6 +242,16 @@ def test_a_step_takes_the_rate_of_its_batch():
         np.testing.assert_allclose(ours, 2 * theirs, rtol=1e-3, atol=1e-6)
 
 
+def test_norms_of_the_layers_gradients_make_up_the_whole_norm():
+    stage = dataclasses.replace(_stage(), log_layers=True)
+    before, _, metrics = _step(stage)
+    layers = {n: v for n, v in metrics.items() if n.startswith("gradient_norm/")}
+    names = {f"gradient_norm/{m}/{layer}" for m in before for layer in before[m]}
+    assert set(layers) == names
+    whole = np.linalg.norm(list(layers.values()))
+    np.testing.assert_allclose(whole, metrics["gradient_norm"], rtol=1e-6)
+
+
 def test_layers_with_rate_zero_take_no_gradient():
     rates = dataclasses.replace(SGD, lr_multipliers=(("front_end/", 0.0),))
     stage = dataclasses.replace(_stage(), optimizer=rates)

@@ -175,6 +175,7 @@ class StageConfig:
         augmentation: see `Augmentation`; maps are only mirrored.
         evaluate_every: steps between evaluations during training; 0 never evaluates.
         checkpoint_every: steps between checkpoints.
+        log_layers: also log each layer's gradient norm, to see where training diverges.
         remat: keep only the front end's maps at its pools, and compute the others again
             for the gradients: less memory for large crops, a third more time.
         crf: the CRF after the network, in training (`"rnn"`) and in evaluation; None is
@@ -205,6 +206,7 @@ class StageConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     evaluate_every: int = 0
     checkpoint_every: int = 500
+    log_layers: bool = False
     remat: bool = False
     crf: CRFConfig | None = None
     model: ModelConfig | None = None

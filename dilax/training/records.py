@@ -136,9 +136,12 @@ class Reporter:
             self._fail(number, f"norm of the parameters {norm}")
 
     def _fail(self, number: int, found: str) -> NoReturn:
+        if last := ", ".join(f"{loss:.4g}" for loss in self.losses[-5:]):
+            found += f", after losses {last}"
         raise NonFiniteLoss(
             f"stage {self._stage.name!r}, step {number}: {found}. Lower "
-            "optimizer.learning_rate or set optimizer.clip, in a new --workdir"
+            "optimizer.learning_rate, or set optimizer.clip or optimizer.warmup, in a "
+            "new --workdir"
         )
 
     def evaluation(self, number: int, name: str, scores: Scores) -> float:

@@ -195,7 +195,8 @@ def make_train_step(
     Returns:
         `step(state, frozen, batch, class_weights=None)`, a pure function. `frozen` are
         the other parameters, `batch` is `{"image", "label"}`, `class_weights` is (k,).
-        It returns the next state and `{"loss", "gradient_norm", "learning_rate"}`.
+        It returns the next state and `{"loss", "gradient_norm", "learning_rate"}`, with
+        `stage.log_layers` also `"gradient_norm/front_end/fc6"` and so on.
     """
     rates = scale_to_batch(stage.optimizer, stage.batch_size)
     optimizer = build_optimizer(rates, stage.steps)
@@ -235,10 +236,19 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
+        if stage.log_layers:
+            metrics |= _layer_norms(grads)
         after = TrainState(state.step + 1, params, opt_state, ema)
         return placement.pinned(after) if placement else after, metrics
 
     return step
+
+
+def _layer_norms(grads: Params) -> dict[str, jax.Array]:
+    layers: dict[str, list[jax.Array]] = {}
+    for path, grad in traverse_util.flatten_dict(grads).items():
+        layers.setdefault("/".join(path[:-1]), []).append(grad)
+    return {f"gradient_norm/{n}": optax.tree.norm(g) for n, g in layers.items()}
 
 
 def jit_train_step(*arguments: Any) -> Any:
