@@ -75,14 +75,24 @@ def test_a_step_that_does_not_fit_is_not_run(tmp_path, monkeypatch):
     assert "does not fit" in str(cost) and "raise accumulate" in str(cost)
 
 
-def test_what_a_tpu_s_compiler_refuses_does_not_fit(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the "
+        "total memory required for HLO temporaries (18.50G) exceeds available HBM "
+        "(15.75G). HLO module: jit_step.\nSee https://openxla.org/xla/errors/error_1000",
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.50G of "
+        "15.75G hbm. Exceeded hbm capacity by 2.75G.",
+    ],
+)
+def test_what_a_tpu_s_compiler_refuses_does_not_fit(message, tmp_path, monkeypatch):
     """The compiler of a TPU does not return a program that is too large."""
     config = tiny_config(write_images(tmp_path))
     module = sys.modules["dilax.training.estimate"]
     planned = SimpleNamespace(flops=1)
 
     def refuse():
-        raise jax.errors.JaxRuntimeError("Ran out of memory: Used 18.50G of 15.75G hbm")
+        raise jax.errors.JaxRuntimeError(message)
 
     planned.compile = refuse
     monkeypatch.setattr(module, "plan_step", lambda *_: planned)

@@ -101,7 +101,8 @@ def estimate(config: Config, spec: DatasetSpec) -> dict[str, Cost]:
             compiled = planned.compile()
             memory = memory_bytes(compiled)
         except jax.errors.JaxRuntimeError as error:  # from a TPU's compiler
-            needs = re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G", str(error))
+            numbers = r"out of memory.*?([\d.]+)G\b.*?([\d.]+)G\b"
+            needs = re.search(numbers, str(error))
             if not needs:
                 raise
             memory, room = (int(float(number) * 2**30) for number in needs.groups())
