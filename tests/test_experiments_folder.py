@@ -94,13 +94,12 @@ def test_the_scale_is_that_at_which_the_network_to_start_from_knows_images():
 
 
 def test_the_median_size_decides():
-    sizes = {(100, 200): 3, (110, 190): 1, (2000, 3000): 3}
-    config = folder.choose(sizes, "cpu")
+    config = folder.choose({(100, 200): 3, (110, 190): 1, (2000, 3000): 3}, "cpu")
     assert config.data.scale == 1
     assert {stage.crop for stage in config.stages} == {(104, 200)}
 
 
-def _write_images(root, count=10, size=(24, 32)):
+def _write_images(count=10, size=(24, 32)):
     """Own names and folders; classes, which are stripes, can be read off the pixels."""
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -111,35 +110,33 @@ def _write_images(root, count=10, size=(24, 32)):
 def _save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tif":
-        options = {"photometric": "minisblack", "planarconfig": "contig"}
-        tifffile.imwrite(path, array, **options)
+        tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig")
     else:
         Image.fromarray(array).save(path)
 
 
 def _colours(root):
-    for name, ids, pixels in _write_images(root):
+    for name, ids, pixels in _write_images():
         _save(root / f"my photos/{name}.png", pixels[..., :3].astype(np.uint8))
         _save(root / f"my masks/{name}_L.png", COLOURS[ids])
     (root / "classes.txt").write_text("road 128 64 128\ncar 64 0 128\nvoid 0 0 0\n")
 
 
 def _six_channels(root):
-    for name, ids, pixels in _write_images(root):
+    for name, ids, pixels in _write_images():
         _save(root / f"train/{name}.tif", (pixels * 200).astype(np.uint16))
         _save(root / f"trainannot/{name}.png", (ids * 300).astype(np.uint16))
 
 
 def _grey(root):
-    for i, (name, ids, pixels) in enumerate(_write_images(root)):
+    for i, (name, ids, pixels) in enumerate(_write_images()):
         split = "train" if i < 8 else "val"
         _save(root / f"{split}/{name}.png", pixels[..., 0].astype(np.uint8))
-        mask = np.where(ids > 0, 255, 0).astype(np.uint8)
-        _save(root / f"{split}/{name}_mask.png", mask)
+        _save(root / f"{split}/{name}_mask.png", (ids > 0) * np.uint8(255))
 
 
 def _grey_16_bits(root):
-    for name, ids, pixels in _write_images(root):
+    for name, ids, pixels in _write_images():
         _save(root / f"images/{name}.png", (pixels[..., 0] * 200).astype(np.uint16))
         _save(root / f"gt/{name}.png", ids.astype(np.uint8))
 
