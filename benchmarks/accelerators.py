@@ -3,7 +3,7 @@
     pip install -e '.[tpu]'
     python -m benchmarks.accelerators --topology=v5e:2x2 --what=forward,step,joint
         [--recipe=voc] [--dtype=bfloat16] [--data=2] [--rows=2] [--width=0.25]
-        [--batch=8] [--accumulate=2] [--remat] [--dump=FOLDER]
+        [--shard_params] [--batch=8] [--accumulate=2] [--remat] [--dump=FOLDER]
 
 forward  the recipe's network on one image of --size², on one chip
 predict  a prediction tile, its rows divided over all chips
@@ -145,7 +145,7 @@ def settings(name: str, flag: Any) -> Any:
     """Return the paper's recipe, changed by the flags."""
     config = RECIPES[name].paper()
     config.model.width_multiplier = flag.width
-    mesh = MeshConfig(data=flag.data, rows=flag.rows)
+    mesh = MeshConfig(data=flag.data, rows=flag.rows, shard_params=flag.shard_params)
     return dataclasses.replace(config, dtype=flag.dtype, mesh=mesh)
 
 
@@ -298,6 +298,7 @@ def define_flags() -> None:
     flags.DEFINE_float("width", 1.0, "Number of channels, as a multiple of VGG-16's.")
     flags.DEFINE_integer("data", 0, "Chips over which examples are spread; 0: all.")
     flags.DEFINE_integer("rows", 1, "Chips over which an image's rows are spread.")
+    flags.DEFINE_bool("shard_params", False, "Divide parameters over the chips, too.")
     flags.DEFINE_integer("batch", 0, "Examples per step; 0: the recipe's.")
     flags.DEFINE_integer("accumulate", 0, "Parts of a batch; 0: the recipe's.")
     flags.DEFINE_bool("remat", False, "Recompute activations for the gradients.")

@@ -76,7 +76,8 @@ def read_program(compiled: jax.stages.Compiled) -> Program:
     loops: dict[str, list[tuple[str, str]]] = defaultdict(list)
     limits: dict[str, int] = {}  # the constants of the loops' conditions
     convolves: set[str] = set()
-    collectives, convolutions = [], Counter[str]()
+    collectives: dict[tuple, Collective] = {}
+    convolutions = Counter[str]()
     products, here, entry = 0, "", ""  # operations, computations
     for line in (compiled.as_text() or "").splitlines():
         if head := _HEAD.match(line):
@@ -99,7 +100,11 @@ def read_program(compiled: jax.stages.Compiled) -> Program:
             pair = re.search(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)", rest)
             loops[here] += [(pair[1], pair[2])] if pair else []
         elif exchange := _COLLECTIVE.match(operation):
-            collectives.append(_collective(exchange, kind))
+            # A TPU may run an exchange in several parts, beside other operations: they
+            # have the same channel, groups of devices, and source.
+            same = rest.partition(")")[2].partition("backend_config")[0]
+            key = (same, *_arrays(kind)) if "channel_id" in same else (name,)
+            collectives[key] = _collective(exchange, kind)
         if estimate := re.search(r'"estimated_cycles":"(\d+)"', rest):
             called = re.search(r"calls=%?([\w.\-]+)", rest)
             if called and called[1] in convolves:
@@ -119,7 +124,7 @@ def read_program(compiled: jax.stages.Compiled) -> Program:
         memory_bytes(compiled),
         float(counted.get("flops", 0)),
         shares.total(),
-        tuple(collectives),
+        tuple(collectives.values()),
         convolutions,
         shares,
     )

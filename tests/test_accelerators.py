@@ -14,7 +14,8 @@ from dilax.runtime import jit
 
 FOUR = {"v5e:2x2": "libtpu", "cuda:4": "jax_cuda12_plugin"}
 FLAGS = dict(
-    width=1 / 16, dtype="bfloat16", data=0, rows=1, batch=4, accumulate=1, remat=False
+    **dict(width=1 / 16, dtype="bfloat16", batch=4, accumulate=1, remat=False),
+    **dict(data=0, rows=1, shard_params=False),
 )
 
 

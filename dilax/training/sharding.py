@@ -79,11 +79,15 @@ class Placement:
 
     Raises:
         ValueError: if the mesh does not fit the devices or the batch.
+
+    Attributes:
+        mesh: the devices.
+        divided: whether parameters are divided over `data`.
     """
 
     def __init__(self, config: Config, stage: StageConfig, model: DilatedNet):
         self.mesh = build_mesh(config.mesh, stage.batch_size // stage.accumulate)
-        self._shard_params = config.mesh.shard_params
+        self.divided = config.mesh.shard_params
         # fc6 and fc7, the widest layers by far. Residual networks have none.
         front_end = model.front_end
         layers = front_end.layers if isinstance(front_end, VGG) else ()
@@ -120,6 +124,15 @@ class Placement:
         """Put this process's examples on its devices, as its part of the batch."""
         return jax.make_array_from_process_local_data(self.batch_sharding, batch)
 
+    def gathered(self, tree: Any) -> Any:
+        """Inside jit: give each device all parameters that are divided over `data`.
+
+        Otherwise, the compiler would gather the maps of all examples on each device.
+        """
+        if not self.divided:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.shardings(tree, False))
+
     @property
     def batch_sharding(self) -> NamedSharding:
         """The sharding of a batch's arrays."""
@@ -133,14 +146,23 @@ class Placement:
             tree = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
-    def shardings(self, tree: Any) -> Any:
-        """Return the shardings of parameters, or of values that belong to them."""
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: NamedSharding(self.mesh, self._spec(path, np.shape(x))),
-            tree,
-        )
+    def shardings(self, tree: Any, divided: bool = True) -> Any:
+        """Return the shardings of parameters, or of values that belong to them.
 
-    def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+        Args:
+            tree: the values, or their shapes.
+            divided: whether over `data`, too, if the mesh's configuration says so.
+        """
+        divided = divided and self.divided
+
+        def sharding(path: tuple, x: Any) -> NamedSharding:
+            return NamedSharding(self.mesh, self._spec(path, np.shape(x), divided))
+
+        return jax.tree_util.tree_map_with_path(sharding, tree)
+
+    def _spec(
+        self, path: tuple, shape: tuple[int, ...], divided: bool
+    ) -> PartitionSpec:
         def divides(axis: str, size: int) -> bool:
             count = self.mesh.shape[axis]
             return count > 1 and size % count == 0
@@ -155,7 +177,7 @@ class Placement:
             axis = split.get(names[-1]) if layer in names else None
             if axis is not None and divides("model", shape[axis]):
                 axes[axis] = "model"
-        if self._shard_params:
+        if divided:
             free = [i for i, axis in enumerate(axes) if axis is None]
             fits = [i for i in free if divides("data", shape[i])]
             if fits:
