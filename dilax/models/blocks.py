@@ -1,10 +1,13 @@
-"""Convolutions and the pool after them, run as one: in bands of rows, or by pairs.
+"""Convolutions and the pool after them, run as one, where that is faster.
 
-The results are those of one layer after the other.
+On CPUs in bands of rows; on TPUs in strips and pairs of columns. The results are those
+of one layer after the other.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +21,18 @@ from dilax.ops.lowerings import direct, pair_kernel
 from dilax.ops.pooling import max_pool_pairs
 
 _BAND_BYTES = 2**23  # of the largest map of a band, to stay in the cache
+_TPU_BATCH = 8  # TPUs keep the maps of eight examples side by side
+_DEVICES = contextvars.ContextVar("devices", default=1)
+
+
+@contextlib.contextmanager
+def examples_over(devices: int) -> Iterator[None]:
+    """Inside, examples are divided over this number of devices."""
+    token = _DEVICES.set(devices)
+    try:
+        yield
+    finally:
+        _DEVICES.reset(token)
 
 
 class Block(NamedTuple):
@@ -25,11 +40,22 @@ class Block(NamedTuple):
 
     Attributes:
         convs: the convolutions.
-        pool: side of the pool's windows, which is also its stride.
+        pool: side of the pool's windows, which is also its stride; 1: no pool.
     """
 
     convs: Sequence[DilatedConv]
     pool: int
+
+    @property
+    def lost(self) -> int:
+        """Rows, and columns, that the convolutions take from a map."""
+        return sum(conv.dilation * (conv.kernel_size - 1) for conv in self.convs)
+
+    def run(self, params: Sequence[Any], x: Any) -> Any:
+        """Run one layer after the other."""
+        for conv, layer in zip(self.convs, params, strict=True):
+            x = nn.relu(jnp.asarray(conv.apply({"params": layer}, x)))
+        return max_pool(x, self.pool) if self.pool > 1 else x
 
 
 def way_to_run(x, block: Block) -> Callable[[Sequence[Any], Any], Any] | None:
@@ -45,19 +71,52 @@ def way_to_run(x, block: Block) -> Callable[[Sequence[Any], Any], Any] | None:
     if not all(isinstance(n, int) for n in x.shape):  # in an export
         return None
     if jax.default_backend() == "tpu":
-        return functools.partial(_by_pairs, block) if _fits_pairs(x, block) else None
+        strips, width = _strips(x.shape, block)
+        pairs = _fits_pairs(x.shape[1], width, block)
+        run = functools.partial(_by_pairs, block) if pairs else block.run
+        if strips > 1:
+            return functools.partial(_in_strips, run, block, strips, width)
+        return run if pairs else None
     if jax.default_backend() == "cpu" and (rows := _rows_of_band(x, block)):
         return _in_bands(block, rows)
     return None
 
 
-def _fits_pairs(x, block: Block) -> bool:
+def _strips(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
+    """Return into how many strips of columns to divide a map, and their width.
+
+    Of fewer than eight examples, the TPU's compiler cuts strips itself, before every
+    convolution, and copies their borders from strip to strip. Strips that overlap by
+    all that the block's convolutions take are cut once.
+    """
+    batch, _, width, _ = shape
+    columns, part = divmod(width - block.lost, block.pool)
+    count = -(-_TPU_BATCH * _DEVICES.get() // batch)
+    each = block.pool * -(-columns // count)
+    if count == 1 or part or each < block.lost:  # they would overlap too much
+        return 1, width
+    return count, each + block.lost
+
+
+def _in_strips(run: Callable, block: Block, count: int, width: int, params, x):
+    step = width - block.lost
+    columns = (x.shape[2] - block.lost) // block.pool
+    beyond = (count - 1) * step + width - x.shape[2]
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, beyond), (0, 0)))
+    strips = [x[:, :, i * step : i * step + width] for i in range(count)]
+    # Example by example, so that each device keeps its own.
+    y = run(params, jnp.stack(strips, 1).reshape(-1, *strips[0].shape[1:]))
+    parts = jnp.moveaxis(y.reshape(len(x), count, *y.shape[1:]), 1, 0)
+    return jnp.concatenate(list(parts), 2)[:, :, :columns]
+
+
+def _fits_pairs(height: int, width: int, block: Block) -> bool:
     """Whether to treat columns 2j and 2j + 1 as one.
 
     TPUs store and multiply 128 channels at a time, so that maps of 64 or fewer waste
     half of their memory and of their time.
     """
-    even = x.shape[1] % 2 == x.shape[2] % 2 == 0 and block.pool == 2
+    even = height % 2 == width % 2 == 0 and block.pool == 2
     return even and all(
         conv.kernel_size == 3 and conv.dilation == 1 and conv.features <= 64
         for conv in block.convs
@@ -83,6 +142,8 @@ def _rows_of_band(x, block: Block) -> int:
     On a CPU, large maps do not fit in the cache. In bands of rows they do, which is
     faster and saves their memory.
     """
+    if block.pool == 1:
+        return 0
     conv = max(block.convs, key=lambda conv: conv.features)
     row_bytes = len(x) * x.shape[2] * conv.features * jnp.dtype(conv.dtype).itemsize
     band = max(2, _BAND_BYTES // (row_bytes * block.pool))
@@ -91,12 +152,7 @@ def _rows_of_band(x, block: Block) -> int:
 
 def _in_bands(block: Block, band: int) -> Callable:
     taken = band * block.pool  # input rows, and below those that the layers lose
-    lost = sum(conv.dilation * (conv.kernel_size - 1) for conv in block.convs)
-
-    def whole(params, x):
-        for conv, layer in zip(block.convs, params, strict=True):
-            x = nn.relu(jnp.asarray(conv.apply({"params": layer}, x)))
-        return max_pool(x, block.pool)
+    lost = block.lost
 
     @jax.custom_vjp
     def in_bands(params, x):
@@ -104,17 +160,17 @@ def _in_bands(block: Block, band: int) -> Callable:
 
         def one(index):
             rows = lax.dynamic_slice_in_dim(x, index * taken, taken + lost, 1)
-            return whole(params, rows)
+            return block.run(params, rows)
 
         y = jnp.moveaxis(lax.map(one, jnp.arange(count)), 0, 1)
         y = y.reshape(len(x), -1, *y.shape[3:])
         rest = x[:, count * taken :]
         if rest.shape[1] <= lost:
             return y
-        return jnp.concatenate([y, whole(params, rest)], 1)
+        return jnp.concatenate([y, block.run(params, rest)], 1)
 
     # With gradients, whole maps are faster: they must be stored anyway.
     in_bands.defvjp(
-        lambda params, x: jax.vjp(whole, params, x), lambda pull, y: pull(y)
+        lambda params, x: jax.vjp(block.run, params, x), lambda pull, y: pull(y)
     )
     return in_bands

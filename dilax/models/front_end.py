@@ -218,7 +218,8 @@ class VGG(Backbone):
 
     def _run(self, x, rows: tuple[Layer | Pool, ...], train: bool):
         if (block := self._block(rows)) and (way := way_to_run(x, block)):
-            params = [self.variables["params"][row.name] for row in rows[:-1]]
+            names = [row.name for row in rows if row.channels]
+            params = [self.variables["params"][name] for name in names]
             return way(params, x)
         for row in rows:
             if row.channels == 0:
@@ -230,21 +231,25 @@ class VGG(Backbone):
         return x
 
     def _block(self, rows: tuple[Layer | Pool, ...]) -> Block | None:
-        """Return these rows as a block, if they are convolutions and a pool at its end.
+        """Return these rows as a block, if they are convolutions, with or without pool.
 
         None too where layers must run one by one: as long as there are no parameters,
         with dropout or padding, and with rows on several devices.
         """
-        *convs, pool = rows
+        last = rows[-1]
+        pool = last.kernel if isinstance(last, Layer) and not last.channels else 1
+        convs = rows[:-1] if pool > 1 else rows
         if (
             self.is_initializing()
             or current_shards()
-            or not (convs and isinstance(pool, Layer) and not pool.channels)
-            or any(row.dropout or self._padding(row) != "valid" for row in convs)
+            or not convs
+            or any(
+                not row.channels or row.dropout or self._padding(row) != "valid"
+                for row in convs
+            )
         ):
             return None
-        layers = [self._conv(row, parent=None) for row in convs]
-        return Block(layers, pool.kernel)
+        return Block([self._conv(row, parent=None) for row in convs], pool)
 
     def _conv(self, row: Layer | Pool, **options) -> DilatedConv:
         return DilatedConv(

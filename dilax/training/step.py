@@ -17,6 +17,7 @@ from dilax.data import DatasetSpec, subtract_mean
 from dilax.data.pixels import as_float
 from dilax.inference.predictor import log_probabilities
 from dilax.models import DilatedNet
+from dilax.models.blocks import examples_over
 from dilax.runtime import jit
 from dilax.runtime.row_shards import row_shards
 from dilax.training.build import Params, build_rnn
@@ -206,10 +207,12 @@ def make_train_step(
     def step(state: TrainState, frozen: Params, batch, class_weights=None):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient = jax.value_and_grad(part_loss, has_aux=True)
+        whole = state.params, frozen
+        whole = placement.gathered(whole) if placement else whole
 
         def part_gradient(part, index):
             part_key = jax.random.fold_in(key, index)
-            return gradient(state.params, frozen, part, part_key, class_weights)
+            return gradient(*whole, part, part_key, class_weights)
 
         # Every n-th example, not n consecutive ones: so each device keeps its own.
         parts = jax.tree.map(
@@ -217,6 +220,10 @@ def make_train_step(
         )
         found, grads = _sum_over(part_gradient, parts, stage.accumulate)
         total, (count, stats) = found
+        if placement and placement.divided:
+            # Whole gradients: for a part on each device, the compiler would divide the
+            # convolutions that compute them into many small ones.
+            grads = jax.lax.optimization_barrier(placement.gathered(grads))
         count = jnp.maximum(count, 1)
         loss, grads = total / count, jax.tree.map(lambda g: g / count, grads)
 
@@ -290,7 +297,7 @@ def _part_loss(
             options["method"], stride = "from_maps", 1
         if placement and (shards := placement.shards()):
             inputs = shards.spread(inputs, stride)
-        with row_shards(shards):
+        with row_shards(shards), examples_over(placement.data if placement else 1):
             if stage.inputs == "images":
                 inputs = subtract_mean(inputs, spec.mean)
             logits, changed = model.apply({"params": params}, inputs, **options)
