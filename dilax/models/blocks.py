@@ -72,11 +72,7 @@ def way_to_run(x, block: Block) -> Callable[[Sequence[Any], Any], Any] | None:
         return None
     if jax.default_backend() == "tpu":
         strips, width = _strips(x.shape, block)
-        pairs = _fits_pairs(x.shape[1], width, block)
-        run = functools.partial(_by_pairs, block) if pairs else block.run
-        if strips > 1:
-            return functools.partial(_in_strips, run, block, strips, width)
-        return run if pairs else None
+        return _in_strips(block, strips, width) if strips > 1 else _pairs(x, block)
     if jax.default_backend() == "cpu" and (rows := _rows_of_band(x, block)):
         return _in_bands(block, rows)
     return None
@@ -86,8 +82,8 @@ def _strips(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
     """Return into how many strips of columns to divide a map, and their width.
 
     Of fewer than eight examples, the TPU's compiler cuts strips itself, before every
-    convolution, and copies their borders from strip to strip. Strips that overlap by
-    all that the block's convolutions take are cut once.
+    convolution. For gradients, it copies their borders from strip to strip each time,
+    while strips that overlap by all that the block's convolutions take are cut once.
     """
     batch, _, width, _ = shape
     columns, part = divmod(width - block.lost, block.pool)
@@ -98,16 +94,35 @@ def _strips(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
     return count, each + block.lost
 
 
-def _in_strips(run: Callable, block: Block, count: int, width: int, params, x):
+def _in_strips(block: Block, count: int, width: int) -> Callable:
     step = width - block.lost
-    columns = (x.shape[2] - block.lost) // block.pool
-    beyond = (count - 1) * step + width - x.shape[2]
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, beyond), (0, 0)))
-    strips = [x[:, :, i * step : i * step + width] for i in range(count)]
-    # Example by example, so that each device keeps its own.
-    y = run(params, jnp.stack(strips, 1).reshape(-1, *strips[0].shape[1:]))
-    parts = jnp.moveaxis(y.reshape(len(x), count, *y.shape[1:]), 1, 0)
-    return jnp.concatenate(list(parts), 2)[:, :, :columns]
+
+    def whole(params, x):
+        return (_pairs(x, block) or block.run)(params, x)
+
+    def strips(params, x):
+        beyond = (count - 1) * step + width - x.shape[2]
+        padded = jnp.pad(x, ((0, 0), (0, 0), (0, beyond), (0, 0)))
+        cut = [padded[:, :, i * step : i * step + width] for i in range(count)]
+        # Example by example, so that each device keeps its own.
+        y = whole(params, jnp.stack(cut, 1).reshape(-1, *cut[0].shape[1:]))
+        parts = jnp.moveaxis(y.reshape(len(x), count, *y.shape[1:]), 1, 0)
+        columns = (x.shape[2] - block.lost) // block.pool
+        return jnp.concatenate(list(parts), 2)[:, :, :columns]
+
+    return _with_gradients_of(strips, whole)
+
+
+def _with_gradients_of(function: Callable, whole: Callable) -> Callable:
+    """Return `whole`, but the other function, of the same values, for gradients."""
+    run = jax.custom_vjp(whole)
+    run.defvjp(lambda *given: jax.vjp(function, *given), lambda pull, y: pull(y))
+    return run
+
+
+def _pairs(x, block: Block) -> Callable | None:
+    fits = _fits_pairs(x.shape[1], x.shape[2], block)
+    return functools.partial(_by_pairs, block) if fits else None
 
 
 def _fits_pairs(height: int, width: int, block: Block) -> bool:
@@ -154,7 +169,6 @@ def _in_bands(block: Block, band: int) -> Callable:
     taken = band * block.pool  # input rows, and below those that the layers lose
     lost = block.lost
 
-    @jax.custom_vjp
     def in_bands(params, x):
         count = (x.shape[1] - lost) // taken
 
@@ -170,7 +184,4 @@ def _in_bands(block: Block, band: int) -> Callable:
         return jnp.concatenate([y, block.run(params, rest)], 1)
 
     # With gradients, whole maps are faster: they must be stored anyway.
-    in_bands.defvjp(
-        lambda params, x: jax.vjp(block.run, params, x), lambda pull, y: pull(y)
-    )
-    return in_bands
+    return _with_gradients_of(block.run, in_bands)
