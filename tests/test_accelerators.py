@@ -61,6 +61,18 @@ def test_a_dilated_layer_is_what_four_devices_share(devices, taps, dilation, siz
         assert not any("dilate" in w or "stride" in w for w in program.convolutions)
 
 
+def test_an_exchange_in_several_parts_counts_once(monkeypatch):
+    monkeypatch.setattr("benchmarks.programs.memory_bytes", lambda compiled: 0)
+    part = (
+        "  %all-gather.{} = bf16[8,4]{{1,0:S({})}} all-gather(%x.{}), channel_id={}, "
+        'metadata={{op_name="fc6"}}, backend_config={{"part":{}}}'
+    )
+    lines = [part.format(n, n, n, channel, n) for n, channel in enumerate((7, 7, 8))]
+    text = "\n".join(["ENTRY %main () -> bf16[8,4] {", *lines, "}"])
+    program = SimpleNamespace(as_text=lambda: text, cost_analysis=lambda: {"flops": 0})
+    assert read_program(program).received("all-gather") == 2 * 8 * 4 * 2
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("recipe", ["voc", "cityscapes"])
 @pytest.mark.parametrize("what, rows", [("step", 1), ("context", 1), ("joint", 4)])

@@ -39,6 +39,7 @@ from dilax.models import (
     Layer,
     dilation8_voc,
 )
+from dilax.models.blocks import examples_over
 from dilax.models.layers import Dropout
 from dilax.runtime import jit
 
@@ -210,6 +211,22 @@ def test_columns_on_tpus_are_arranged_without_changing_values_or_gradients(
         size = np.abs(other).max()
         assert size > 0
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * size)
+
+
+def test_strips_suit_the_examples_of_each_device(monkeypatch):
+    net = FrontEnd(2, (Layer("a", 3, 6), Layer("b", 3, 8), Layer("pool", 2)))
+    x = jax.random.normal(KEY, (8, 20, 26, 3))
+    params = jit(net.init)(KEY, x)["params"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+
+    def shapes():
+        jax.clear_caches()
+        loss = jax.grad(lambda p: net.apply({"params": p}, x).sum())
+        return str(jax.make_jaxpr(loss)(params))
+
+    assert "[64,20,4,6]" not in shapes()
+    with examples_over(8):
+        assert "[64,20,4,6]" in shapes()  # eight strips of each example, in pairs
 
 
 def test_a_network_is_its_front_end_and_then_its_context_module():

@@ -121,21 +121,17 @@ def _with_gradients_of(function: Callable, whole: Callable) -> Callable:
 
 
 def _pairs(x, block: Block) -> Callable | None:
-    fits = _fits_pairs(x.shape[1], x.shape[2], block)
-    return functools.partial(_by_pairs, block) if fits else None
-
-
-def _fits_pairs(height: int, width: int, block: Block) -> bool:
-    """Whether to treat columns 2j and 2j + 1 as one.
+    """Return a function that treats columns 2j and 2j + 1 as one, if that is possible.
 
     TPUs store and multiply 128 channels at a time, so that maps of 64 or fewer waste
     half of their memory and of their time.
     """
-    even = height % 2 == width % 2 == 0 and block.pool == 2
-    return even and all(
+    even = x.shape[1] % 2 == x.shape[2] % 2 == 0 and block.pool == 2
+    fits = even and all(
         conv.kernel_size == 3 and conv.dilation == 1 and conv.features <= 64
         for conv in block.convs
     )
+    return functools.partial(_by_pairs, block) if fits else None
 
 
 def _by_pairs(block: Block, params: Sequence[Any], x):
