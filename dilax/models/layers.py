@@ -301,13 +301,15 @@ class Dropout(nn.Module):
             return x
         key, keep = self.make_rng("dropout"), 1.0 - self.rate
         *sides, channels = x.shape[1:]
+        limit = round(keep * 2**16)
 
         def kept(index):
-            # A word of random bits serves two cells.
+            # The halves of a word of random bits serve a cell of the first half of the
+            # channels and one of the second; a TPU would copy neighbours several times.
             words = (*sides, -(-channels // 2))
             bits = jax.random.bits(jax.random.fold_in(key, index), words)
-            halves = lax.bitcast_convert_type(bits, jnp.uint16).reshape(*sides, -1)
-            return halves[..., :channels].astype(jnp.uint32) < round(keep * 2**16)
+            halves = [(bits & 0xFFFF) < limit, (bits >> 16) < limit]
+            return jnp.concatenate(halves, -1)[..., :channels]
 
         mask = jax.vmap(kept)(jnp.arange(len(x)))
         return jnp.where(mask, x / jnp.asarray(keep, x.dtype), 0)
