@@ -85,8 +85,8 @@ def test_a_narrow_step_computes_no_more_than_its_share(devices, recipe, what, ro
     # Only maps of few scores may be gathered, which dilations beyond a share reach.
     assert program.received("all-gather") < 0.02 * program.memory
     assert bool(program.received("collective-permute")) == (rows > 1)
-    # In narrow layers, pairs, borders, and other operations weigh. A device that computes
-    # what others compute, too, would reach 2 or 4.
+    # In narrow layers, pairs, borders, and other operations weigh. A device that
+    # computes what others compute, too, would reach 2 or 4.
     assert program.flops <= 1.6 * job.flops
 
 
