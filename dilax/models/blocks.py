@@ -71,15 +71,15 @@ def way_to_run(x, block: Block) -> Callable[[Sequence[Any], Any], Any] | None:
     if not all(isinstance(n, int) for n in x.shape):  # in an export
         return None
     if jax.default_backend() == "tpu":
-        strips, width = _strips(x.shape, block)
-        return _in_strips(block, strips, width) if strips > 1 else _pairs(x, block)
+        strips, step = _strips(x.shape, block)
+        return _in_strips(block, strips, step) if strips > 1 else _pairs(x, block)
     if jax.default_backend() == "cpu" and (rows := _rows_of_band(x, block)):
         return _in_bands(block, rows)
     return None
 
 
 def _strips(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
-    """Return into how many strips of columns to divide a map, and their width.
+    """Return into how many strips of columns to divide a map, and their distance.
 
     Of fewer than eight examples, the TPU's compiler cuts strips itself, before every
     convolution. For gradients, it copies their borders from strip to strip each time,
@@ -88,26 +88,26 @@ def _strips(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
     batch, _, width, _ = shape
     columns, part = divmod(width - block.lost, block.pool)
     count = -(-_TPU_BATCH * _DEVICES.get() // batch)
-    each = block.pool * -(-columns // count)
-    if count == 1 or part or each < block.lost:  # they would overlap too much
+    step = block.pool * -(-columns // count)
+    if part or step < block.lost:  # they would overlap too much
         return 1, width
-    return count, each + block.lost
+    return count, step
 
 
-def _in_strips(block: Block, count: int, width: int) -> Callable:
-    step = width - block.lost
+def _in_strips(block: Block, count: int, step: int) -> Callable:
+    lost = block.lost
 
     def whole(params, x):
         return (_pairs(x, block) or block.run)(params, x)
 
     def strips(params, x):
-        beyond = (count - 1) * step + width - x.shape[2]
+        beyond = count * step + lost - x.shape[2]
         padded = jnp.pad(x, ((0, 0), (0, 0), (0, beyond), (0, 0)))
-        cut = [padded[:, :, i * step : i * step + width] for i in range(count)]
+        cut = [padded[:, :, i * step : (i + 1) * step + lost] for i in range(count)]
         # Example by example, so that each device keeps its own.
         y = whole(params, jnp.stack(cut, 1).reshape(-1, *cut[0].shape[1:]))
         parts = jnp.moveaxis(y.reshape(len(x), count, *y.shape[1:]), 1, 0)
-        columns = (x.shape[2] - block.lost) // block.pool
+        columns = (x.shape[2] - lost) // block.pool
         return jnp.concatenate(list(parts), 2)[:, :, :columns]
 
     return _with_gradients_of(strips, whole)
