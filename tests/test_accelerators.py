@@ -13,10 +13,21 @@ from dilax.ops import dilated_conv
 from dilax.runtime import jit
 
 FOUR = {"v5e:2x2": "libtpu", "cuda:4": "jax_cuda12_plugin"}
-FLAGS = dict(
-    **dict(width=1 / 16, dtype="bfloat16", batch=4, accumulate=1, remat=False),
-    **dict(data=0, rows=1, shard_params=False),
-)
+FLAGS = {
+    "width": 1 / 16,
+    "dtype": "bfloat16",
+    "data": 0,
+    "rows": 1,
+    "shard_params": False,
+    "batch": 4,
+    "accumulate": 1,
+    "remat": False,
+}
+# Flops ÷ analytic, beyond the bound. At full width, VOC's step has 1.03 to 1.15.
+KNOWN = {
+    ("voc", "step"): "1.32: pairs of columns and strips weigh in narrow layers",
+    ("cityscapes", "context"): "1.50: maps of 19 channels, mostly other operations",
+}
 
 
 @pytest.fixture(scope="module", params=FOUR)
@@ -76,7 +87,11 @@ def test_an_exchange_in_several_parts_counts_once(monkeypatch):
 @pytest.mark.full
 @pytest.mark.parametrize("recipe", ["voc", "cityscapes"])
 @pytest.mark.parametrize("what, rows", [("step", 1), ("context", 1), ("joint", 4)])
-def test_a_narrow_step_computes_no_more_than_its_share(devices, recipe, what, rows):
+def test_a_narrow_step_computes_no_more_than_its_share(
+    devices, recipe, what, rows, request
+):
+    if "TPU" in devices[0].device_kind and (reason := KNOWN.get((recipe, what))):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     flag = SimpleNamespace(**{**FLAGS, "rows": rows, "batch": 4 // rows})
     with accelerators.as_on(devices):
         job = accelerators.step(recipe, what, flag, devices)
@@ -85,9 +100,7 @@ def test_a_narrow_step_computes_no_more_than_its_share(devices, recipe, what, ro
     # Only maps of few scores may be gathered, which dilations beyond a share reach.
     assert program.received("all-gather") < 0.02 * program.memory
     assert bool(program.received("collective-permute")) == (rows > 1)
-    # In narrow layers, pairs, borders, and other operations weigh. A device that
-    # computes what others compute, too, would reach 2 or 4.
-    assert program.flops <= 1.6 * job.flops
+    assert program.flops <= 1.25 * job.flops  # narrow layers: other operations weigh
 
 
 def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
