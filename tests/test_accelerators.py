@@ -109,3 +109,9 @@ def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
         accelerators.described("v5e:2x2")
     with pytest.raises(app.UsageError, match=r"\[cuda\]"):
         accelerators.described("cuda:4")
+
+
+def test_a_batch_that_cannot_be_accumulated_names_the_flag():
+    flag = SimpleNamespace(**{**FLAGS, "accumulate": 0})
+    with pytest.raises(app.UsageError, match="batch of 4 .* 100 parts.*--accumulate=1"):
+        accelerators.step("cityscapes", "context", flag, [])

@@ -46,23 +46,40 @@ def _assert_close(ours, theirs, rtol):
 
 
 @pytest.mark.parametrize("x, kernel, dilation", SHAPES, ids=str)
+@pytest.mark.parametrize("ends", [(0, 0), (1, 1), (0, 1)])
 @pytest.mark.parametrize("lowering", OTHERS)
-def test_value_and_gradients_agree_with_direct(lowering, x, kernel, dilation):
+def test_value_and_gradients_agree_with_direct(lowering, ends, x, kernel, dilation):
     x, kernel = _draw(*x), _draw(*kernel, seed=1)
-    expected = convolve(x, kernel, dilation, "direct")
+    widths = (tuple(dilation * n for n in ends), ends)  # alike in every phase, or not
+    expected = convolve(x, kernel, dilation, "direct", widths)
     gradient = _draw(*expected.shape, seed=2)
 
     @functools.partial(jit, static_argnums=0)
     def passes(way):
         return (
-            convolve(x, kernel, dilation, way),
-            input_gradient(gradient, kernel, _like(x), dilation, way),
-            kernel_gradient(x, gradient, _like(kernel), dilation, way),
+            convolve(x, kernel, dilation, way, widths),
+            input_gradient(gradient, kernel, _like(x), dilation, way, widths),
+            kernel_gradient(x, gradient, _like(kernel), dilation, way, widths),
         )
 
     for ours, theirs in zip(passes(lowering), passes("direct"), strict=True):
         assert ours.shape == theirs.shape
         assert ours.dtype == theirs.dtype
+        _assert_close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_gradients_on_accelerators_leave_padding_out(backend, monkeypatch):
+    x, kernel = _draw(1, 8, 12, 3), _draw(3, 3, 3, 3)
+
+    def loss(x, kernel):
+        return (dilated_conv(x, kernel, dilation=4, padding="same") ** 2).sum()
+
+    expected = jax.grad(loss, (0, 1))(x, kernel)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    step = jax.grad(loss, (0, 1))
+    assert "pad[" not in str(jax.make_jaxpr(step)(x, kernel))
+    for ours, theirs in zip(step(x, kernel), expected, strict=True):
         _assert_close(ours, theirs, 1e-5)
 
 
@@ -99,7 +116,8 @@ def test_winograd_of_bfloat16_rounds_transforms_where_no_gradients_follow(taps):
     x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
     wide = x.astype(jnp.float32), kernel.astype(jnp.float32)
     exact = np.asarray(convolve(*wide, 2, "direct"))
-    y = jit(convolve, static_argnums=(2, 3, 4))(x, kernel, 2, "winograd", True)
+    alone = functools.partial(convolve, dilation=2, lowering="winograd", alone=True)
+    y = jit(alone)(x, kernel)
     assert y.dtype == jnp.bfloat16
     error = np.asarray(y, np.float32) - exact
     assert np.sqrt((error**2).mean()) < 0.01 * exact.std()  # direct: 0.0017

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from dilax.ops.lowerings import (
     DIRECT,
     LOWERINGS,
+    NO_PADDING,
     Choice,
     Lowering,
     choose,
@@ -20,7 +21,7 @@ from dilax.ops.lowerings import (
     input_gradient,
     kernel_gradient,
 )
-from dilax.runtime.row_shards import current_shards, refuse_shards
+from dilax.runtime.row_shards import Widths, current_shards, refuse_shards
 
 Border = Literal["zero", "reflect"]
 Padding = Literal["valid", "same", "reflect"] | int | tuple[tuple[int, int], ...]
@@ -97,44 +98,48 @@ def dilated_conv(
     widths = _pad_widths(padding, extent)
     border: Border = "reflect" if padding == "reflect" else "zero"
 
-    def valid(x, kernel):
+    def convolved(x, kernel, widths: Widths = NO_PADDING):
         if stride > 1:
-            return direct(x, kernel, stride=stride)
-        best = choice or choose(x.shape, kernel.shape, dilation, x.dtype)
+            return direct(x, kernel, stride=stride, widths=widths)
+        height, width = (n + sum(w) for n, w in zip(x.shape[1:3], widths, strict=True))
+        padded = (x.shape[0], height, width, x.shape[3])
+        best = choice or choose(padded, kernel.shape, dilation, x.dtype)
         if best == DIRECT:  # XLA differentiates it, in forward mode too
-            return direct(x, kernel, dilation)
-        return _convolved(x, kernel, dilation, best)
+            return direct(x, kernel, dilation, widths=widths)
+        return _convolved(x, kernel, dilation, best, widths)
 
     if shards := current_shards():
-        return shards.convolve(x, kernel, widths, _MODES[border], extent[0], valid)
-    # Padding before a valid convolution, not inside it: with the few channels of a
-    # context module, the kernel's gradient is then three times faster on a CPU.
-    x = pad_maps(x, widths, border)
-    if any(n <= e for n, e in zip(x.shape[1:3], extent, strict=True)):
+        return shards.convolve(x, kernel, widths, _MODES[border], extent[0], convolved)
+    height, width = (n + sum(w) for n, w in zip(x.shape[1:3], widths, strict=True))
+    if height <= extent[0] or width <= extent[1]:
         raise ValueError(
-            f"a padded input of {x.shape[1]}x{x.shape[2]} is smaller than the dilated "
+            f"a padded input of {height}x{width} is smaller than the dilated "
             f"kernel of {extent[0] + 1}x{extent[1] + 1} (padding={padding!r})"
         )
-    return valid(x, kernel)
+    if border == "zero" and jax.default_backend() != "cpu":
+        return convolved(x, kernel, widths)
+    # Padding before the convolution, not inside it: with the few channels of a context
+    # module, the kernel's gradient is then three times faster on a CPU.
+    return convolved(pad_maps(x, widths, border), kernel)
 
 
 # Each pass has its own lowering, so JAX must not derive the gradients from the output.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolved(x, kernel, dilation: int, choice: Choice):
-    return convolve(x, kernel, dilation, choice.forward, alone=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolved(x, kernel, dilation: int, choice: Choice, widths: Widths):
+    return convolve(x, kernel, dilation, choice.forward, widths, alone=True)
 
 
-def _forward(x, kernel, dilation: int, choice: Choice):
-    return convolve(x, kernel, dilation, choice.forward), (x, kernel)
+def _forward(x, kernel, dilation: int, choice: Choice, widths: Widths):
+    return convolve(x, kernel, dilation, choice.forward, widths), (x, kernel)
 
 
-def _backward(dilation: int, choice: Choice, residuals, gradient):
+def _backward(dilation: int, choice: Choice, widths: Widths, residuals, gradient):
     x, kernel = residuals
     gradient = jnp.asarray(gradient)  # a caller may pass a NumPy array
     like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in residuals)
     return (
-        input_gradient(gradient, kernel, like_x, dilation, choice.input),
-        kernel_gradient(x, gradient, like_kernel, dilation, choice.kernel),
+        input_gradient(gradient, kernel, like_x, dilation, choice.input, widths),
+        kernel_gradient(x, gradient, like_kernel, dilation, choice.kernel, widths),
     )
 
 

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dilax.ops.winograd import by_winograd
+from dilax.runtime.row_shards import Widths
 
 Lowering = Literal[
     "direct", "examples", "phases", "pairs", "winograd", "taps", "rows", "patches"
@@ -38,6 +39,8 @@ LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
   float32 at least.
 """
 
+NO_PADDING: Widths = ((0, 0), (0, 0))
+
 # The number of matrix products for a kernel of kh × kw taps.
 _PRODUCTS: dict[str, Callable[[int, int], int]] = {
     "taps": lambda kh, kw: kh * kw,
@@ -51,13 +54,14 @@ def direct(
     kernel: Float[Array, "kh kw c d"],
     dilation: int = 1,
     stride: int = 1,
+    widths: Widths = NO_PADDING,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Compute a valid convolution with XLA's own lowering."""
+    """Compute a convolution with XLA's own lowering."""
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding="VALID",
+        padding=widths,
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
@@ -68,19 +72,24 @@ def convolve(
     kernel: Float[Array, "kh kw c d"],
     dilation: int,
     lowering: Lowering,
+    widths: Widths = NO_PADDING,
     alone: bool = False,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Compute a valid convolution.
+    """Compute a convolution.
 
     Args:
         x: input maps.
         kernel: taps × input maps × output maps.
         dilation: distance between taps in cells.
         lowering: see `LOWERINGS`.
+        widths: ((top, bottom), (left, right)) zeros around the maps, in cells.
         alone: whether no gradients follow; see `by_winograd`.
     """
     if lowering in ("direct", "examples"):
-        return direct(x, kernel, dilation)
+        return direct(x, kernel, dilation, widths=widths)
+    if lowering == "phases" and not any(n % dilation for n in sum(widths, ())):
+        return _by_phases(x, kernel, dilation, direct, widths)
+    x = _padded(x, widths)
     if lowering in ("phases", "pairs"):
         undilated = direct if lowering == "phases" else _by_pairs
         return _by_phases(x, kernel, dilation, undilated)
@@ -98,11 +107,12 @@ def input_gradient(
     x: jax.ShapeDtypeStruct,
     dilation: int,
     lowering: Lowering,
+    widths: Widths = NO_PADDING,
 ) -> Float[Array, "b h w c"]:
     """Pull the output's gradient back to an input of x's shape and dtype."""
     if lowering not in _PRODUCTS:
         linear = functools.partial(
-            convolve, kernel=kernel, dilation=dilation, lowering=lowering
+            convolve, kernel=kernel, dilation=dilation, lowering=lowering, widths=widths
         )
         return jax.linear_transpose(linear, x)(gradient)[0]
     wide = jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
@@ -110,9 +120,10 @@ def input_gradient(
     weights = kernel.reshape(count, -1, kernel.shape[3])
     parts = [_product(gradient, w, ((3,), (1,))) for w in weights]
     # The transpose of slicing the input for each tap adds the slices up in place.
-    slices = functools.partial(
-        _tap_inputs, shape=kernel.shape, dilation=dilation, lowering=lowering
-    )
+
+    def slices(x):
+        return _tap_inputs(_padded(x, widths), kernel.shape, dilation, lowering)
+
     return jax.linear_transpose(slices, wide)(parts)[0].astype(x.dtype)
 
 
@@ -122,6 +133,7 @@ def kernel_gradient(
     kernel: jax.ShapeDtypeStruct,
     dilation: int,
     lowering: Lowering,
+    widths: Widths = NO_PADDING,
 ) -> Float[Array, "kh kw c d"]:
     """Pull the output's gradient back to a kernel of the given shape and dtype."""
     if (
@@ -129,13 +141,16 @@ def kernel_gradient(
         and jax.default_backend() == "cpu"
         and jax.device_count() == 1
     ):
+        x = _padded(x, widths)
         parts = [_by_example(a, g, dilation) for a, g in zip(x, gradient, strict=True)]
         return sum(parts).astype(kernel.dtype)
     if lowering not in _PRODUCTS:
-        linear = functools.partial(convolve, x, dilation=dilation, lowering=lowering)
+        linear = functools.partial(
+            convolve, x, dilation=dilation, lowering=lowering, widths=widths
+        )
         return jax.linear_transpose(linear, kernel)(gradient)[0]
     pixels = ((0, 1, 2), (0, 1, 2))
-    inputs = _tap_inputs(x, kernel.shape, dilation, lowering)
+    inputs = _tap_inputs(_padded(x, widths), kernel.shape, dilation, lowering)
     products = [_product(s, gradient, pixels) for s in inputs]
     return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
 
@@ -158,17 +173,23 @@ def _by_example(x, gradient, dilation: int):
     return y.transpose(1, 2, 0, 3)
 
 
-def _by_phases(x, kernel, dilation: int, undilated):
-    """Convolve each phase: output p depends on inputs p, p + dilation, … only."""
+def _by_phases(x, kernel, dilation: int, undilated, widths: Widths = NO_PADDING):
+    """Convolve each phase: output p depends on inputs p, p + dilation, … only.
+
+    Multiples of the dilation pad every phase alike, which gradients then leave out.
+    """
+    if any(map(any, widths)):
+        inside = tuple((low // dilation, high // dilation) for low, high in widths)
+        undilated = functools.partial(undilated, widths=inside)
     if dilation == 1:
         return undilated(x, kernel)
     size = [
-        n - dilation * (k - 1)
-        for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+        n + sum(width) - dilation * (k - 1)
+        for n, width, k in zip(x.shape[1:3], widths, kernel.shape[:2], strict=True)
     ]
     b, h, w = x.shape[0], *(-(-n // dilation) for n in x.shape[1:3])
-    widths = [(0, m * dilation - n) for m, n in zip((h, w), x.shape[1:3], strict=True)]
-    x = jnp.pad(x, ((0, 0), *widths, (0, 0)))
+    ends = zip((h, w), x.shape[1:3], strict=True)
+    x = _padded(x, tuple((0, m * dilation - n) for m, n in ends))
     # The batch stays outermost: where it is divided over devices, the merged axis is
     # divided with it, and the partitioner has nothing to gather.
     x = x.reshape(b, h, dilation, w, dilation, -1).transpose(0, 2, 4, 1, 3, 5)
@@ -176,6 +197,10 @@ def _by_phases(x, kernel, dilation: int, undilated):
     y = y.reshape(b, dilation, dilation, *y.shape[1:]).transpose(0, 3, 1, 4, 2, 5)
     rows, columns = (y.shape[i] * dilation for i in (1, 3))
     return y.reshape(b, rows, columns, -1)[:, : size[0], : size[1]]
+
+
+def _padded(x, widths: Widths):
+    return jnp.pad(x, ((0, 0), *widths, (0, 0))) if any(map(any, widths)) else x
 
 
 def _by_pairs(x, kernel):
