@@ -160,8 +160,8 @@ def step(name: str, what: str, flag: Any, devices: list[Any]) -> Job | None:
     stage = dataclasses.replace(stage, remat=flag.remat or stage.remat, **changes)
     if stage.batch_size % stage.accumulate:
         raise app.UsageError(
-            f"a batch of {stage.batch_size} cannot be accumulated in {stage.accumulate} "
-            f"parts, as {name}'s {stage.name} stage does: add --accumulate=1"
+            f"a batch of {stage.batch_size} cannot be accumulated in "
+            f"{stage.accumulate} parts, as in {name} {stage.name}: add --accumulate=1"
         )
     planned = plan_step(config, build_spec(config), stage)
     chips = planned.times // stage.accumulate * config.mesh.rows

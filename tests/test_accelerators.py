@@ -113,5 +113,6 @@ def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
 
 def test_a_batch_that_cannot_be_accumulated_names_the_flag():
     flag = SimpleNamespace(**{**FLAGS, "accumulate": 0})
-    with pytest.raises(app.UsageError, match="batch of 4 .* 100 parts.*--accumulate=1"):
+    message = r"batch of 4 .* 100 parts.*--accumulate=1"
+    with pytest.raises(app.UsageError, match=message):
         accelerators.step("cityscapes", "context", flag, [])
