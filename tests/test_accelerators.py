@@ -23,17 +23,24 @@ FLAGS = {
     "accumulate": 1,
     "remat": False,
 }
-# Flops ÷ analytic, beyond the bound. At full width, VOC's step has 1.03 to 1.15.
+# Flops ÷ analytic, beyond the bound. At full width, VOC's step has 1.03 to 1.15 on
+# TPUs, and its joint step, whose context is no narrower here, 1.06 on GPUs.
 KNOWN = {
-    ("voc", "step"): "1.32: pairs of columns and strips weigh in narrow layers",
-    ("cityscapes", "context"): "1.50: maps of 19 channels, mostly other operations",
+    ("v5e:2x2", "voc", "step"): "1.32: pairs and strips weigh in narrow layers",
+    ("v5e:2x2", "cityscapes", "context"): "1.50: mostly other operations",
+    ("cuda:4", "voc", "joint"): "2.12: 17 rows per device are few for a dilation of 16",
 }
 
 
 @pytest.fixture(scope="module", params=FOUR)
-def devices(request):
+def topology(request):
     pytest.importorskip(FOUR[request.param], reason="compiles for that device")
-    return accelerators.described(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def devices(topology):
+    return accelerators.described(topology)
 
 
 def _arguments(devices, shape, kernel):
@@ -88,9 +95,9 @@ def test_an_exchange_in_several_parts_counts_once(monkeypatch):
 @pytest.mark.parametrize("recipe", ["voc", "cityscapes"])
 @pytest.mark.parametrize("what, rows", [("step", 1), ("context", 1), ("joint", 4)])
 def test_a_narrow_step_computes_no_more_than_its_share(
-    devices, recipe, what, rows, request
+    topology, devices, recipe, what, rows, request
 ):
-    if "TPU" in devices[0].device_kind and (reason := KNOWN.get((recipe, what))):
+    if reason := KNOWN.get((topology, recipe, what)):
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     flag = SimpleNamespace(**{**FLAGS, "rows": rows, "batch": 4 // rows})
     with accelerators.as_on(devices):
