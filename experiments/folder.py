@@ -29,7 +29,7 @@ small       A small network from random weights, trained in stages, at a size th
             --config.init=camvid --config.reinit=final,ctx starts from the street
             network that comes with dilax, at the scale at which it was trained.
 pretrained  VGG-16 at full width from trained convolutions: the front end, then Basic
-            context on its maps, in about half an hour on two CPU cores. For images with
+            context on its maps, in about half an hour on one CPU core. For images with
             three channels, especially if there are few of them. Downloads Keras's file
             of the convolutions (59 MB) once; --config.init=vgg16 or FILE uses others.
 
@@ -74,7 +74,7 @@ from dilax.weights import PUBLISHED
 _SIZES = {"small": {"cpu": (192, 288)}, "pretrained": {"cpu": (360, 288)}}
 _SIZES_ELSEWHERE = (512, 768)
 # The number of epochs of the front end, and the limits on its steps. Those of
-# `pretrained` take half an hour on two CPU cores.
+# `pretrained` take half an hour on one CPU core.
 _EPOCHS = 60
 _STEPS = {"small": (600, 6000), "pretrained": (600, 1000)}
 _MOST_MAPS = 96  # with more, a context module takes too long
