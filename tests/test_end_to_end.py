@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -90,6 +91,7 @@ def test_table_3_over_two_seeds_is_printed_stored_and_not_trained_again(tmp_path
     for file in ("table3.md", "seeds.md"):
         assert (tmp_path / "runs" / file).read_text().strip() in done.stdout
     assert (tmp_path / "runs" / "seed1" / "pictures.png").exists()
+    shutil.rmtree(tmp_path / "runs" / "seed1" / "predictions" / "front_end")
     again = subprocess.run(command, capture_output=True, text=True)
     assert {*again.stdout.splitlines()} <= {*done.stdout.splitlines()}
     assert not again.stderr  # no bar of any step, search or evaluation

@@ -58,13 +58,16 @@ def _train_once(values: Any, config: Config, workdir: Path) -> dict[str, Any]:
     if config.pictures:
         path = workdir / "pictures.png"
         shown = evenly_spread(len(source), config.pictures)
-        names = [stage.name for stage in config.stages]
-        folders = {n: training.predictions_folder(workdir, n) for n in names}
-        sheet = report.prediction_sheet(
-            [source[i] for i in shown],
-            {n: [f / f"{i:04d}.png" for i in shown] for n, f in folders.items()},
-            spec,
-        )
+        folders = {
+            stage.name: training.predictions_folder(workdir, stage.name)
+            for stage in config.stages
+        }
+        predictions = {
+            name: [folder / f"{i:04d}.png" for i in shown]
+            for name, folder in folders.items()
+            if folder.exists()  # it may have been deleted when a run is repeated
+        }
+        sheet = report.prediction_sheet([source[i] for i in shown], predictions, spec)
         inference.save_image(sheet, path)
         print(f"pictures: {path}")
     alone = jax.process_count() == 1  # several must read a checkpoint together
