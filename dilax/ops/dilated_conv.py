@@ -171,7 +171,7 @@ def pad_maps(
     return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=_MODES[border])
 
 
-def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> tuple:
+def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> Widths:
     match padding:
         case "valid":
             return ((0, 0), (0, 0))
@@ -179,8 +179,11 @@ def _pad_widths(padding: Padding, extent: tuple[int, ...]) -> tuple:
             return tuple((e // 2, e - e // 2) for e in extent)
         case int() if padding >= 0:
             return ((padding, padding),) * 2
-        case ((int(), int()), (int(), int())) if min(map(min, padding)) >= 0:
-            return padding
+        case (
+            (int(top), int(bottom)),
+            (int(left), int(right)),
+        ) if min(top, bottom, left, right) >= 0:
+            return ((top, bottom), (left, right))  # hashable, even if given as lists
     raise ValueError(f"padding={padding!r} is not one of {_ALLOWED}")
 
 
