@@ -101,8 +101,7 @@ def dilated_conv(
     def convolved(x, kernel, widths: Widths = NO_PADDING):
         if stride > 1:
             return direct(x, kernel, stride=stride, widths=widths)
-        height, width = (n + sum(w) for n, w in zip(x.shape[1:3], widths, strict=True))
-        padded = (x.shape[0], height, width, x.shape[3])
+        padded = _padded_shape(x, widths)
         best = choice or choose(padded, kernel.shape, dilation, x.dtype)
         if best == DIRECT:  # XLA differentiates it, in forward mode too
             return direct(x, kernel, dilation, widths=widths)
@@ -110,7 +109,7 @@ def dilated_conv(
 
     if shards := current_shards():
         return shards.convolve(x, kernel, widths, _MODES[border], extent[0], convolved)
-    height, width = (n + sum(w) for n, w in zip(x.shape[1:3], widths, strict=True))
+    _, height, width, _ = _padded_shape(x, widths)
     if height <= extent[0] or width <= extent[1]:
         raise ValueError(
             f"a padded input of {height}x{width} is smaller than the dilated "
@@ -121,6 +120,11 @@ def dilated_conv(
     # Padding before the convolution, not inside it: with the few channels of a context
     # module, the kernel's gradient is then three times faster on a CPU.
     return convolved(pad_maps(x, widths, border), kernel)
+
+
+def _padded_shape(x, widths: Widths) -> tuple:
+    sizes = (n + sum(w) for n, w in zip(x.shape[1:3], widths, strict=True))
+    return (x.shape[0], *sizes, x.shape[3])
 
 
 # Each pass has its own lowering, so JAX must not derive the gradients from the output.
