@@ -4,6 +4,7 @@ A recipe is a tuple of stages. Experiments build a `Config`; a run writes it int
 folder as `config.json`, and evaluation and prediction read it from there.
 """
 
+import copy
 import dataclasses
 from dataclasses import field
 from typing import Literal
@@ -210,6 +211,11 @@ class StageConfig:
     remat: bool = False
     crf: CRFConfig | None = None
     model: ModelConfig | None = None
+
+    def __post_init__(self) -> None:
+        # Otherwise a recipe that changes a stage would change those made from it, too.
+        for part in ("optimizer", "loss", "augmentation", "crf", "model"):
+            setattr(self, part, copy.copy(getattr(self, part)))
 
     @property
     def crf_kind(self) -> Literal["", "dense", "rnn"]:
