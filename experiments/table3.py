@@ -109,7 +109,7 @@ def camvid_vgg() -> Config:
     config = with_controls(camvid_recipes.vgg())
     for name in ("large", "large_control"):  # up to 1408 maps: 10 s per step on a core
         stage = config.stage(name)
-        stage.steps, stage.optimizer.learning_rate = 300, 3e-4  # the rate as on VOC
+        stage.steps, stage.optimizer.learning_rate = 200, 3e-4  # as on VOC
     return config
 
 
