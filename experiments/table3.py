@@ -107,7 +107,7 @@ def camvid_scratch() -> Config:
 def camvid_vgg() -> Config:
     """As camvid.py --config=vgg; undilated controls, trimap IoU."""
     config = with_controls(camvid_recipes.vgg())
-    for name in ("large", "large_control"):  # up to 1408 maps: 10 s per step on a core
+    for name in ("large", "large_control"):  # with up to 1408 maps
         stage = config.stage(name)
         stage.steps, stage.optimizer.learning_rate = 200, 3e-4  # as on VOC
     return config

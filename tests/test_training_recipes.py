@@ -54,11 +54,10 @@ def test_table_3_has_stages_that_differ_in_nothing_else(make):
     modules = [stage for stage in networks.values() if stage.context]
     assert networks["front_end"].start == ""
     assert {stage.start for stage in modules} == {"front_end"}
-    # Large may be trained for fewer steps, at a lower rate, but like its control.
-    same = [
-        replace(s, steps=0, optimizer=replace(s.optimizer, learning_rate=0.0))
-        for s in modules
-    ]
+    same = [replace(stage, steps=0) for stage in modules]
+    if make is table3.camvid_vgg:  # whose Large is too wide for Basic's learning rate
+        for stage in same:
+            stage.optimizer.learning_rate = 0.0
     assert _kinds(same) == 1
     for control in networks.keys() & set(CONTROLS):
         module = networks[control.removesuffix("_control")]
